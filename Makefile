@@ -1,0 +1,66 @@
+# Two commands do all the set-up on a fresh machine:
+#   make demo    the main job, end to end, on loopback
+#   make test    the test suite
+# Python 3.11 or newer is all they need; peers (DCMTK, Orthanc) are installed
+# from Debian when apt-get can be used, and their tests are left out otherwise.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PEERS  := dcmtk orthanc libgdcm-tools
+
+.PHONY: demo test lint format types install peers experiment clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
+
+test: $(VENV)/.installed-dev peers
+	@if command -v storescu >/dev/null && PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; \
+	then marks=; else marks="not peers"; fi; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$$marks" $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.installed
+
+# DATA=DIR holds CLASS/*.jpg of images no shipped model was trained on.
+experiment: $(VENV)/.installed
+	$(BIN)/miad-gateway experiment table --data $(DATA) --n 100 --out docs/results.md
+
+peers:
+	@if ! command -v storescu >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -q && apt-get install -yq --no-install-recommends $(PEERS); \
+	  else \
+	    echo "DCMTK or Orthanc not found: tests with them are left out (install: $(PEERS))"; \
+	  fi; \
+	fi
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q -e ".[demo]"
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q -e ".[dev]"
+	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) demo-report build dist *.egg-info

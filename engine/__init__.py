@@ -1,0 +1,3 @@
+"""The MIAD-MARK protection engine: pixels and models, no DICOM."""
+
+from __future__ import annotations

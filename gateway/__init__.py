@@ -1,0 +1,3 @@
+"""The DICOM gateway around the protection engine."""
+
+from __future__ import annotations

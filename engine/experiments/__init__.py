@@ -1,0 +1,3 @@
+"""The tables and figures of the paper, measured."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Grad-CAM lesion masks and boxes (Alg. 2)."""
+
+from __future__ import annotations

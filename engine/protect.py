@@ -1,0 +1,370 @@
+"""Protects one frame: mask, δ, search on I+δ, blend, verify."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from engine.errors import NoFeasiblePlacement, RecoveryFailed
+from engine.lesion.boxes import fill
+from engine.lesion.localise import localise
+from engine.perturb.composites import random_composites
+from engine.perturb.pgd import Host, craft_delta
+from engine.recover import recover
+from engine.rendering import render
+from engine.search.native import NativeTrial
+from engine.search.objective import DiagnosisObjective, label_free, opinion
+from engine.search.populate import budget, start_search
+from engine.search.run import run_search
+from engine.search.space import region
+from engine.summary import Summary, summarise
+from engine.watermark.maker import PatchMaker
+from engine.watermark.stored import apply_delta, make_key
+from engine.watermark.working import Geometry, levels_to_tensor, working_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from engine.lesion.boxes import Lesions
+    from engine.models.ensemble import Ensemble
+    from engine.params import ProtectParams, SearchParams
+    from engine.removal.remover import Remover
+    from engine.report import FrameReport
+    from engine.search.native import NativeResult
+    from engine.search.objective import Objective
+    from engine.search.populate import Start
+    from engine.search.run import Outcome
+    from engine.search.space import Individual
+    from engine.types import Box, Frame, FrameKey
+    from engine.watermark.logo import Logo
+
+    Progress = Callable[[str, int, int], None]
+    """Called with the stage (``mask``, ``delta``, ``search``), the steps done in
+    it and an upper bound of its steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtectedFrame:
+    """A protected frame: what is sent, what gives the original back, and how.
+
+    ``stored`` is int32 in the range and shape of the original.
+    """
+
+    stored: NDArray[np.int32] = field(repr=False)
+    key: FrameKey
+    report: FrameReport
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A frame with lesions found and δ made, before any mark.
+
+    Attributes
+    ----------
+    frame
+        The original.
+    image
+        I on the model grid, ``(3, G, G)``.
+    lesions, boxes
+        Lesion boxes on the grid and at native size.
+    delta
+        δ as stored in the key.
+    host
+        X in stored values.
+    shown
+        What the models see of X, ``(3, G, G)``.
+    seconds
+        Wall time of the stages so far.
+    """
+
+    frame: Frame
+    image: torch.Tensor = field(repr=False)
+    lesions: Lesions = field(repr=False)
+    boxes: tuple[Box, ...]
+    delta: NDArray[np.int8] = field(repr=False)
+    host: NDArray[np.int32] = field(repr=False)
+    shown: torch.Tensor = field(repr=False)
+    seconds: dict[str, float]
+
+
+def _quiet(_stage: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+class Protector:
+    """Protects frames with one ensemble, one logo and one set of parameters.
+
+    Parameters
+    ----------
+    ensemble
+        Judges of the diagnosis objective; feature extractors of the label-free.
+    objective
+        ``diagnosis`` where the ensemble is made for such images, otherwise
+        ``label-free``.
+    removers
+        Networks δ is made against; none means no δ.
+    logo
+        The logo.
+    params
+        All parameters; ``params.seed`` and the seed of a frame determine every
+        draw, whatever the order of frames.
+    device
+        Where ensemble and removers lie.
+    """
+
+    def __init__(
+        self,
+        *,
+        ensemble: Ensemble,
+        objective: Literal["diagnosis", "label-free"],
+        removers: Sequence[Remover],
+        logo: Logo,
+        params: ProtectParams,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.ensemble = ensemble
+        self.objective = objective
+        self.removers = tuple(removers)
+        self.logo = logo
+        self.params = params
+        self.device = torch.device(device)
+
+    def variant(
+        self, *, ensemble: Ensemble | None = None, search: SearchParams | None = None
+    ) -> Protector:
+        """Make a protector that differs in ensemble or search parameters."""
+        return Protector(
+            ensemble=ensemble or self.ensemble,
+            objective=self.objective,
+            removers=self.removers,
+            logo=self.logo,
+            params=replace(self.params, search=search or self.params.search),
+            device=self.device,
+        )
+
+    def protect(
+        self, frame: Frame, *, seed: bytes, progress: Progress = _quiet
+    ) -> ProtectedFrame:
+        """Protect a frame.
+
+        Parameters
+        ----------
+        frame
+            The original.
+        seed
+            What tells this frame from others, e.g. a digest of its identifier.
+        progress
+            Told of every step.
+
+        Raises
+        ------
+        NoFeasiblePlacement
+            The lesion boxes leave the logo no place.
+        RecoveryFailed
+            The original did not come back from the key: nothing may be sent.
+        """
+        prepared = self.prepare(frame, seed=seed, progress=progress)
+        return self.finish(prepared, seed=seed, progress=progress)
+
+    def prepare(
+        self, frame: Frame, *, seed: bytes, progress: Progress = _quiet
+    ) -> Prepared:
+        """Find lesions and make δ: all that does not depend on the search."""
+        clock = time.perf_counter()
+        geometry = _geometry(frame)
+        image = working_image(frame.stored, frame.rendering, self.device)
+        label = opinion(self.ensemble, image).label
+        lesions = localise(self.ensemble, image, label, self.params.lesion)
+        boxes = tuple(geometry.native_box(box) for box in lesions.boxes)
+        progress("mask", 1, 1)
+        masked = time.perf_counter()
+        delta = self._delta(frame, boxes, self._generator("delta", seed), progress)
+        host = apply_delta(frame, delta)
+        shown = working_image(host, frame.rendering, self.device)
+        return Prepared(
+            frame=frame,
+            image=image,
+            lesions=lesions,
+            boxes=boxes,
+            delta=delta,
+            host=host,
+            shown=shown,
+            seconds={"mask": masked - clock, "delta": time.perf_counter() - masked},
+        )
+
+    def finish(
+        self, prepared: Prepared, *, seed: bytes, progress: Progress = _quiet
+    ) -> ProtectedFrame:
+        """Search a place for the mark, blend it and verify the result."""
+        clock = time.perf_counter()
+        generator = self._generator("search", seed)
+        start = self._start(prepared, generator)
+        before = opinion(self.ensemble, prepared.image)
+        trial = _Trial(
+            NativeTrial(
+                frame=prepared.frame,
+                host=prepared.host,
+                boxes=prepared.boxes,
+                start=start,
+                ensemble=self.ensemble,
+                device=self.device,
+            ),
+            before.label,
+        )
+        outcome = run_search(
+            start,
+            self._objective(before.label, prepared.image),
+            prepared.shown,
+            trial.confirm,
+            generator,
+            tick=_counter("search", _bound(start), progress),
+        )
+        searched = time.perf_counter()
+        final = trial.final(outcome)
+        key = self._key(prepared, final)
+        seconds = prepared.seconds | {
+            "search": searched - clock,
+            "verify": time.perf_counter() - searched,
+        }
+        report = summarise(
+            Summary(
+                ensemble=self.ensemble,
+                objective=self.objective,
+                strategy=self.params.search.strategy,
+                image=prepared.image,
+                frame=prepared.frame,
+                lesions=prepared.lesions,
+                boxes=prepared.boxes,
+                before=before,
+                outcome=outcome,
+                final=final,
+                delta=prepared.delta,
+                native_trials=trial.count,
+                guarded=self.params.delta.lesion_guard,
+                seconds=seconds,
+                fallbacks=start.fallbacks,
+            )
+        )
+        return ProtectedFrame(stored=final.stored, key=key, report=report)
+
+    def _delta(
+        self,
+        frame: Frame,
+        boxes: Sequence[Box],
+        generator: np.random.Generator,
+        progress: Progress,
+    ) -> NDArray[np.int8]:
+        geometry, params = _geometry(frame), self.params
+        shape = geometry.delta_shape()
+        levels = render(frame.stored, frame.rendering)
+        guarded = [geometry.delta_box(b) for b in boxes if params.delta.lesion_guard]
+        host = Host(
+            image=levels_to_tensor(levels, shape, self.device),
+            frozen=torch.from_numpy(fill(guarded, shape)).to(self.device),
+        )
+        composites = random_composites(
+            self._maker(frame), params.search, generator, self.device
+        )
+        tick = _counter("delta", params.delta.iterations, progress)
+        return craft_delta(
+            host, self.removers, params.delta, composites, tick=lambda: tick(1)
+        )
+
+    def _maker(self, frame: Frame) -> PatchMaker:
+        return PatchMaker(
+            logo=self.logo,
+            geometry=_geometry(frame),
+            sl=self.params.search.sl,
+            grey=not frame.colour,
+        )
+
+    def _start(self, prepared: Prepared, generator: np.random.Generator) -> Start:
+        free = region(prepared.lesions.forbidden)
+        maker = self._maker(prepared.frame)
+        return start_search(maker, free, self.params.search, generator)
+
+    def _objective(self, label: int, image: torch.Tensor) -> Objective:
+        if self.objective == "diagnosis":
+            return DiagnosisObjective(ensemble=self.ensemble, label=label)
+        return label_free(self.ensemble, image)
+
+    def _key(self, prepared: Prepared, final: NativeResult) -> FrameKey:
+        """Make the key and prove that it works before anything is sent."""
+        key = make_key(
+            prepared.frame,
+            final.stored,
+            final.mark,
+            delta=prepared.delta,
+            logo_sha256=self.logo.sha256,
+        )
+        if not np.array_equal(recover(final.stored, key), prepared.frame.stored):
+            raise RecoveryFailed("the key does not give the original frame back")
+        return key
+
+    def _generator(self, purpose: str, seed: bytes) -> np.random.Generator:
+        """Draws that depend on parameters and frame only, not on order."""
+        text = f"{self.params.seed}/{purpose}/".encode() + seed
+        return np.random.default_rng(
+            int.from_bytes(hashlib.sha256(text).digest(), "big")
+        )
+
+
+class _Trial:
+    """Native results of one search; the last is kept, it is often the final one."""
+
+    def __init__(self, native: NativeTrial, label: int) -> None:
+        self._native = native
+        self._label = label
+        self._last: tuple[Individual, NativeResult | None] | None = None
+        self.count = 0
+
+    def confirm(self, one: Individual) -> bool:
+        """Whether the ensemble still errs on the final stored values."""
+        result = self._result(one)
+        return result is not None and result.opinion.label != self._label
+
+    def final(self, outcome: Outcome) -> NativeResult:
+        """Give the confirmed result, or the best one that can be placed."""
+        ranked = sorted(outcome.judged, key=lambda judged: judged.rank)
+        for judged in (outcome.best, *ranked):
+            result = self._result(judged.individual)
+            if result is not None:
+                return result
+        raise NoFeasiblePlacement(
+            "no candidate has a place at native size outside the lesion boxes"
+        )
+
+    def _result(self, one: Individual) -> NativeResult | None:
+        if self._last is None or self._last[0] != one:
+            self._last = one, self._native.result(one)
+            self.count += 1
+        return self._last[1]
+
+
+def _geometry(frame: Frame) -> Geometry:
+    rows, columns = frame.stored.shape[:2]
+    return Geometry(columns=columns, rows=rows)
+
+
+def _bound(start: Start) -> int:
+    """Upper bound of the candidates a search judges."""
+    params, initial = start.problem.params, len(start.state.pending)
+    return budget(initial, params) if start.problem.generations else initial
+
+
+def _counter(stage: str, total: int, progress: Progress) -> Callable[[int], None]:
+    done = 0
+
+    def count(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress(stage, done, total)
+
+    return count

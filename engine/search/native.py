@@ -1,0 +1,102 @@
+"""Candidates at native size: blended into stored values and judged as shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine.lesion.boxes import overlaps
+from engine.search.objective import Opinion, opinion
+from engine.types import Box
+from engine.watermark.stored import Mark, add_mark
+from engine.watermark.working import working_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from engine.models.ensemble import Ensemble
+    from engine.search.populate import Start
+    from engine.search.space import Individual
+    from engine.types import Frame
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NativeResult:
+    """A candidate as it would be sent.
+
+    Attributes
+    ----------
+    mark
+        The mark at its native place.
+    stored
+        S', shape of the frame.
+    shown
+        ``(3, G, G)`` what the models see of it.
+    opinion
+        What the ensemble says of it.
+    """
+
+    mark: Mark
+    stored: NDArray[np.int32] = field(repr=False)
+    shown: torch.Tensor = field(repr=False)
+    opinion: Opinion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NativeTrial:
+    """Makes native results of one search.
+
+    Attributes
+    ----------
+    frame
+        The original.
+    host
+        X, the stored values with δ and without a mark.
+    boxes
+        Native lesion boxes.
+    start
+        Variants and patches of the search.
+    ensemble
+        Judge of the results.
+    device
+        Where it runs.
+    """
+
+    frame: Frame
+    host: NDArray[np.int32] = field(repr=False)
+    boxes: Sequence[Box]
+    start: Start
+    ensemble: Ensemble
+    device: torch.device
+
+    def mark(self, one: Individual) -> Mark | None:
+        """Place a candidate natively; None if rounding would cover a lesion."""
+        sit = self.start.problem.variants[one.variant].sit
+        patch = self.start.maker.native(sit)
+        h, w = patch.shape[:2]
+        rows, columns = self.frame.stored.shape[:2]
+        if w > columns or h > rows:
+            return None
+        x, y = self.start.maker.geometry.native_position(one.x, one.y, (w, h))
+        footprint = Box(x0=x, y0=y, x1=x + w, y1=y + h)
+        if any(overlaps(footprint, box) for box in self.boxes):
+            return None
+        return Mark(x=x, y=y, alpha=one.alpha, sit=sit, patch=patch)
+
+    def result(self, one: Individual) -> NativeResult | None:
+        """Blend, render and judge a candidate; None where `mark` is None."""
+        mark = self.mark(one)
+        if mark is None:
+            return None
+        stored = add_mark(self.host, self.frame, mark)
+        shown = working_image(stored, self.frame.rendering, self.device)
+        return NativeResult(
+            mark=mark,
+            stored=stored,
+            shown=shown,
+            opinion=opinion(self.ensemble, shown),
+        )

@@ -1,0 +1,137 @@
+"""Builds the report of a protected frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.metrics import quality
+from engine.rendering import render
+from engine.report import FrameReport, Said
+from engine.search.objective import label_free
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from engine.lesion.boxes import Lesions
+    from engine.models.ensemble import Ensemble
+    from engine.search.native import NativeResult
+    from engine.search.objective import Opinion
+    from engine.search.run import Outcome
+    from engine.types import Box, Frame
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What a report is made from; fields as in `engine.protect`."""
+
+    ensemble: Ensemble
+    objective: str
+    strategy: str
+    image: torch.Tensor
+    frame: Frame
+    lesions: Lesions
+    boxes: tuple[Box, ...]
+    before: Opinion
+    outcome: Outcome
+    final: NativeResult
+    delta: NDArray[np.int8]
+    native_trials: int
+    guarded: bool
+    seconds: dict[str, float]
+    fallbacks: tuple[str, ...]
+
+
+def summarise(all_of_it: Summary) -> FrameReport:
+    """Measure the final frame and put everything into a report."""
+    s, final = all_of_it, all_of_it.final
+    mark, outcome = final.mark, s.outcome
+    height, width = mark.patch.shape[:2]
+    shown = [render(x, s.frame.rendering) for x in (s.frame.stored, final.stored)]
+    measured = quality(shown[0], shown[1])
+    return FrameReport(
+        objective=s.objective,
+        strategy=s.strategy,
+        ensemble=s.ensemble.name,
+        labels=tuple(s.ensemble.labels),
+        before=_said(s.ensemble, s.before),
+        after=_said(s.ensemble, final.opinion),
+        displacement=_displacement(s),
+        success=final.opinion.label != s.before.label,
+        verified=_untouched(s),
+        alpha=mark.alpha,
+        x=mark.x,
+        y=mark.y,
+        width=width,
+        height=height,
+        sit=mark.sit,
+        mark_share=width * height / (s.frame.stored.shape[0] * s.frame.stored.shape[1]),
+        lesion_boxes=s.boxes,
+        lesion_source=s.lesions.source,
+        queries=outcome.queries,
+        evaluated=len(outcome.judged),
+        confirmations=outcome.confirmations,
+        model_forwards=_forwards(s),
+        delta_max=int(np.abs(s.delta.astype(np.int16)).max()),
+        delta_rms=float(np.sqrt(np.mean(s.delta.astype(np.float64) ** 2))),
+        ssim=measured.ssim,
+        psnr=measured.psnr,
+        rmse=measured.rmse,
+        seconds=s.seconds,
+        fallbacks=_fallbacks(s),
+    )
+
+
+def _said(ensemble: Ensemble, said: Opinion) -> Said:
+    names = (member.name for member in ensemble.members)
+    return Said(
+        label=ensemble.labels[said.label],
+        ensemble=said.probabilities,
+        members=dict(zip(names, said.members, strict=True)),
+    )
+
+
+def _displacement(s: Summary) -> float | None:
+    if s.objective != "label-free":
+        return None
+    measured = label_free(s.ensemble, s.image).judge(s.final.shown[None])
+    return -measured[0].fitness
+
+
+def _untouched(s: Summary) -> bool:
+    """Whether no mark covers a lesion box and the guard kept δ out of them."""
+    same = _same_in_boxes(s) if s.guarded else True
+    mark = s.final.mark
+    h, w = mark.patch.shape[:2]
+    covered = any(
+        b.x0 < mark.x + w and mark.x < b.x1 and b.y0 < mark.y + h and mark.y < b.y1
+        for b in s.boxes
+    )
+    return same and not covered
+
+
+def _same_in_boxes(s: Summary) -> bool:
+    return all(
+        np.array_equal(
+            s.frame.stored[b.y0 : b.y1, b.x0 : b.x1],
+            s.final.stored[b.y0 : b.y1, b.x0 : b.x1],
+        )
+        for b in s.boxes
+    )
+
+
+def _forwards(s: Summary) -> int:
+    """Single-model forwards: two looks at the original, Grad-CAM, candidates."""
+    members = len(s.ensemble.members)
+    features = 3 if s.objective == "label-free" else 0
+    judged = len(s.outcome.judged) + s.native_trials
+    return members * (2 + 1 + features + judged)
+
+
+def _fallbacks(s: Summary) -> tuple[str, ...]:
+    source = s.lesions.source
+    ladder = () if source == "cnn" else (f"lesion boxes: {source}",)
+    return (*ladder, *s.fallbacks)

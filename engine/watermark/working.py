@@ -1,0 +1,220 @@
+"""The working image: what the models see, and its geometry.
+
+Frames are rendered, made three-channel and squashed to a square model grid,
+always by the same function, so the search and the final check see alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from engine.rendering import render
+from engine.types import LEVELS, Box
+from engine.watermark.blend import GridMark
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.types import Rendering
+
+GRID: Final = 224
+"""Side of the model grid in pixels (P: all classifiers take 224x224)."""
+
+PREVIEW: Final = 1024
+"""Longest side at which patches are drawn for the search. On larger frames a
+pixel of the grid spans several of the preview, so little is lost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """How a native frame lies on the model grid.
+
+    ``columns`` and ``rows`` are the native size, ``side`` that of the grid.
+    """
+
+    columns: int
+    rows: int
+    side: int = GRID
+
+    @property
+    def reduction(self) -> float:
+        """Factor from native to preview size: 1 on all but large frames."""
+        return min(1.0, PREVIEW / max(self.columns, self.rows))
+
+    @property
+    def preview(self) -> tuple[int, int]:
+        """Width and height of the frame at preview size."""
+        return (
+            max(1, round(self.columns * self.reduction)),
+            max(1, round(self.rows * self.reduction)),
+        )
+
+    def native_position(
+        self, x: int, y: int, patch: tuple[int, int]
+    ) -> tuple[int, int]:
+        """Nearest native position of a grid position, kept inside.
+
+        Parameters
+        ----------
+        x, y
+            Column and row on the grid.
+        patch
+            Width and height of the native patch; at most the frame's.
+        """
+        column = math.floor(x * self.columns / self.side + 0.5)
+        row = math.floor(y * self.rows / self.side + 0.5)
+        return (
+            max(0, min(column, self.columns - patch[0])),
+            max(0, min(row, self.rows - patch[1])),
+        )
+
+    def native_box(self, box: Box) -> Box:
+        """Smallest native box that holds all of a grid box."""
+        return Box(
+            x0=box.x0 * self.columns // self.side,
+            y0=box.y0 * self.rows // self.side,
+            x1=-(-box.x1 * self.columns // self.side),
+            y1=-(-box.y1 * self.rows // self.side),
+        )
+
+    def delta_shape(self) -> tuple[int, int]:
+        """Rows and columns of δ: the grid, but never finer than the frame."""
+        return min(self.side, self.rows), min(self.side, self.columns)
+
+    def delta_box(self, native: Box) -> Box:
+        """All points of δ that act on any pixel of a native box."""
+        rows, columns = self.delta_shape()
+        return Box(
+            x0=native.x0 * columns // self.columns,
+            y0=native.y0 * rows // self.rows,
+            x1=(native.x1 - 1) * columns // self.columns + 1,
+            y1=(native.y1 - 1) * rows // self.rows + 1,
+        )
+
+
+def levels_to_tensor(
+    levels: NDArray[np.uint8], size: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    """Turn rendered levels into a picture of another size.
+
+    Parameters
+    ----------
+    levels
+        ``(rows, columns[, 3])`` uint8.
+    size
+        Rows and columns wanted.
+    device
+        Where the result lies.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(C, *size)`` float32 in [0, 1], C 1 or 3, averaged over areas when
+        shrunk.
+    """
+    planes = levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
+    picture = torch.from_numpy(np.ascontiguousarray(planes)).to(device).float()
+    if tuple(picture.shape[1:]) != size:
+        picture = interpolate(
+            picture[None], size, mode="bilinear", antialias=True, align_corners=False
+        )[0]
+    return (picture / LEVELS).clamp(0.0, 1.0)
+
+
+def working_image(
+    stored: NDArray[np.int32],
+    rendering: Rendering,
+    device: torch.device,
+    *,
+    side: int = GRID,
+) -> torch.Tensor:
+    """Make the picture that models see of stored values.
+
+    Parameters
+    ----------
+    stored
+        ``(rows, columns[, 3])`` int32.
+    rendering
+        How they are shown.
+    device
+        Where the result lies.
+    side
+        Side of the model grid.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(3, side, side)`` float32 in [0, 1].
+    """
+    picture = levels_to_tensor(render(stored, rendering), (side, side), device)
+    return picture.expand(3, -1, -1).contiguous()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridView:
+    """Puts native marks onto the grid exactly as `working_image` would show them.
+
+    Attributes
+    ----------
+    geometry
+        Native size and grid.
+    columns, rows
+        ``(preview width, G)`` and ``(preview height, G)`` float32: the
+        resampling along each axis as a matrix.
+    """
+
+    geometry: Geometry
+    columns: torch.Tensor
+    rows: torch.Tensor
+
+    def mark(self, place: tuple[int, int], alpha: int, patch: torch.Tensor) -> GridMark:
+        """Resample a mark at a native position onto the grid.
+
+        Parameters
+        ----------
+        place
+            Native column and row of the patch.
+        alpha
+            Opacity byte.
+        patch
+            ``(4, h, w)`` float32 premultiplied RGBA at preview size.
+        """
+        h, w = patch.shape[1:]
+        reduction = self.geometry.reduction
+        x = min(round(place[0] * reduction), self.columns.shape[0] - w)
+        y = min(round(place[1] * reduction), self.rows.shape[0] - h)
+        across, left = _window(self.columns[x : x + w])
+        down, top = _window(self.rows[y : y + h])
+        seen = torch.einsum("chw,hi,wj->cij", patch, down, across)
+        return GridMark(x=left, y=top, alpha=alpha, patch=seen)
+
+
+def grid_view(geometry: Geometry, device: torch.device) -> GridView:
+    """Make the view of frames of one geometry."""
+    columns, rows = geometry.preview
+    return GridView(
+        geometry=geometry,
+        columns=_resampling(columns, geometry.side).to(device),
+        rows=_resampling(rows, geometry.side).to(device),
+    )
+
+
+def _resampling(length: int, side: int) -> torch.Tensor:
+    """``(length, side)`` matrix of the antialiased resize along one axis."""
+    basis = torch.eye(length)[None, None]
+    return interpolate(
+        basis, (length, side), mode="bilinear", antialias=True, align_corners=False
+    )[0, 0]
+
+
+def _window(weights: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Cut a matrix to its columns that are not zero; the first one's index."""
+    used = torch.nonzero(weights.any(dim=0))
+    first, last = int(used[0]), int(used[-1])
+    return weights[:, first : last + 1], first

@@ -1,0 +1,3 @@
+"""Watermark-removal networks: the adversary δ is made against."""
+
+from __future__ import annotations

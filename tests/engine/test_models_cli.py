@@ -1,0 +1,103 @@
+"""``miad-gateway models``: the commands end to end, and their refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli.models import app
+from tests.engine.models_small import write_pictures
+
+SMALL = [
+    "train",
+    "--arch=test_resnet",
+    "--input-size=32",
+    "--name=small",
+    "--family=residual CNN",
+    "--set=epochs=3",
+    "--set=batch=8",
+    "--set=learning_rate=0.005",
+    "--set=ema=0.5",
+]
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, " ".join(result.stderr.split())
+
+
+def test_train_evaluate_and_list(tmp_path: Path) -> None:
+    data, out = write_pictures(tmp_path / "data"), tmp_path / "out"
+    code, stdout, stderr = run(*SMALL, f"--data={data}", f"--out={out}", "--json")
+    assert code == 0, stderr
+    card = json.loads(stdout)
+    assert card["accuracy"]["total"] == 36
+    assert card["family"] == "residual CNN"
+    assert "epoch 3:" in stderr
+
+    code, stdout, _ = run("evaluate", str(out), f"--data={data}", "--json")
+    assert code == 0
+    measured = json.loads(stdout)
+    assert measured["correct"] == card["accuracy"]["correct"]
+    assert measured["wilson_95"][0] < measured["accuracy"] <= 1
+
+    code, stdout, _ = run("list", f"--directory={out}")
+    assert code == 0
+    assert "out/small" in stdout
+    assert "n=36" in "".join(stdout.split())
+
+
+def test_packaged_models_are_listed() -> None:
+    code, stdout, _ = run("list", "--json")
+    assert code == 0
+    cards = json.loads(stdout)
+    assert {k.split("/")[0] for k in cards} >= {"brain-mri", "wdnet"}
+
+
+def test_train_remover(tmp_path: Path) -> None:
+    data, out = write_pictures(tmp_path / "data", count=2), tmp_path / "out"
+    code, stdout, stderr = run(
+        "train-remover",
+        f"--data={data}",
+        f"--out={out}",
+        '--set=arguments={"width": 4, "levels": 2}',
+        "--set=side=64",
+        "--set=crop=32",
+        "--set=steps=2",
+        "--set=fine_tune=1",
+        "--set=batch=2",
+        "--json",
+    )
+    assert code == 0, stderr
+    card = json.loads(stdout)
+    assert card["measures"]["composites"] == 6
+    assert (out / "wdnet.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--arch=nothing_such"], "architecture 'nothing_such'"),
+        (["--set=epochs=none"], "str where int is needed"),
+        (["--set=speed=1"], "no field 'speed'"),
+        (["--init=gone.pth"], "no such file of initial weights"),
+        (["--data=gone"], "no such folder"),
+    ],
+)
+def test_refusals_are_one_clear_line(
+    change: list[str], message: str, tmp_path: Path
+) -> None:
+    data = write_pictures(tmp_path / "data", count=2)
+    code, _, stderr = run(*SMALL, f"--data={data}", f"--out={tmp_path}", *change)
+    assert code == 1
+    assert "error:" in stderr
+    assert message in stderr
+
+
+def test_evaluating_an_empty_directory_is_refused(tmp_path: Path) -> None:
+    code, _, stderr = run("evaluate", str(tmp_path), f"--data={tmp_path}")
+    assert code == 1
+    assert "no model cards" in stderr

@@ -1,0 +1,142 @@
+"""Checks across settings that no single field can make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.errors import ConfigurationError
+from config.explain import nearest
+from config.schema import Rule, Site
+from config.sources import Key, Sources
+
+
+def check_site(site: Site, sources: Sources) -> None:
+    """Refuse a site whose settings contradict each other or its machine.
+
+    Raises
+    ------
+    ConfigurationError
+        One line per mistake.
+    """
+    mistakes = [
+        *_duplicates(site, sources),
+        *_same_ports(site, sources),
+        *_rule_mistakes(site, sources),
+        *_recovery_mistakes(site, sources),
+        *_data_directory(site.data_directory, sources),
+        *_files(site, sources),
+    ]
+    if mistakes:
+        raise ConfigurationError("\n".join(mistakes))
+
+
+def _duplicates(site: Site, sources: Sources) -> list[str]:
+    named: list[tuple[Key, str, Sequence[str]]] = [
+        (("destinations",), "name", [d.name for d in site.destinations]),
+        (("routing", "rules"), "name", [r.name for r in site.routing.rules]),
+        (
+            ("protection", "ensembles"),
+            "name",
+            [e.name for e in site.protection.ensembles],
+        ),
+        (("receiver", "peers"), "ae_title", [p.ae_title for p in site.receiver.peers]),
+        (("recovery", "nodes"), "ae_title", [n.ae_title for n in site.recovery.nodes]),
+        (
+            ("recovery", "destinations"),
+            "ae_title",
+            [d.ae_title for d in site.recovery.destinations],
+        ),
+    ]
+    mistakes = []
+    for key, field, values in named:
+        for position, value in enumerate(values):
+            if value in values[:position]:
+                where = sources.describe((*key, position, field))
+                mistakes.append(f"{where}: {value!r} is used twice; choose another")
+    return mistakes
+
+
+def _same_ports(site: Site, sources: Sources) -> list[str]:
+    receiver, recovery = site.receiver, site.recovery
+    if receiver.ae_title == recovery.ae_title:
+        where = sources.describe(("recovery", "ae_title"))
+        return [f"{where}: the receiver has the same AE title; choose another"]
+    same = (receiver.host, receiver.port) == (recovery.host, recovery.port)
+    if same and receiver.port != 0:
+        where = sources.describe(("recovery", "port"))
+        return [f"{where}: the receiver has the same port {recovery.port}"]
+    return []
+
+
+def _rule_mistakes(site: Site, sources: Sources) -> list[str]:
+    mistakes: list[str] = []
+    for position, rule in enumerate(site.routing.rules):
+        mistakes += _destination_mistakes(site, rule, position, sources)
+    return mistakes
+
+
+def _destination_mistakes(
+    site: Site, rule: Rule, position: int, sources: Sources
+) -> list[str]:
+    destinations = {d.name: d for d in site.destinations}
+    key: Key = ("routing", "rules", position)
+    mistakes = []
+    for name in rule.destinations:
+        if name not in destinations:
+            where = sources.describe((*key, "destinations"))
+            hint = nearest(name, destinations) or "; add a [[destinations]] table"
+            mistakes.append(
+                f"{where}: rule {rule.name!r}: no destination is named {name!r}{hint}"
+            )
+        elif not rule.protect and not destinations[name].originals:
+            where = sources.describe((*key, "protect"))
+            mistakes.append(
+                f"{where}: rule {rule.name!r} would send unprotected originals to"
+                f" {name!r}; set protect = true, or originals = true on that"
+                " destination if they may really go there"
+            )
+    return mistakes
+
+
+def _recovery_mistakes(site: Site, sources: Sources) -> list[str]:
+    known = {d.ae_title for d in site.recovery.destinations}
+    mistakes = []
+    for position, node in enumerate(site.recovery.nodes):
+        # Without a list a node may have originals sent to itself only.
+        for title in node.move_destinations or (node.ae_title,):
+            if title not in known:
+                where = sources.describe(("recovery", "nodes", position))
+                mistakes.append(
+                    f"{where}: node {node.ae_title!r} may have originals sent to"
+                    f" {title!r}, which has no address; add it to"
+                    " [[recovery.destinations]]"
+                )
+    return mistakes
+
+
+def _data_directory(directory: Path, sources: Sources) -> list[str]:
+    where = sources.describe(("data_directory",))
+    if directory.exists() and not directory.is_dir():
+        return [f"{where}: {directory} is not a directory"]
+    existing = directory
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"{where}: {existing} is not writable by this user"]
+    return []
+
+
+def _files(site: Site, sources: Sources) -> list[str]:
+    mistakes = []
+    logo = site.protection.logo
+    if logo is not None and not os.access(logo, os.R_OK):
+        where = sources.describe(("protection", "logo"))
+        mistakes.append(f"{where}: {logo} cannot be read; give a PNG file")
+    for position, ensemble in enumerate(site.protection.ensembles):
+        directory = ensemble.directory
+        if directory is not None and not directory.is_dir():
+            where = sources.describe(("protection", "ensembles", position, "directory"))
+            mistakes.append(f"{where}: {directory} is not a directory")
+    return mistakes

@@ -1,0 +1,130 @@
+"""Everything that can go wrong in the gateway, by name.
+
+Messages never carry a patient attribute: UIDs, AE titles and paths only.
+"""
+
+from __future__ import annotations
+
+from config.errors import ConfigurationError
+
+__all__ = [
+    "AssociationLost",
+    "AuditBroken",
+    "ConfigurationError",
+    "GatewayError",
+    "IdentifierMismatch",
+    "InvalidObject",
+    "InvalidQuery",
+    "InvalidSeal",
+    "InvalidUid",
+    "MoveNotAuthorised",
+    "NoPresentationContext",
+    "ObjectConflict",
+    "ObjectTooLarge",
+    "RecordMissing",
+    "RecoveryRefused",
+    "StoreFull",
+    "StoredObjectDamaged",
+    "TooManyMatches",
+    "UnknownDestination",
+    "Unprotectable",
+    "UnprotectedExport",
+    "UnsupportedObject",
+]
+
+
+class GatewayError(Exception):
+    """The gateway could not do what was asked."""
+
+
+class InvalidObject(GatewayError):
+    """Received bytes are not a DICOM data set the gateway can identify."""
+
+
+class Unprotectable(GatewayError):
+    """An object cannot be protected and is held; ``reason`` is a stable code.
+
+    Attributes
+    ----------
+    reason
+        Short code for tables and logs: ``no-pixel-data``, ``short-pixel-data``,
+        ``unknown-transfer-syntax``, ``missing-attribute``, ``too-small``,
+        ``too-many-frames``, ``undecodable``, ``unsupported-pixels``,
+        ``no-placement``, ``not-fooled``, ``unreadable``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StoreFull(GatewayError):
+    """The disk has no room: nothing was stored."""
+
+
+class InvalidUid(InvalidObject):
+    """A C-STORE request names a SOP Instance UID that is none."""
+
+
+class UnsupportedObject(GatewayError):
+    """A SOP class that was not negotiated for this context."""
+
+
+class ObjectConflict(GatewayError):
+    """Other bytes are stored under the same UID; these are kept aside."""
+
+
+class ObjectTooLarge(GatewayError):
+    """An object is larger than this site accepts: nothing was stored."""
+
+
+class IdentifierMismatch(InvalidObject):
+    """The data set identifies another object than the C-STORE request does."""
+
+
+class StoredObjectDamaged(GatewayError):
+    """A file of the store is missing or is not what the index says."""
+
+
+class NoPresentationContext(GatewayError):
+    """The peer accepts no presentation context for this object."""
+
+
+class AssociationLost(GatewayError):
+    """An association ended, or its peer did not answer in time."""
+
+
+class InvalidSeal(GatewayError):
+    """A sealed record does not open: wrong key, wrong object, or altered."""
+
+
+class RecordMissing(GatewayError):
+    """The vault holds no record for this object."""
+
+
+class RecoveryRefused(GatewayError):
+    """What was rebuilt is not the original: nothing is handed out."""
+
+
+class UnprotectedExport(GatewayError):
+    """An export for a protected route met an object without a valid record."""
+
+
+class AuditBroken(GatewayError):
+    """The audit trail was altered or is cut; the message names the line."""
+
+
+class InvalidQuery(GatewayError):
+    """A C-FIND or C-MOVE identifier asks for what its model does not have."""
+
+
+class UnknownDestination(GatewayError):
+    """A C-MOVE names a destination that is not configured."""
+
+
+class MoveNotAuthorised(GatewayError):
+    """A node asks to have originals sent where it may not."""
+
+
+class TooManyMatches(GatewayError):
+    """A C-MOVE selects more objects than its responses can count."""

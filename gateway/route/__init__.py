@@ -1,0 +1,3 @@
+"""Completion of studies and routing rules."""
+
+from __future__ import annotations

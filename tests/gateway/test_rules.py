@@ -114,7 +114,7 @@ def test_a_condition_knows_what_it_reads() -> None:
 
 
 def test_attributes_of_a_real_object() -> None:
-    path = get_testdata_file("MR_small.dcm")
+    path = get_testdata_file("MR_small.dcm", download=False)
     assert isinstance(path, str)
     dataset = dcmread(path, stop_before_pixels=True)
     names = {"Modality", "ImageType", "Rows", "SliceThickness", "calling_ae"}

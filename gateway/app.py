@@ -1,0 +1,292 @@
+"""The composition root: the parts of a gateway put together, per process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config.schema import Site
+from gateway import log
+from gateway.audit.log import AuditLog
+from gateway.errors import GatewayError
+from gateway.route.completion import idle_times
+from gateway.route.rules import compile_router, load_checked
+from gateway.store.files import FileStore, write_durably
+from gateway.store.index import Index, open_index, utc_now
+from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
+from gateway.vault.master import FileMasterKey
+from gateway.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from gateway.stages.gate import Gate
+    from gateway.stages.workflows import Jobs
+
+
+@dataclass(frozen=True)
+class Places:
+    """What lies where in a data directory."""
+
+    root: Path
+
+    @property
+    def index(self) -> Path:
+        """The SQL index."""
+        return self.root / "index.sqlite"
+
+    @property
+    def jobs(self) -> Path:
+        """The database of the job queue."""
+        return self.root / "jobs.sqlite"
+
+    @property
+    def store(self) -> Path:
+        """Received and protected objects."""
+        return self.root / "store"
+
+    @property
+    def vault(self) -> Path:
+        """Sealed records."""
+        return self.root / "vault"
+
+    @property
+    def master_key(self) -> Path:
+        """The key that wraps every record's key."""
+        return self.root / "secrets" / "master.key"
+
+    @property
+    def uid_key(self) -> Path:
+        """The secret that maps UIDs."""
+        return self.root / "secrets" / "uid.key"
+
+    @property
+    def audit(self) -> Path:
+        """The audit trail."""
+        return self.root / "audit" / "audit.jsonl"
+
+    @property
+    def ports(self) -> Path:
+        """The ports in use, while the receiver listens."""
+        return self.root / "run" / "ports.json"
+
+    @property
+    def attempts(self) -> Path:
+        """Notes of the objects under work."""
+        return self.root / "run" / "attempts"
+
+    def lock(self, process: str) -> Path:
+        """Return the file whose lock makes a process the only one of its kind."""
+        return self.root / "run" / f"{process}.lock"
+
+
+def open_index_of(site: Site) -> Index:
+    """Open the index of a site; made where there is none."""
+    return open_index(Places(site.data_directory).index)
+
+
+def open_vault_of(site: Site) -> Vault:
+    """Open the vault of a site; its master key is made on first use.
+
+    Raises
+    ------
+    ConfigurationError
+        Others may reach the master key, or it is not a key.
+    """
+    places = Places(site.data_directory)
+    return Vault(places.vault, FileMasterKey(places.master_key))
+
+
+# serve: receiver and worker as children
+
+
+def serve(config: Path, site: Site) -> None:
+    """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    log.configure(site.log.level, site.log.format)
+    places = Places(site.data_directory)
+    with _only_one(places, "serve"):
+        places.ports.unlink(missing_ok=True)
+        supervisor = Supervisor(
+            [_child(name, config) for name in ("receiver", "worker")],
+            stop_seconds=site.worker.stop_seconds + 5.0,
+        )
+        with on_stop_signal(supervisor.stop):
+            supervisor.run()
+        places.ports.unlink(missing_ok=True)
+
+
+def _child(name: str, config: Path) -> Child:
+    command = [sys.executable, "-m", "gateway.cli.main", name]
+    options = ["--config", str(config.absolute()), "--lifeline", "{lifeline}"]
+    return Child(name=name, command=[*command, *options])
+
+
+# receiver: storage SCP and recovery SCP; never loads torch
+
+
+def run_receiver(config: Path, lifeline: int | None = None) -> None:
+    """Receive and give back until SIGTERM or SIGINT."""
+    site, places = _begin(config, lifeline)
+    with _only_one(places, "receiver"), closing(open_index_of(site)) as index:
+        _receive(site, places, index)
+
+
+def _receive(site: Site, places: Places, index: Index) -> None:
+    from gateway.dicom.listener import start_receiver
+    from gateway.dicom.restore import restorer
+
+    store = FileStore(places.store)
+    audit = AuditLog(places.audit)
+    vault = open_vault_of(site)
+    try:
+        running = start_receiver(site, store, index, audit, restorer(store, vault))
+    except OSError as error:
+        raise GatewayError(
+            f"cannot listen on {site.receiver.host}:{site.receiver.port} and"
+            f" {site.recovery.host}:{site.recovery.port}: {error.strerror or error}"
+        ) from error
+    try:
+        _write_ports(places, running.ports.receiver, running.ports.recovery)
+        _wait_for_stop()
+    finally:
+        places.ports.unlink(missing_ok=True)
+        running.stop()
+
+
+def _write_ports(places: Places, receiver: int, recovery: int) -> None:
+    ports = {"receiver": receiver, "recovery": recovery, "pid": os.getpid()}
+    write_durably(places.ports, json.dumps(ports).encode())
+
+
+# worker: completion, routing, protection, export
+
+
+def run_worker(config: Path, lifeline: int | None = None) -> None:
+    """Work until SIGTERM or SIGINT, then hand back what is under way.
+
+    The process ends without waiting for parked steps: their jobs are durable
+    and are taken up again at the next start.
+    """
+    site, places = _begin(config, lifeline)
+    with _only_one(places, "worker"), closing(open_index_of(site)) as index:
+        _limit_threads(site.worker.cpu_threads)
+        _work(site, places, index)
+        _leave()
+
+
+def _work(site: Site, places: Places, index: Index) -> None:
+    from dbos import DBOS
+
+    from gateway.stages.attempts import Attempts
+    from gateway.stages.gate import Gate
+    from gateway.stages.sweep import Sweep
+    from gateway.stages.workflows import declare_queues, jobs_config
+
+    gate = Gate()
+    DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
+    jobs = build_jobs(site, places, index, gate)
+    DBOS.launch()
+    declare_queues()
+    sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
+    stop = threading.Event()
+    log.get_logger("worker").info("working")
+    with on_stop_signal(stop.set):
+        sweep.run(stop, site.completion.poll_seconds)
+    if not gate.close(site.worker.stop_seconds):
+        log.get_logger("worker").warning("handed-back-unfinished")
+    Attempts(places.attempts).forget()
+
+
+def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
+    """Put the steps of a site together, behind the job queue."""
+    from gateway.dicom.sender import send_objects
+    from gateway.stages.attempts import Attempts
+    from gateway.stages.export import Exporter
+    from gateway.stages.flow import Flow
+    from gateway.stages.flow_protect import build_protection
+    from gateway.stages.workflows import Jobs
+
+    store = FileStore(places.store)
+    vault = open_vault_of(site)
+    flow = Flow(
+        index=index,
+        store=store,
+        router=compile_router(site),
+        protection=build_protection(site, places.uid_key, index, store, vault),
+        attempts=Attempts(places.attempts),
+    )
+    exporter = Exporter(
+        index=index,
+        store=store,
+        vault=vault,
+        audit=AuditLog(places.audit),
+        destinations={d.name: d for d in site.destinations},
+        calling_ae=site.receiver.ae_title,
+        send=send_objects,
+    )
+    return Jobs(flow, exporter, gate)
+
+
+def application_version() -> str:
+    """Return the version jobs are recorded under: the major one.
+
+    A job begun by one release is finished by the next, as long as workflows
+    keep their steps; one that changes them raises the major version.
+    """
+    return version("miad-gateway").split(".", 1)[0]
+
+
+def _limit_threads(threads: int) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _leave() -> None:
+    """End now: threads of parked steps would keep the interpreter alive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+# what both processes share
+
+
+def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
+    site = load_checked(config)
+    log.configure(site.log.level, site.log.format)
+    if lifeline is not None:
+        end_with_parent(lifeline)
+    return site, Places(site.data_directory)
+
+
+def _wait_for_stop() -> None:
+    stop = threading.Event()
+    with on_stop_signal(stop.set):
+        stop.wait()
+
+
+@contextmanager
+def _only_one(places: Places, process: str) -> Iterator[None]:
+    """Wait until no other process of the kind works in this data directory.
+
+    After a kill -9 of its supervisor, a child of before may still be ending;
+    two workers on one queue would do the same work twice.
+    """
+    path = places.lock(process)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.get_logger(process).warning("waiting-for-other", lock=str(path))
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

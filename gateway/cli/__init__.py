@@ -1,0 +1,3 @@
+"""The command line: miad-gateway."""
+
+from __future__ import annotations

@@ -1,0 +1,43 @@
+"""``miad-gateway serve``, and its parts ``receiver`` and ``worker``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli.options import ConfigOption
+
+LifelineOption = Annotated[
+    int | None,
+    typer.Option(hidden=True, help="Descriptor that closes when the parent ends."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("serve")(serve)
+    app.command("receiver")(receiver)
+    app.command("worker")(worker)
+
+
+def serve(config: ConfigOption) -> None:
+    """Run the whole gateway: receiver and worker, restarted when they end."""
+    from gateway import app
+    from gateway.route.rules import load_checked
+
+    app.serve(config, load_checked(config))
+
+
+def receiver(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+    """Run only the part that receives objects and gives originals back."""
+    from gateway import app
+
+    app.run_receiver(config, lifeline)
+
+
+def worker(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+    """Run only the part that routes, protects and sends."""
+    from gateway import app
+
+    app.run_worker(config, lifeline)

@@ -1,0 +1,174 @@
+"""The temporary site of the demo, and the gateway process that serves it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.demo.nodes import LOOPBACK
+from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+MODALITY: Final = "MODALITY"
+OUTSIDE: Final = "OUTSIDE"
+WORKSTATION: Final = "WORKSTATION"
+STRANGER: Final = "STRANGER"
+GATEWAY: Final = "MIAD-GATEWAY"
+RECOVERY: Final = "MIAD-RECOVERY"
+START_SECONDS: Final = 60.0
+
+SITE: Final = """\
+name = "demo"
+data_directory = "{data}"
+
+[receiver]
+ae_title = "{gateway}"
+port = 0
+peers = [{{ ae_title = "{modality}", addresses = ["{loopback}/32"] }}]
+
+[recovery]
+ae_title = "{recovery}"
+port = 0
+nodes = [{{ ae_title = "{workstation}", addresses = ["{loopback}/32"] }}]
+destinations = [
+  {{ ae_title = "{workstation}", host = "{loopback}", port = {workstation_port} }},
+]
+
+[completion]
+idle_seconds = 2.0
+poll_seconds = 0.25
+
+[[destinations]]
+name = "outside"
+ae_title = "{outside}"
+host = "{loopback}"
+port = {outside_port}
+retry_first_seconds = 0.5
+retry_cap_seconds = 5.0
+
+[[routing.rules]]
+name = "all-images-leave-marked"
+when = 'calling_ae == "{modality}"'
+destinations = ["outside"]
+protect = true
+
+[[protection.ensembles]]
+name = "brain-mri"
+when = 'Modality == "MR" && BodyPartExamined in ["HEAD", "BRAIN"]'
+"""
+
+
+class GatewayDidNotStart(GatewayError):
+    """The gateway process ended, or did not listen in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the gateway listens."""
+
+    receiver: int
+    recovery: int
+
+
+def write_site(directory: Path, *, outside_port: int, workstation_port: int) -> Path:
+    """Write ``site.toml`` and return its path."""
+    path = directory / "site.toml"
+    path.write_text(
+        SITE.format(
+            data=(directory / "data").as_posix(),
+            gateway=GATEWAY,
+            recovery=RECOVERY,
+            modality=MODALITY,
+            workstation=WORKSTATION,
+            outside=OUTSIDE,
+            loopback=LOOPBACK,
+            outside_port=outside_port,
+            workstation_port=workstation_port,
+        ),
+        "utf-8",
+    )
+    return path
+
+
+class GatewayProcess:
+    """``miad-gateway serve`` as a child process, for as long as the block lasts."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self._config = config
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "gateway.cli.main", "serve"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                [*command, "--config", str(self._config)], stdout=log, stderr=log
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would (SIGKILL)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def wait_for_ports(self, data: Path) -> Ports:
+        """Wait until it listens.
+
+        Raises
+        ------
+        GatewayDidNotStart
+            With the end of its log.
+        """
+        path = data / "run" / "ports.json"
+        self.wait_until(path.exists, START_SECONDS)
+        found = json.loads(path.read_text("utf-8"))
+        return Ports(receiver=found["receiver"], recovery=found["recovery"])
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until a condition holds, while the process lives.
+
+        Raises
+        ------
+        GatewayDidNotStart
+            When the process ends or the time is over.
+        """
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while not condition():
+            if self._process is None or self._process.poll() is not None:
+                raise GatewayDidNotStart(f"the gateway ended:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise GatewayDidNotStart(
+                    f"nothing after {seconds:.0f} s:\n{self._tail()}"
+                )
+            pause.wait(0.1)
+
+    def _tail(self) -> str:
+        return self._log.read_text("utf-8", "replace")[-4000:]

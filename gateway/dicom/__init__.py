@@ -1,0 +1,3 @@
+"""DICOM objects and associations."""
+
+from __future__ import annotations

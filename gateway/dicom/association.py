@@ -1,0 +1,292 @@
+"""An acceptor's association: admission, streamed C-STORE, own services.
+
+pynetdicom 3.0.4 keeps a received data set whole in memory, builds responses
+through data sets, re-encodes what C-MOVE sends and cannot answer C-MOVE with
+0x0124. Its upper layer (PS3.8) is used as it is; the service side of the
+associations that this product accepts is the few classes below.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+import structlog
+from pynetdicom import evt
+from pynetdicom.acse import ACSE
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import C_ECHO
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket
+from typing_extensions import override
+
+from gateway.dicom import command
+from gateway.dicom.admission import Admission, Call
+from gateway.dicom.contexts import FIND_MODELS
+from gateway.errors import InvalidObject
+
+LOG = structlog.get_logger(component="association")
+
+COMMAND_FRAGMENT = 0x01  # PS3.8 E.2, message control header
+LAST_FRAGMENT = 0x02
+RECEIVE_BYTES = 1 << 18
+RELATIONAL = b"\x01"
+
+
+class Incoming(Protocol):
+    """A C-STORE request on its way in."""
+
+    def write(self, piece: memoryview) -> None:
+        """Take a piece of the data set; never raises."""
+
+    def discard(self) -> None:
+        """Forget it: the association ended before its last piece."""
+
+
+class Service(Protocol):
+    """What is offered on the associations of one AE title."""
+
+    def begin_store(
+        self,
+        association: GatewayAssociation,
+        context_id: int,
+        request: dict[int, bytes],
+    ) -> Incoming | None:
+        """Start to take a C-STORE request in; None where none is accepted."""
+
+    def serve(
+        self, association: GatewayAssociation, message: object, context_id: int
+    ) -> None:
+        """Answer a complete request; called in the association's thread."""
+
+    def ended(self, association: GatewayAssociation) -> None:
+        """Let go of an association that is over, however it ended."""
+
+
+class GatewayAssociation(Association):
+    """An association that was requested of this side.
+
+    Parameters
+    ----------
+    ae
+        Its application entity.
+    admission
+        Decides whether it is accepted.
+    service
+        Answers its requests.
+    """
+
+    def __init__(
+        self, ae: ApplicationEntity, admission: Admission, service: Service
+    ) -> None:
+        super().__init__(ae, "acceptor")
+        self._service = service
+        self.acse = AdmittingACSE(self, admission)
+        self.dimse: StreamingDimse = StreamingDimse(self, service)
+        self.bind(evt.EVT_CONN_CLOSE, _stop_waiting)
+        self.bind(evt.EVT_SOP_EXTENDED, _agree_relational)
+
+    @property
+    def call(self) -> Call:
+        """Who called whom, from where."""
+        request = self.requestor.primitive
+        assert request is not None
+        return Call(
+            calling_ae=(request.calling_ae_title or "").strip(),
+            called_ae=(request.called_ae_title or "").strip(),
+            peer_address=self.requestor.address,
+        )
+
+    @override
+    def _bind_defaults(self) -> None:
+        """Bind no logging handlers: they format every PDU, read or not."""
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
+
+    @override
+    def run_reactor(self) -> None:
+        """Run until the association is over, then let go of what it held."""
+        try:
+            super().run_reactor()
+        finally:
+            self.dimse.discard()
+            self._service.ended(self)
+
+    @override
+    def _serve_request(self, msg: object, context_id: int) -> None:
+        """Answer one request; a fault in the answer ends this association only."""
+        if isinstance(msg, C_ECHO):
+            super()._serve_request(msg, context_id)
+            return
+        self.dimse.cancel_req = {}
+        try:
+            self._service.serve(self, msg, context_id)
+        except Exception:
+            LOG.exception("request failed")
+            self.abort()
+        # A long C-MOVE hears nothing from its peer meanwhile: that is not idle.
+        self.dul._idle_timer.restart()
+
+
+def _stop_waiting(event: evt.Event) -> None:
+    """End the wait for an A-ASSOCIATE-RQ on a connection that has closed."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
+
+
+def _agree_relational(event: evt.Event) -> dict[str, bytes]:
+    """Accept relational queries where they are proposed (PS3.4 C.5.1.1)."""
+    return {
+        uid: RELATIONAL
+        for uid, proposed in event.assoc.requestor.sop_class_extended.items()
+        if uid in FIND_MODELS and proposed[:1] == RELATIONAL
+    }
+
+
+class AdmittingACSE(ACSE):
+    """Asks admission before it negotiates anything."""
+
+    def __init__(self, association: GatewayAssociation, admission: Admission) -> None:
+        super().__init__(association)
+        self._admission = admission
+        self._association = association
+
+    @override
+    def negotiate_association(self) -> None:
+        """Reject or negotiate (PS3.8 7.1)."""
+        rejection = self._admission.admit(self._association.call, self._association)
+        if rejection is None:
+            super().negotiate_association()
+            return
+        self.send_reject(*rejection)
+        evt.trigger(self.assoc, evt.EVT_REJECTED, {})
+        self.assoc.kill()
+
+
+class StreamingDimse(DIMSEServiceProvider):
+    """Hands C-STORE data sets on piece by piece, in the reader's thread."""
+
+    def __init__(self, association: GatewayAssociation, service: Service) -> None:
+        super().__init__(association)
+        self._association = association
+        self._service = service
+        self._command = bytearray()
+        self._held: list[tuple[int, bytes]] = []
+        self._incoming: Incoming | None = None
+        self._foreign = False
+
+    @override
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the PDVs of one PDU (PS3.8 9.3.5.1)."""
+        for context_id, value in primitive.presentation_data_value_list:
+            control = value[0]
+            if self._incoming is not None and not control & COMMAND_FRAGMENT:
+                self._take_data(context_id, value)
+            elif control & COMMAND_FRAGMENT and not self._foreign:
+                self._take_command(context_id, value)
+            else:
+                self._pass_on([(context_id, value)])
+                self._foreign = not control & LAST_FRAGMENT
+
+    def discard(self) -> None:
+        """Forget a data set of which the rest will not come."""
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _take_data(self, context_id: int, value: bytes) -> None:
+        assert self._incoming is not None
+        self._incoming.write(memoryview(value)[1:])
+        if value[0] & LAST_FRAGMENT:
+            self.msg_queue.put((context_id, self._incoming))  # type: ignore[arg-type]
+            self._incoming = None
+
+    def _take_command(self, context_id: int, value: bytes) -> None:
+        self._command += value[1:]
+        self._held.append((context_id, value))
+        if not value[0] & LAST_FRAGMENT:
+            return
+        request, held = bytes(self._command), self._held
+        self._command, self._held = bytearray(), []
+        elements = _decode(request)
+        kind = _number(elements, command.COMMAND_DATA_SET_TYPE)
+        has_data_set = kind != command.NO_DATA_SET
+        field = _number(elements, command.COMMAND_FIELD)
+        if has_data_set and field == command.C_STORE_RQ:
+            self._incoming = self._service.begin_store(
+                self._association, context_id, elements
+            )
+        if self._incoming is None:
+            self._pass_on(held)
+            self._foreign = has_data_set
+
+    def _pass_on(self, values: list[tuple[int, bytes]]) -> None:
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.extend(values)
+        super().receive_primitive(primitive)
+
+
+class BoundedSocket(AssociationSocket):
+    """Reads a PDU in large pieces and none larger than was announced."""
+
+    max_pdu_bytes = 0
+
+    @override
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read exactly that many bytes, or fewer where the peer closed.
+
+        Raises
+        ------
+        OSError
+            The peer sent a PDU above the maximum announced to it (PS3.8 D.1),
+            or nothing for longer than the network timeout.
+        """
+        limit = self._limit()
+        if limit is not None and nr_bytes > limit:
+            raise OSError(f"The peer sent a PDU above {limit} bytes")
+        connection = self.socket
+        received = bytearray()
+        while connection is not None and len(received) < nr_bytes:
+            piece = connection.recv(min(nr_bytes - len(received), RECEIVE_BYTES))
+            if not piece:
+                break
+            received += piece
+        return received
+
+    def _limit(self) -> int | None:
+        """Return the longest PDU to read now; None: any."""
+        if self.assoc.requestor.primitive is None:
+            return LARGEST_REQUEST_BYTES  # nobody has said who is calling
+        if not self.max_pdu_bytes:
+            return None
+        return max(self.max_pdu_bytes, LARGEST_REQUEST_BYTES)
+
+    @override
+    def _shutdown_socket(self) -> None:
+        """Close the socket, also where the peer has closed it before."""
+        connection = self.socket
+        super()._shutdown_socket()
+        if connection is not None:
+            connection.close()
+
+
+LARGEST_REQUEST_BYTES = 1 << 20  # A-ASSOCIATE-RQ is not bound by the maximum
+
+
+def set_no_delay(connection: socket.socket) -> None:
+    """Send small PDUs at once: waiting to fill segments costs 40 ms an image."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _decode(request: bytes) -> dict[int, bytes]:
+    """Decode a command set; an unreadable one is left to pynetdicom to abort."""
+    try:
+        return command.decode_command(request)
+    except InvalidObject:
+        return {}
+
+
+def _number(elements: dict[int, bytes], element: int) -> int:
+    return command.as_number(elements.get(element, b""))

@@ -1,0 +1,195 @@
+"""Top-level elements of an encoded data set, as bytes (PS3.5 7.1).
+
+The receiving side wants a few short values of the head of a data set, from
+several threads, without warnings and without ever reading pixels; pydicom's
+reader converts, warns and inflates. Sequences are stepped over.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pydicom.charset import decode_bytes, python_encoding
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from gateway.errors import InvalidObject
+
+UNDEFINED = 0xFFFFFFFF
+ITEM = 0xFFFEE000
+ITEM_END = 0xFFFEE00D
+SEQUENCE_END = 0xFFFEE0DD
+CHARACTER_SET = 0x00080005
+DEEPEST = 64
+LONGEST_VALUE_BYTES = 1 << 16
+INFLATED_HEAD_BYTES = 16 << 20  # a small file can inflate to any size
+LONG_VRS = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"}
+    | {b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+NAME_DELIMITERS = {0x5E, 0x3D}  # ^ and =
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Encoded values by tag; sequences and overlong values have none."""
+
+    values: dict[int, bytes]
+
+    def raw(self, keyword: str) -> bytes:
+        """Return an encoded value; empty where there is none."""
+        tag = tag_for_keyword(keyword)
+        return b"" if tag is None else self.values.get(tag, b"")
+
+    def uid(self, keyword: str) -> str:
+        """Return a UID without padding; several stay joined by backslashes."""
+        return self.raw(keyword).decode("ascii", "replace").strip("\0 ")
+
+    def text(self, keyword: str) -> str:
+        """Return a text without padding and control characters."""
+        value = self.raw(keyword)
+        try:
+            text = decode_bytes(value, self._encodings(), NAME_DELIMITERS)
+        except (ValueError, LookupError, Warning):
+            text = value.decode("latin_1")
+        return "".join(c for c in text if c.isprintable()).strip()
+
+    def _encodings(self) -> list[str]:
+        """Return the Python codecs of the character sets (PS3.5 6.1)."""
+        value = self.values.get(CHARACTER_SET, b"").decode("ascii", "replace")
+        terms = [term.strip("\0 ") for term in value.split("\\")]
+        return [python_encoding.get(term, "latin_1") for term in terms]
+
+
+def read_elements(
+    stream: BinaryIO, transfer_syntax: UID, last_tag: int = ITEM - 1
+) -> Elements:
+    """Read the elements of a data set in order, up to and with ``last_tag``.
+
+    Parameters
+    ----------
+    stream
+        Stands at the first byte of the data set and can seek.
+    transfer_syntax
+        How it is encoded; an unknown one is read as explicit little endian
+        (PS3.5 A.4).
+
+    Raises
+    ------
+    InvalidObject
+        The bytes are no data set, or end within an element.
+    """
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        stream = _inflate_head(stream)
+    known = not transfer_syntax.is_private and transfer_syntax.is_transfer_syntax
+    implicit = known and transfer_syntax.is_implicit_VR
+    order = "<" if not known or transfer_syntax.is_little_endian else ">"
+    reader = _Reader(stream, order, _seems_implicit(stream, implicit))
+    return Elements(reader.values_up_to(last_tag))
+
+
+def _inflate_head(stream: BinaryIO) -> BinaryIO:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = bytearray()
+    try:
+        while piece := stream.read(LONGEST_VALUE_BYTES):
+            room = INFLATED_HEAD_BYTES - len(inflated)
+            inflated += inflater.decompress(piece, room)
+            if inflater.eof or len(inflated) >= INFLATED_HEAD_BYTES:
+                break
+    except zlib.error as error:
+        raise InvalidObject("The deflated data set cannot be inflated") from error
+    return io.BytesIO(inflated)
+
+
+def _seems_implicit(stream: BinaryIO, declared: bool) -> bool:
+    """Look at the first element: some devices send the other VR than they say."""
+    start = stream.tell()
+    head = stream.read(8)
+    stream.seek(start)
+    if len(head) < 8:
+        return declared
+    return not (head[4:6].isalpha() and head[4:6].isupper())
+
+
+@dataclass
+class _Reader:
+    stream: BinaryIO
+    order: str
+    implicit: bool
+
+    def values_up_to(self, last_tag: int) -> dict[int, bytes]:
+        values: dict[int, bytes] = {}
+        while (header := self._header()) is not None:
+            tag, length = header
+            if tag > last_tag:
+                break
+            value = self._value(length)
+            if value is not None:
+                values.setdefault(tag, value)
+        return values
+
+    def _header(self) -> tuple[int, int] | None:
+        """Read tag and length; None at the end of the data set."""
+        head = self.stream.read(8)
+        if not head:
+            return None
+        if len(head) < 8:
+            raise InvalidObject("The data set ends within an element")
+        group, number = struct.unpack(f"{self.order}HH", head[:4])
+        tag = group << 16 | number
+        if self.implicit or group == ITEM >> 16:
+            (length,) = struct.unpack(f"{self.order}L", head[4:])
+        elif not (head[4:6].isalpha() and head[4:6].isupper()):
+            raise InvalidObject("The data set has an element without VR")
+        elif head[4:6] in LONG_VRS:
+            (length,) = struct.unpack(f"{self.order}L", self._exactly(4))
+        else:
+            (length,) = struct.unpack(f"{self.order}H", head[6:])
+        return tag, length
+
+    def _value(self, length: int) -> bytes | None:
+        if length == UNDEFINED:
+            self._skip_items(0)
+            return None
+        if length > LONGEST_VALUE_BYTES:
+            self.stream.seek(length, io.SEEK_CUR)
+            return None
+        return self._exactly(length)
+
+    def _exactly(self, length: int) -> bytes:
+        value = self.stream.read(length)
+        if len(value) < length:
+            raise InvalidObject("The data set ends within an element")
+        return value
+
+    def _skip_items(self, depth: int) -> None:
+        """Step over the items of a sequence of undefined length."""
+        if depth > DEEPEST:
+            raise InvalidObject(f"Sequences are nested deeper than {DEEPEST}")
+        while (header := self._header()) is not None:
+            tag, length = header
+            if tag == SEQUENCE_END:
+                return
+            if tag != ITEM:
+                raise InvalidObject("A sequence holds something else than items")
+            if length == UNDEFINED:
+                self._skip_item(depth)
+            else:
+                self.stream.seek(length, io.SEEK_CUR)
+        raise InvalidObject("The data set ends within a sequence")
+
+    def _skip_item(self, depth: int) -> None:
+        while (header := self._header()) is not None:
+            tag, length = header
+            if tag == ITEM_END:
+                return
+            if length == UNDEFINED:
+                self._skip_items(depth + 1)
+            else:
+                self.stream.seek(length, io.SEEK_CUR)
+        raise InvalidObject("The data set ends within an item")

@@ -1,0 +1,269 @@
+"""The receiving process: both AE titles, listening, and their clean stop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from socketserver import TCPServer
+from typing import Any
+
+import structlog
+from pynetdicom import AE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import (
+    AddressInformation,
+    RequestHandler,
+    ThreadedAssociationServer,
+)
+from typing_extensions import override
+
+from config.schema import Receiver, Site
+from gateway.audit.log import AuditLog
+from gateway.dicom.admission import Admission
+from gateway.dicom.association import (
+    BoundedSocket,
+    GatewayAssociation,
+    Service,
+    set_no_delay,
+)
+from gateway.dicom.contexts import recovery_contexts, storage_contexts
+from gateway.dicom.handlers import StorageService
+from gateway.dicom.retrieve import RecoveryService
+from gateway.dicom.retrieve_move import Restore
+from gateway.store.files import FileStore
+from gateway.store.index import Index
+from gateway.store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+LOG = structlog.get_logger(component="listener")
+
+NO_LIMIT = 65_535
+POLL_SECONDS = 0.05
+STOP_SECONDS = 5.0
+UNKNOWN_CONNECTIONS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the two AE titles listen, after port 0 was resolved."""
+
+    receiver: int
+    recovery: int
+
+
+class GatewayServer(ThreadedAssociationServer):
+    """Listens for one AE title."""
+
+    def __init__(
+        self,
+        ae: AE,
+        address: tuple[str, int],
+        contexts: list[PresentationContext],
+        admission: Admission,
+        service: Service,
+    ) -> None:
+        self.admission = admission
+        self.service = service
+        super().__init__(
+            ae,
+            address,
+            ae.ae_title,
+            contexts,
+            request_handler=GatewayRequestHandler,
+        )
+        # One copy for all: negotiation only reads them.
+        self.shared_contexts = contexts
+
+    @override
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection; a peer that falls silent in a PDU times out."""
+        connection, address = super().get_request()
+        set_no_delay(connection)
+        connection.settimeout(self.ae.network_timeout)
+        return connection, address
+
+    @override
+    def verify_request(self, *_: object) -> bool:
+        """Bound the connections that have not said yet who they are."""
+        allowed = self.admission.max_associations + UNKNOWN_CONNECTIONS
+        return len(self.active_associations) < allowed
+
+    @override
+    def shutdown(self) -> None:
+        """Stop accepting and close the listening socket."""
+        TCPServer.shutdown(self)
+        self.server_close()
+
+
+class GatewayRequestHandler(RequestHandler):
+    """Makes the association of an accepted connection."""
+
+    server: GatewayServer
+
+    @override
+    def _create_association(self) -> GatewayAssociation:
+        server = self.server
+        association = GatewayAssociation(self.ae, server.admission, server.service)
+        association._server = server
+        association.name = f"AcceptorThread@{self.client_address[0]}"
+        connection = BoundedSocket(association, client_socket=self.request)
+        connection.max_pdu_bytes = self.ae.maximum_pdu_size
+        association.set_socket(connection)
+        acceptor = association.acceptor
+        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.ae_title = server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        acceptor.implementation_version_name = self.ae.implementation_version_name
+        acceptor.supported_contexts = server.shared_contexts
+        association.requestor.address_info = AddressInformation.from_tuple(
+            self.client_address
+        )
+        return association
+
+
+class Running:
+    """The two listening AE titles; ``stop`` ends them.
+
+    Attributes
+    ----------
+    ports
+        Where they listen.
+    """
+
+    def __init__(self, receiver: GatewayServer, recovery: GatewayServer) -> None:
+        self._servers = (receiver, recovery)
+        self.ports = Ports(
+            receiver=receiver.server_address[1], recovery=recovery.server_address[1]
+        )
+        self._threads = [
+            threading.Thread(
+                target=server.serve_forever,
+                args=(POLL_SECONDS,),
+                name=f"AcceptorServer@{server.server_address[1]}",
+                daemon=True,
+            )
+            for server in self._servers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
+        """Refuse new associations, let open ones finish, then abort the rest.
+
+        Returns when no thread of theirs is left.
+        """
+        for server in self._servers:
+            server.admission.close()
+            server.shutdown()
+        for thread in self._threads:
+            thread.join()
+        associations = [a for s in self._servers for a in s.active_associations]
+        _wait(associations, grace_seconds)
+        for association in associations:
+            if association.is_alive():
+                association.abort()
+                association.dul.to_user_queue.put(None)  # it may wait for a request
+        _wait(associations, STOP_SECONDS)
+
+
+def start_receiver(
+    site: Site, store: FileStore, index: Index, audit: AuditLog, restore: Restore
+) -> Running:
+    """Listen on both AE titles of a site.
+
+    Parameters
+    ----------
+    site
+        The settings; port 0 takes any free port.
+    store, index, audit
+        Where objects, rows and the trail go.
+    restore
+        Rebuilds the received data set of a protected object, verified.
+
+    Returns
+    -------
+    Running
+        Listening when this returns.
+
+    Raises
+    ------
+    OSError
+        An address cannot be bound.
+    """
+    leftovers = store.clear_incoming()
+    if leftovers:
+        LOG.info("interrupted receptions removed", files=leftovers)
+    receiver = _receiver(site, store, index, audit)
+    try:
+        recovery = _recovery(site, store, index, audit, restore)
+    except BaseException:
+        receiver.server_close()
+        raise
+    running = Running(receiver, recovery)
+    LOG.info(
+        "listening", receiver=running.ports.receiver, recovery=running.ports.recovery
+    )
+    return running
+
+
+def _receiver(
+    site: Site, store: FileStore, index: Index, audit: AuditLog
+) -> GatewayServer:
+    settings = site.receiver
+    admission = Admission(
+        service="receive",
+        called_ae=settings.ae_title,
+        callers=settings.peers,
+        max_associations=settings.max_associations,
+        audit=audit,
+    )
+    service = StorageService(
+        store, index, audit, max_object_bytes=settings.max_object_bytes
+    )
+    return GatewayServer(
+        _entity(settings.ae_title, settings),
+        (settings.host, settings.port),
+        storage_contexts(),
+        admission,
+        service,
+    )
+
+
+def _recovery(
+    site: Site, store: FileStore, index: Index, audit: AuditLog, restore: Restore
+) -> GatewayServer:
+    settings = site.recovery
+    admission = Admission(
+        service="recover",
+        called_ae=settings.ae_title,
+        callers=settings.nodes,
+        max_associations=site.receiver.max_associations,
+        audit=audit,
+    )
+    return GatewayServer(
+        _entity(settings.ae_title, site.receiver),
+        (settings.host, settings.port),
+        recovery_contexts(),
+        admission,
+        RecoveryService(settings, store, index, audit, restore),
+    )
+
+
+def _entity(ae_title: str, settings: Receiver) -> AE:
+    entity = AE(ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.maximum_pdu_size = settings.max_pdu_bytes
+    entity.maximum_associations = NO_LIMIT  # admission counts, and audits
+    entity.network_timeout = settings.network_timeout_seconds
+    entity.acse_timeout = settings.network_timeout_seconds
+    entity.dimse_timeout = settings.network_timeout_seconds
+    return entity
+
+
+def _wait(threads: list[Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

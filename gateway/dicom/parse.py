@@ -1,0 +1,233 @@
+"""From received bytes to attributes, and to where the pixel data lies."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Final, Literal
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MPEGTransferSyntaxes,
+)
+
+from gateway.dicom.lenient import lenient, text
+from gateway.errors import Unprotectable
+
+if TYPE_CHECKING:
+    from pydicom.tag import BaseTag
+
+PIXEL_DATA: Final = 0x7FE00010
+FLOAT_PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009)
+UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+LONG_VRS: Final = frozenset((b"OB", b"OW", b"OF", b"OD", b"UN"))
+
+INFLATED_BASE: Final = 64 << 20
+INFLATED_RATIO: Final = 100
+INFLATED_LIMIT: Final = 2 << 30
+"""A deflated data set may grow to 64 MiB, or a hundredfold, and never over 2 GiB."""
+
+NATIVE: Final = frozenset(
+    (
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelElement:
+    """Where the value of Pixel Data lies in ``body``.
+
+    ``end`` is exclusive; ``vr`` is ``OW`` where the syntax does not say.
+    ``declared`` is the length its header gives, None when undefined.
+    """
+
+    start: int
+    end: int
+    vr: str
+    declared: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParsedObject:
+    """Attributes of a data set and its pixel data, not yet decoded.
+
+    Attributes
+    ----------
+    dataset
+        Everything before the pixel data.
+    body
+        The data set as encoded; inflated for the deflated syntax.
+    verbatim
+        Whether ``body`` is what was received, so that places in it are places
+        in the received bytes.
+    pixels
+        None when there is no Pixel Data element.
+    """
+
+    dataset: Dataset
+    transfer_syntax_uid: str
+    body: bytes
+    verbatim: bool
+    pixels: PixelElement | None
+
+
+def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
+    """Read the attributes of a data set up to its pixel data.
+
+    Parameters
+    ----------
+    data
+        The data set as received, without file meta information.
+    transfer_syntax_uid
+        How it is encoded.
+
+    Raises
+    ------
+    Unprotectable
+        ``unknown-transfer-syntax``, ``unreadable``, or ``unsupported-pixels``
+        for video and floating point.
+    """
+    syntax = _known_syntax(transfer_syntax_uid)
+    deflated = syntax == DeflatedExplicitVRLittleEndian
+    body = inflate(data) if deflated else data
+    stream = BytesIO(body)
+    try:
+        with lenient():
+            dataset = read_dataset(
+                stream,
+                syntax.is_implicit_VR,
+                syntax.is_little_endian,
+                stop_when=_at_pixel_data,
+            )
+            implicit, _ = dataset.original_encoding
+    except Exception as error:
+        raise Unprotectable(
+            "unreadable", f"data set cannot be read: {type(error).__name__}"
+        ) from error
+    at = stream.tell()
+    pixels = _pixel_element(
+        body, at, implicit=bool(implicit), little=syntax.is_little_endian
+    )
+    return ParsedObject(
+        dataset=dataset,
+        transfer_syntax_uid=transfer_syntax_uid,
+        body=body,
+        verbatim=not deflated,
+        pixels=pixels,
+    )
+
+
+def data_set_offset(part10: bytes) -> tuple[int, str]:
+    """Where the data set of a Part 10 file starts, and its transfer syntax.
+
+    Parameters
+    ----------
+    part10
+        A whole file (PS3.10 7.1); its file meta information may have flaws.
+
+    Raises
+    ------
+    Unprotectable
+        ``unreadable``: no Part 10 file; ``unknown-transfer-syntax``: its file
+        meta information does not say.
+    """
+    if part10[128:132] != b"DICM":
+        raise Unprotectable("unreadable", "not a DICOM Part 10 file")
+    stream = BytesIO(part10)
+    stream.seek(132)
+    try:
+        with lenient():
+            meta = read_dataset(
+                stream, is_implicit_VR=False, is_little_endian=True, stop_when=_not_meta
+            )
+            syntax = text(meta, "TransferSyntaxUID")
+    except Exception as error:
+        raise Unprotectable(
+            "unreadable", "file meta information cannot be read"
+        ) from error
+    if not syntax:
+        raise Unprotectable(
+            "unknown-transfer-syntax", "file meta information has no transfer syntax"
+        )
+    return stream.tell(), syntax
+
+
+def _not_meta(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001
+    return tag >> 16 != 2
+
+
+def inflate(data: bytes) -> bytes:
+    """Inflate a deflated data set, within limits (PS3.5 A.5).
+
+    Raises
+    ------
+    Unprotectable
+        ``unreadable``: damaged, or larger than any real object of that size.
+    """
+    limit = min(INFLATED_BASE + INFLATED_RATIO * len(data), INFLATED_LIMIT)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        body = stream.decompress(data, limit)
+    except zlib.error as error:
+        raise Unprotectable("unreadable", "deflated data set is damaged") from error
+    if not stream.eof and stream.unconsumed_tail:
+        raise Unprotectable(
+            "unreadable",
+            f"deflated data set of {len(data)} octets grows beyond {limit} octets",
+        )
+    return body
+
+
+def _known_syntax(transfer_syntax_uid: str) -> UID:
+    syntax = UID(transfer_syntax_uid)
+    if syntax in MPEGTransferSyntaxes:
+        raise Unprotectable(
+            "unsupported-pixels", f"video ({syntax.name}) cannot be marked"
+        )
+    if syntax.is_private or not syntax.is_transfer_syntax:
+        raise Unprotectable(
+            "unknown-transfer-syntax", f"transfer syntax {transfer_syntax_uid!r}"
+        )
+    return syntax
+
+
+def _at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001
+    return tag == PIXEL_DATA or tag in FLOAT_PIXEL_DATA
+
+
+def _pixel_element(
+    body: bytes, at: int, *, implicit: bool, little: bool
+) -> PixelElement | None:
+    order: Literal["little", "big"] = "little" if little else "big"
+    header = body[at : at + 12]
+    if len(header) < 8:
+        return None
+    group = int.from_bytes(header[:2], order)
+    tag = group << 16 | int.from_bytes(header[2:4], order)
+    if tag in FLOAT_PIXEL_DATA:
+        raise Unprotectable(
+            "unsupported-pixels", "floating point pixel data cannot be marked"
+        )
+    if tag != PIXEL_DATA:
+        return None
+    vr = b"OW" if implicit else header[4:6]
+    if implicit or vr not in LONG_VRS:
+        length, start = int.from_bytes(header[4:8], order), at + 8
+    else:
+        length, start = int.from_bytes(header[8:12], order), at + 12
+    declared = None if length == UNDEFINED_LENGTH else length
+    end = len(body) if declared is None else min(start + declared, len(body))
+    return PixelElement(
+        start=start, end=end, vr=vr.decode("latin-1"), declared=declared
+    )

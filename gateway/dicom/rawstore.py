@@ -1,0 +1,165 @@
+"""C-STORE of stored bytes over an established association, never re-encoded.
+
+pynetdicom's own ``send_c_store`` decodes and encodes the data set again, which
+changes bytes. Here the encoded data set goes out as it is, in PDVs read from
+memory or from a Part 10 file, at most a few of them waiting at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+
+from gateway.dicom import command
+from gateway.dicom.message import send_message
+from gateway.errors import AssociationLost, NoPresentationContext
+from gateway.store.part10 import read_head
+
+POLL_SECONDS = 0.0005
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboundObject:
+    """An encoded object to be sent as it is.
+
+    Attributes
+    ----------
+    sop_class_uid, sop_instance_uid, transfer_syntax_uid
+        What the C-STORE request and its presentation context say.
+    data
+        The encoded data set, or the path of a Part 10 file that holds it.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data: bytes | memoryview | Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveOriginator:
+    """Who asked for a C-MOVE sub-operation (PS3.7 9.1.1.1.6)."""
+
+    ae_title: str
+    message_id: int
+
+
+def send_c_store_bytes(
+    association: Association,
+    outbound: OutboundObject,
+    *,
+    message_id: int = 1,
+    move_originator: MoveOriginator | None = None,
+) -> int:
+    """Send one object and wait for the answer.
+
+    Parameters
+    ----------
+    association
+        An established association that this side requested.
+    outbound
+        The object; its data set bytes leave unchanged.
+    message_id
+        1 to 65535, unique among outstanding messages.
+    move_originator
+        Given in C-MOVE sub-operations.
+
+    Returns
+    -------
+    int
+        The status of the C-STORE response.
+
+    Raises
+    ------
+    NoPresentationContext
+        The peer accepted no context for this SOP class and transfer syntax.
+    AssociationLost
+        The association is not established, ended, or gave no valid answer in
+        the DIMSE timeout; in the last case it is aborted.
+    """
+    context_id = context_for(association, outbound)
+    request = _request(outbound, message_id, move_originator)
+    with _reactor_paused(association):
+        with _open_data_set(outbound.data) as stream:
+            send_message(association, context_id, request, stream)
+        _, response = association.dimse.get_msg(block=True)
+    if isinstance(response, C_STORE) and response.Status is not None:
+        return response.Status
+    if association.is_established:
+        association.abort()
+    raise AssociationLost(
+        f"No valid C-STORE response for {outbound.sop_instance_uid}: the peer "
+        "ended the association or did not answer in time"
+    )
+
+
+def context_for(association: Association, outbound: OutboundObject) -> int:
+    """Return the id of the accepted context for an object.
+
+    Raises
+    ------
+    NoPresentationContext
+        There is none.
+    """
+    for context in association.accepted_contexts:
+        if (
+            context.abstract_syntax == outbound.sop_class_uid
+            and context.transfer_syntax[0] == outbound.transfer_syntax_uid
+            and context.context_id is not None
+        ):
+            return context.context_id
+    raise NoPresentationContext(
+        f"The peer accepts no SOP class {outbound.sop_class_uid} in transfer "
+        f"syntax {outbound.transfer_syntax_uid}"
+    )
+
+
+def _request(
+    outbound: OutboundObject, message_id: int, originator: MoveOriginator | None
+) -> list[tuple[int, bytes]]:
+    elements = [
+        (command.AFFECTED_SOP_CLASS_UID, command.ui(outbound.sop_class_uid)),
+        (command.COMMAND_FIELD, command.us(command.C_STORE_RQ)),
+        (command.MESSAGE_ID, command.us(message_id)),
+        (command.PRIORITY, command.us(command.MEDIUM_PRIORITY)),
+        (command.COMMAND_DATA_SET_TYPE, command.us(command.DATA_SET_PRESENT)),
+        (command.AFFECTED_SOP_INSTANCE_UID, command.ui(outbound.sop_instance_uid)),
+    ]
+    if originator is not None:
+        title, number = originator.ae_title, originator.message_id
+        elements.append((command.MOVE_ORIGINATOR_AE_TITLE, command.text(title)))
+        elements.append((command.MOVE_ORIGINATOR_MESSAGE_ID, command.us(number)))
+    return elements
+
+
+@contextmanager
+def _reactor_paused(association: Association) -> Iterator[None]:
+    """Keep pynetdicom's reactor from taking the response off the queue."""
+    association._reactor_checkpoint.clear()
+    try:
+        while not association._is_paused:
+            time.sleep(POLL_SECONDS)
+        if not association.is_established:
+            raise AssociationLost("The association is not established")
+        yield
+    finally:
+        association._reactor_checkpoint.set()
+
+
+@contextmanager
+def _open_data_set(data: bytes | memoryview | Path) -> Iterator[BinaryIO]:
+    """Open a stream that stands at the first byte of the data set."""
+    if not isinstance(data, Path):
+        yield io.BytesIO(data)
+        return
+    with data.open("rb") as stream:
+        read_head(stream)
+        yield stream

@@ -1,0 +1,223 @@
+"""C-STORE of stored objects to a node outside (storage SCU, PS3.4 B).
+
+Data sets leave as they are stored. Each object has its own result, so that one
+refused object does not keep the others back.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from config.schema import Destination
+from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.status import StoreStatus, is_stored
+from gateway.errors import AssociationLost, NoPresentationContext, StoredObjectDamaged
+
+MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids 1 to 255
+_LAST_MESSAGE_ID = 65_535
+
+
+class Verdict(Enum):
+    """What a result means for an object owed to a destination."""
+
+    SENT = "sent"
+    """The peer keeps it."""
+    TRANSIENT = "transient"
+    """Try again later: peer away, busy or out of resources."""
+    REFUSED = "refused"
+    """The peer will not take it; the same again would be refused again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendResult:
+    """How the sending of one object ended.
+
+    Attributes
+    ----------
+    sop_instance_uid
+        Of the object.
+    status
+        The C-STORE status, or None when there was no answer.
+    error
+        For people; empty when the peer keeps the object.
+    verdict
+        What follows.
+    """
+
+    sop_instance_uid: str
+    status: int | None
+    error: str
+    verdict: Verdict
+
+
+def verdict_of(status: int) -> Verdict:
+    """Return what a C-STORE status means (PS3.4 Table B.2-1, PS3.7 C).
+
+    0x0111 counts as sent: the peer already holds this instance, as after an
+    answer that was lost. Out of resources (0xA7xx), cancel (0xFE00) and
+    processing failure (0x0110) pass; everything else is the peer's no.
+    """
+    if is_stored(status) or status == StoreStatus.DUPLICATE_SOP_INSTANCE:
+        return Verdict.SENT
+    if 0xA700 <= status <= 0xA7FF or status in (0xFE00, 0x0110):
+        return Verdict.TRANSIENT
+    return Verdict.REFUSED
+
+
+def send_objects(
+    destination: Destination, objects: Sequence[OutboundObject], calling_ae: str
+) -> Iterator[SendResult]:
+    """Send objects in order, in one association per 128 presentation contexts.
+
+    Parameters
+    ----------
+    destination
+        Where to.
+    objects
+        What to send; the bytes are read when their turn comes.
+    calling_ae
+        How this gateway calls itself.
+
+    Yields
+    ------
+    SendResult
+        One per object, each as soon as it is known: record it before taking
+        the next. When the association is lost the rest is ``TRANSIENT``.
+    """
+    for group in _groups(objects):
+        yield from _send_group(destination, group, calling_ae)
+
+
+def _groups(objects: Sequence[OutboundObject]) -> Iterator[list[OutboundObject]]:
+    """Cut the sequence where the presentation contexts of one association end."""
+    group: list[OutboundObject] = []
+    contexts: set[tuple[str, str]] = set()
+    for item in objects:
+        context = (item.sop_class_uid, item.transfer_syntax_uid)
+        if context not in contexts and len(contexts) == MAX_CONTEXTS:
+            yield group
+            group, contexts = [], set()
+        group.append(item)
+        contexts.add(context)
+    if group:
+        yield group
+
+
+def _send_group(
+    destination: Destination, group: Sequence[OutboundObject], calling_ae: str
+) -> Iterator[SendResult]:
+    waiting = list(group)
+    try:
+        association = _associate(destination, group, calling_ae)
+    except AssociationLost as error:
+        yield from _not_sent(waiting, str(error), Verdict.TRANSIENT)
+        return
+    try:
+        if not association.is_established:
+            yield from _without_association(association, destination, waiting)
+        for number in range(len(waiting) if association.is_established else 0):
+            yield _send_one(association, waiting[0], number % _LAST_MESSAGE_ID + 1)
+            del waiting[0]
+    except AssociationLost as error:
+        yield from _not_sent(waiting, str(error), Verdict.TRANSIENT)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _without_association(
+    association: Association,
+    destination: Destination,
+    waiting: Sequence[OutboundObject],
+) -> Iterator[SendResult]:
+    """Yield why there is none; a peer that takes none of the classes refuses."""
+    if association.rejected_contexts:
+        why = f"{destination.ae_title} accepts none of these SOP classes"
+        yield from _not_sent(waiting, why, Verdict.REFUSED)
+    else:
+        why = _why_not(association, destination)
+        yield from _not_sent(waiting, why, Verdict.TRANSIENT)
+
+
+def _not_sent(
+    waiting: Sequence[OutboundObject], why: str, verdict: Verdict
+) -> Iterator[SendResult]:
+    refused = StoreStatus.SOP_CLASS_NOT_SUPPORTED
+    status = refused if verdict is Verdict.REFUSED else None
+    for item in waiting:
+        yield _result(item, status, why, verdict)
+
+
+def _send_one(
+    association: Association, item: OutboundObject, message_id: int
+) -> SendResult:
+    try:
+        status = send_c_store_bytes(association, item, message_id=message_id)
+    except NoPresentationContext as error:
+        refused = StoreStatus.SOP_CLASS_NOT_SUPPORTED
+        return _result(item, refused, str(error), Verdict.REFUSED)
+    except (OSError, StoredObjectDamaged) as error:
+        if association.is_established:
+            association.abort()
+        raise AssociationLost(f"{item.sop_instance_uid}: {error}") from error
+    verdict = verdict_of(status)
+    why = "" if verdict is Verdict.SENT else f"C-STORE status 0x{status:04X}"
+    return _result(item, status, why, verdict)
+
+
+def _result(
+    item: OutboundObject, status: int | None, error: str, verdict: Verdict
+) -> SendResult:
+    return SendResult(
+        sop_instance_uid=item.sop_instance_uid,
+        status=status,
+        error=error,
+        verdict=verdict,
+    )
+
+
+def _associate(
+    destination: Destination, group: Sequence[OutboundObject], calling_ae: str
+) -> Association:
+    ae = AE(ae_title=calling_ae)
+    ae.connection_timeout = destination.timeout_seconds
+    ae.acse_timeout = destination.timeout_seconds
+    ae.dimse_timeout = destination.timeout_seconds
+    ae.network_timeout = destination.timeout_seconds
+    pairs = dict.fromkeys((i.sop_class_uid, i.transfer_syntax_uid) for i in group)
+    try:
+        return ae.associate(
+            destination.host,
+            destination.port,
+            contexts=[build_context(uid, syntax) for uid, syntax in pairs],
+            ae_title=destination.ae_title,
+            max_pdu=0,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+    except socket.gaierror as error:
+        raise AssociationLost(
+            f"{destination.name}: no address for {destination.host!r}"
+        ) from error
+
+
+def _send_at_once(event: evt.Event) -> None:
+    """Switch Nagle's algorithm off: it costs 40 ms an image."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _why_not(association: Association, destination: Destination) -> str:
+    place = f"{destination.ae_title} at {destination.host}:{destination.port}"
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        reason = getattr(answer, "reason_str", "") if answer is not None else ""
+        return f"{place} rejected the association{': ' if reason else ''}{reason}"
+    return f"{place} cannot be reached or did not answer"

@@ -1,0 +1,3 @@
+"""The durable jobs: route, protect, export, recover."""
+
+from __future__ import annotations

@@ -1,0 +1,213 @@
+"""Deliver what is planned: one attempt for one revision and destination.
+
+Protected and original objects have a function each. The one that serves
+``protect = true`` reads protected rows and protected files only; there is no
+branch in it that could reach original bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from config.schema import Destination
+from gateway.audit.log import AuditLog
+from gateway.dicom.rawstore import OutboundObject
+from gateway.dicom.sender import SendResult, Verdict
+from gateway.errors import InvalidObject, InvalidSeal, RecordMissing, UnprotectedExport
+from gateway.log import get_logger
+from gateway.store.files import FileStore
+from gateway.store.index import Index
+from gateway.store.rows import Delivery, Protected
+
+Send = Callable[[Destination, Sequence[OutboundObject], str], Iterator[SendResult]]
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Records(Protocol):
+    """The part of the vault an export asks."""
+
+    def get(self, protected_uid: str) -> object:
+        """Open the sealed record of a protected object, or raise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """Sends what is owed; the network is behind ``send``."""
+
+    index: Index
+    store: FileStore
+    vault: Records
+    audit: AuditLog
+    destinations: Mapping[str, Destination]
+    calling_ae: str
+    send: Send
+
+    def attempt(self, revision_id: int, name: str) -> bool:
+        """Send everything pending once, recording each result as it comes.
+
+        Returns
+        -------
+        bool
+            True when something is still pending and should be tried later.
+        """
+        pending = self.index.pending_deliveries(revision_id, name)
+        destination = self.destinations.get(name)
+        if destination is None:
+            for delivery in pending:
+                self._stop(delivery, f"no destination {name!r} is configured any more")
+            return False
+        protected = [delivery for delivery in pending if delivery.protect]
+        originals = [delivery for delivery in pending if not delivery.protect]
+        again = self._deliver(destination, self._protected_objects(protected))
+        if originals and not destination.originals:
+            for delivery in originals:
+                self._stop(delivery, f"{name!r} does not take originals any more")
+        elif originals:
+            ready = self._original_objects(originals)
+            again = self._deliver(destination, ready) or again
+        return again
+
+    def _protected_objects(
+        self, deliveries: Sequence[Delivery]
+    ) -> list[tuple[Delivery, OutboundObject]]:
+        """Return the protected objects owed; what does not verify is held."""
+        ready = []
+        for delivery in deliveries:
+            try:
+                row = verified_protected(
+                    self.index.protected_of(delivery.instance_id),
+                    self.store,
+                    self.vault,
+                )
+            except UnprotectedExport as error:
+                self.index.hold_instance(
+                    delivery.instance_id, "unprotected-export", str(error)
+                )
+                self._stop(delivery, str(error))
+                continue
+            outbound = OutboundObject(
+                sop_class_uid=row.sop_class_uid,
+                sop_instance_uid=row.sop_instance_uid,
+                transfer_syntax_uid=row.transfer_syntax_uid,
+                data=self.store.absolute(row.path),
+            )
+            ready.append((delivery, outbound))
+        return ready
+
+    def _original_objects(
+        self, deliveries: Sequence[Delivery]
+    ) -> list[tuple[Delivery, OutboundObject]]:
+        """Return the originals owed to a destination that may have them."""
+        ready = []
+        for delivery in deliveries:
+            instance = self.index.instance_by_id(delivery.instance_id)
+            if instance is None or not self.store.absolute(instance.path).is_file():
+                self._stop(delivery, "the stored original is missing")
+                continue
+            outbound = OutboundObject(
+                sop_class_uid=instance.sop_class_uid,
+                sop_instance_uid=instance.sop_instance_uid,
+                transfer_syntax_uid=instance.transfer_syntax_uid,
+                data=self.store.absolute(instance.path),
+            )
+            ready.append((delivery, outbound))
+        return ready
+
+    def _deliver(
+        self,
+        destination: Destination,
+        ready: Sequence[tuple[Delivery, OutboundObject]],
+    ) -> bool:
+        """Send, and record each result before the next object goes out."""
+        if not ready:
+            return False
+        again = False
+        results = self.send(
+            destination, [outbound for _, outbound in ready], self.calling_ae
+        )
+        for (delivery, outbound), result in zip(ready, results, strict=True):
+            state = _STATES[result.verdict]
+            self.index.record_delivery(delivery.id, state, result.status, result.error)
+            again = again or result.verdict is Verdict.TRANSIENT
+            if result.verdict is not Verdict.TRANSIENT:
+                self._audit(destination, delivery, outbound, result)
+        return again
+
+    def _audit(
+        self,
+        destination: Destination,
+        delivery: Delivery,
+        outbound: OutboundObject,
+        result: SendResult,
+    ) -> None:
+        self.audit.record(
+            "export",
+            "success" if result.verdict is Verdict.SENT else "refused",
+            destination=destination.name,
+            ae_title=destination.ae_title,
+            sop_instance_uid=outbound.sop_instance_uid,
+            protect=delivery.protect,
+            status=result.status,
+        )
+
+    def _stop(self, delivery: Delivery, why: str) -> None:
+        """Park one delivery: our own check says that it must not go out."""
+        self.index.record_delivery(delivery.id, "held", None, why)
+        self.audit.record(
+            "export",
+            "failure",
+            destination=delivery.destination,
+            instance_id=delivery.instance_id,
+            protect=delivery.protect,
+            error=why,
+        )
+        get_logger("export").error(
+            "export-held", delivery_id=delivery.id, destination=delivery.destination
+        )
+
+
+_STATES: Mapping[Verdict, str] = {
+    Verdict.SENT: "sent",
+    Verdict.TRANSIENT: "pending",
+    Verdict.REFUSED: "refused",
+}
+
+
+def verified_protected(
+    row: Protected | None, store: FileStore, vault: Records
+) -> Protected:
+    """Return the row when its file and its sealed record are whole.
+
+    Raises
+    ------
+    UnprotectedExport
+        There is no protected object, its record is missing or does not open,
+        or its file is not the one that was recorded.
+    """
+    if row is None:
+        raise UnprotectedExport("there is no protected object for this instance")
+    uid = row.sop_instance_uid
+    try:
+        vault.get(uid)
+    except (RecordMissing, InvalidSeal) as error:
+        raise UnprotectedExport(f"{uid}: no valid record: {error}") from error
+    try:
+        found = _sha256(store.absolute(row.path))
+    except (OSError, InvalidObject) as error:
+        raise UnprotectedExport(f"{uid}: its file cannot be read") from error
+    if found != row.sha256:
+        raise UnprotectedExport(f"{uid}: its file was altered after protection")
+    return row
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

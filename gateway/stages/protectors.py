@@ -1,0 +1,140 @@
+"""Engine protectors of a site: which ensemble judges which object.
+
+torch is loaded when the first protector is built, not before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from config.errors import ConfigurationError
+from gateway.route.conditions import Condition, ConditionError, compile_condition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from config.schema import Ensemble, Protection
+    from engine.protect import Protector
+    from gateway.route.keywords import Value
+
+LABEL_FREE: Final = ""
+"""Name under which the protector of all other objects is kept."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    ensemble: Ensemble
+    condition: Condition
+
+
+class Protectors:
+    """Builds protectors from settings, each once, and chooses among them.
+
+    Parameters
+    ----------
+    protection
+        The site's settings.
+
+    Raises
+    ------
+    ConditionError
+        A condition of an ensemble is wrong.
+    """
+
+    def __init__(self, protection: Protection) -> None:
+        self._protection = protection
+        self._choices = tuple(
+            _Choice(ensemble, compile_condition(ensemble.when))
+            for ensemble in protection.ensembles
+        )
+        self._built: dict[str, Protector] = {}
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """DICOM keywords and association facts that the conditions read."""
+        return frozenset().union(*(c.condition.keywords for c in self._choices))
+
+    def choose(self, attributes: Mapping[str, Value]) -> Protector:
+        """Protector for an object.
+
+        The first ensemble whose condition holds judges the diagnosis; where
+        none does, or a condition cannot be decided for want of an attribute,
+        the label-free objective protects the object all the same.
+
+        Parameters
+        ----------
+        attributes
+            Values of `keywords`, as conditions see them.
+
+        Raises
+        ------
+        ModelError
+            A model does not load.
+        ConfigurationError
+            There is no ensemble of that name.
+        """
+        for choice in self._choices:
+            if _holds(choice.condition, attributes):
+                return self._protector(choice.ensemble.name, choice.ensemble)
+        return self._protector(LABEL_FREE, None)
+
+    def _protector(self, name: str, ensemble: Ensemble | None) -> Protector:
+        if name not in self._built:
+            self._built[name] = _build(self._protection, ensemble)
+        return self._built[name]
+
+
+def _holds(condition: Condition, attributes: Mapping[str, Value]) -> bool:
+    try:
+        return condition.evaluate(attributes)
+    except ConditionError:
+        return False
+
+
+def _build(protection: Protection, ensemble: Ensemble | None) -> Protector:
+    from engine.models.ensemble import load_ensemble
+    from engine.protect import Protector
+    from engine.removal.remover import load_remover, packaged_removers
+    from engine.watermark.logo import load_logo
+
+    device = _device(protection.device)
+    objective: Literal["diagnosis", "label-free"]
+    objective = "label-free" if ensemble is None else "diagnosis"
+    removers = [load_remover(path, device) for path in packaged_removers().values()]
+    return Protector(
+        ensemble=load_ensemble(_directory(ensemble), device),
+        objective=objective,
+        removers=removers,
+        logo=load_logo(protection.logo),
+        params=protection.params,
+        device=device,
+    )
+
+
+def _directory(ensemble: Ensemble | None) -> Path:
+    """Folder of the models; any packaged ensemble sees features without labels."""
+    from engine.models.ensemble import packaged_ensembles
+
+    packaged = packaged_ensembles()
+    if ensemble is not None and ensemble.directory is not None:
+        return ensemble.directory
+    if ensemble is not None and ensemble.name in packaged:
+        return packaged[ensemble.name]
+    if ensemble is None and packaged:
+        return next(iter(packaged.values()))
+    known = ", ".join(packaged) or "none"
+    name = "any" if ensemble is None else ensemble.name
+    raise ConfigurationError(
+        f"no packaged ensemble {name!r} (packaged: {known}); name a directory of "
+        "trained models in protection.ensembles, see miad-gateway models train"
+    )
+
+
+def _device(setting: str) -> str:
+    import torch
+
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"

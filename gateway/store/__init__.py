@@ -1,0 +1,3 @@
+"""Durable files and the SQL index."""
+
+from __future__ import annotations

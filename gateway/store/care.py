@@ -1,0 +1,78 @@
+"""Looking after a site: how far everything has come, and putting it back."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Connection, func, select, update
+
+from gateway.store.deliveries import Deliveries
+from gateway.store.rows import Conflict, Delivery
+from gateway.store.schema import (
+    conflicts,
+    deliveries,
+    instances,
+    protected,
+    revisions,
+)
+
+
+class Care(Deliveries):
+    """The part of the index that people look at and put right."""
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many instances, revisions and deliveries are in each state.
+
+        ``conflicts`` has the one state ``kept-aside``.
+        """
+        found: dict[str, dict[str, int]] = {}
+        with self._database.read() as connection:
+            for table in (instances, revisions, deliveries):
+                grouped = connection.execute(
+                    select(table.c.state, func.count()).group_by(table.c.state)
+                )
+                found[table.name] = {str(row[0]): int(row[1]) for row in grouped}
+            aside = connection.scalar(select(func.count()).select_from(conflicts))
+        found["conflicts"] = {"kept-aside": aside} if aside else {}
+        return found
+
+    def conflicts(self) -> list[Conflict]:
+        """Return everything that was kept aside, oldest first."""
+        rows = self._rows(select(conflicts).order_by(conflicts.c.id))
+        return [Conflict(**row) for row in rows]
+
+    def deliveries_in_state(self, state: str) -> list[Delivery]:
+        """Return all deliveries in a state, oldest first."""
+        chosen = deliveries.c.state == state
+        rows = self._rows(select(deliveries).where(chosen).order_by(deliveries.c.id))
+        return [Delivery(**row) for row in rows]
+
+    def release_revision(self, revision_id: int) -> None:
+        """Put what is held or was refused of a revision back on its way.
+
+        Held instances are ``protected`` again where a protected object exists,
+        else ``received``; stopped deliveries are ``pending``; the revision is
+        ``complete`` with the reason ``retry``. What was sent stays sent.
+        """
+        is_held = (instances.c.revision_id == revision_id) & (
+            instances.c.state == "held"
+        )
+        has_protected = instances.c.id.in_(select(protected.c.instance_id))
+        with self._database.write() as connection:
+            _release(connection, is_held & has_protected, "protected")
+            _release(connection, is_held & ~has_protected, "received")
+            connection.execute(
+                update(deliveries)
+                .where(deliveries.c.revision_id == revision_id)
+                .where(deliveries.c.state.in_(["refused", "held"]))
+                .values(state="pending")
+            )
+            connection.execute(
+                update(revisions)
+                .where(revisions.c.id == revision_id)
+                .values(state="complete", reason="retry")
+            )
+
+
+def _release(connection: Connection, chosen: ColumnElement[bool], state: str) -> None:
+    connection.execute(
+        update(instances).where(chosen).values(state=state, reason="", message="")
+    )

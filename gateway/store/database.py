@@ -1,0 +1,92 @@
+"""Connections to the index and its migrations; SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from sqlite3 import Connection as SqliteConnection
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+
+SCRIPTS = "gateway.store:migrations"
+BUSY_TIMEOUT_MS = 60_000
+READING = "miad_reading"
+
+
+class Database:
+    """An engine whose transactions behave alike on SQLite and PostgreSQL.
+
+    Several threads and processes share the file. SQLite takes its write lock
+    at the start of a writing transaction (BEGIN IMMEDIATE), so that none fails
+    half way for a lock that another one took in between.
+
+    Parameters
+    ----------
+    url
+        An SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, pool_size=8, max_overflow=248)
+        sqlite = self._engine.dialect.name == "sqlite"
+        if sqlite:
+            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        self._reader = self._engine.execution_options(**{READING: True})
+        # Threads of this process queue here, fairly; SQLite's own busy
+        # handler sleeps and starves.
+        self._writers = threading.Lock() if sqlite else nullcontext()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for migrations and tests."""
+        return self._engine
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Run a transaction that writes; durable when the block is left."""
+        with self._writers, self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Run a transaction that only reads, on one snapshot."""
+        with self._reader.begin() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the tables to the newest revision; safe to run at every start."""
+        config = Config()
+        config.set_main_option("script_location", SCRIPTS)
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self.write() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            if current != head:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def _configure_sqlite(connection: SqliteConnection, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
+    for setting in (
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "case_sensitive_like = ON",  # as PostgreSQL, and as PS3.4 C.2.2.2.1
+    ):
+        connection.execute(f"PRAGMA {setting}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get(READING, False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -1,0 +1,337 @@
+"""The SQL index: what is stored and how far it has come.
+
+Every method is one transaction, durable when it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from gateway.store.care import Care
+from gateway.store.clock import timestamp, utc_now
+from gateway.store.database import Database
+from gateway.store.find import FindKeys, Level, find_statement, matching_instances
+from gateway.store.rows import (
+    Conflict,
+    Instance,
+    JsonValue,
+    NewInstance,
+    NewProtected,
+    Protected,
+    Revision,
+    SeriesKey,
+)
+from gateway.store.schema import (
+    conflicts,
+    instances,
+    protected,
+    revisions,
+)
+
+AddOutcome = Literal["stored", "duplicate", "conflict"]
+CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != "id")
+
+
+def open_index(path: Path) -> Index:
+    """Open the index in a SQLite file, made and migrated as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Index(f"sqlite:///{path}")
+
+
+class Index(Care):
+    """The index behind an SQLAlchemy URL; migrated when opened.
+
+    Parameters
+    ----------
+    url
+        SQLite or PostgreSQL.
+    clock
+        Where the times that rows record come from.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+        super().__init__(Database(url), clock)
+        self._database.migrate()
+
+    # Received objects
+
+    def add_instance(self, new: NewInstance) -> AddOutcome:
+        """Add a received object, unless its UID is there already.
+
+        Returns
+        -------
+        str
+            ``stored``; ``duplicate``: the same bytes in the same transfer
+            syntax are there; ``conflict``: others are (see ``add_conflict``).
+        """
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(instances).values(**asdict(new)))
+        except IntegrityError:
+            outcome = self.compare(
+                new.sop_instance_uid, new.sha256, new.transfer_syntax_uid
+            )
+            if outcome is None:
+                raise
+            return outcome
+        return "stored"
+
+    def compare(
+        self, sop_instance_uid: str, sha256: str, transfer_syntax_uid: str
+    ) -> Literal["duplicate", "conflict"] | None:
+        """Say how received bytes stand to what is stored under their UID.
+
+        Returns
+        -------
+        str or None
+            None where nothing is stored under it.
+        """
+        known = self.instance(sop_instance_uid)
+        if known is None:
+            return None
+        same = (known.sha256, known.transfer_syntax_uid) == (
+            sha256,
+            transfer_syntax_uid,
+        )
+        return "duplicate" if same else "conflict"
+
+    def add_conflict(self, new: NewInstance) -> bool:
+        """Record bytes kept aside; False where these very bytes are already."""
+        values = {name: getattr(new, name) for name in CONFLICT_FIELDS}
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(conflicts).values(**values))
+        except IntegrityError:
+            return False
+        return True
+
+    def conflicts_of(self, sop_instance_uid: str) -> list[Conflict]:
+        """Return what was kept aside under a UID, oldest first."""
+        chosen = conflicts.c.sop_instance_uid == sop_instance_uid
+        rows = self._rows(select(conflicts).where(chosen).order_by(conflicts.c.id))
+        return [Conflict(**row) for row in rows]
+
+    def instance(self, sop_instance_uid: str) -> Instance | None:
+        """Return the object received under a UID."""
+        chosen = instances.c.sop_instance_uid == sop_instance_uid
+        return next(iter(self._instances(select(instances).where(chosen))), None)
+
+    def instance_by_id(self, instance_id: int) -> Instance | None:
+        """Return a received object by its row."""
+        chosen = instances.c.id == instance_id
+        return next(iter(self._instances(select(instances).where(chosen))), None)
+
+    def instances_of_revision(self, revision_id: int) -> list[Instance]:
+        """Return the objects of a revision in the order they came."""
+        chosen = instances.c.revision_id == revision_id
+        return self._instances(select(instances).where(chosen).order_by(instances.c.id))
+
+    def instances_in_state(self, state: str) -> list[Instance]:
+        """Return all objects in a state, in the order they came."""
+        chosen = instances.c.state == state
+        return self._instances(select(instances).where(chosen).order_by(instances.c.id))
+
+    def hold_instance(self, instance_id: int, reason: str, message: str) -> None:
+        """Park an object: a stable code and a sentence for people."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(instances)
+                .where(instances.c.id == instance_id)
+                .values(state="held", reason=reason, message=message)
+            )
+
+    # Completion
+
+    def open_series(self) -> list[SeriesKey]:
+        """Return the series that have objects in no revision yet."""
+        return [SeriesKey(**row) for row in self._rows(_open_series())]
+
+    def idle_series(
+        self,
+        now: datetime,
+        idle_seconds_by_ae: Mapping[str, float],
+        default: float,
+    ) -> list[SeriesKey]:
+        """Return the open series whose newest object is old enough.
+
+        Parameters
+        ----------
+        now
+            An aware time.
+        idle_seconds_by_ae
+            By calling AE title; ``default`` for others.
+        """
+        statement = _open_series().add_columns(
+            func.max(instances.c.received_at).label("newest")
+        )
+        idle = []
+        for row in self._rows(statement):
+            newest = datetime.fromisoformat(row.pop("newest"))
+            key = SeriesKey(**row)
+            wait = idle_seconds_by_ae.get(key.calling_ae, default)
+            if (now - newest).total_seconds() >= wait:
+                idle.append(key)
+        return idle
+
+    def close_series(
+        self, series_instance_uid: str, calling_ae: str, now: datetime
+    ) -> Revision | None:
+        """Gather the open objects of a series into a new revision.
+
+        Where a source sends one series UID in two studies, one study is
+        closed per call and the other stays open for the next.
+
+        Returns
+        -------
+        Revision or None
+            None where nothing is open.
+        """
+        same_series = (instances.c.series_instance_uid == series_instance_uid) & (
+            instances.c.calling_ae == calling_ae
+        )
+        is_open = same_series & instances.c.revision_id.is_(None)
+        with self._database.write() as connection:
+            study = connection.scalar(
+                select(func.min(instances.c.study_instance_uid)).where(is_open)
+            )
+            if study is None:
+                return None
+            revision_id = connection.scalar(
+                insert(revisions)
+                .values(
+                    study_instance_uid=study,
+                    series_instance_uid=series_instance_uid,
+                    revision=_next_revision(
+                        connection, series_instance_uid, calling_ae
+                    ),
+                    calling_ae=calling_ae,
+                    closed_at=timestamp(now),
+                    state="complete",
+                )
+                .returning(revisions.c.id)
+            )
+            connection.execute(
+                update(instances)
+                .where(is_open & (instances.c.study_instance_uid == study))
+                .values(revision_id=revision_id)
+            )
+            row = connection.execute(
+                select(revisions).where(revisions.c.id == revision_id)
+            ).one()
+        return Revision(**row._mapping)
+
+    def revisions(self, state: str | None = None) -> list[Revision]:
+        """Return revisions, oldest first; only those in a state where given."""
+        statement = select(revisions).order_by(revisions.c.id)
+        if state is not None:
+            statement = statement.where(revisions.c.state == state)
+        return [Revision(**row) for row in self._rows(statement)]
+
+    def revision(self, revision_id: int) -> Revision | None:
+        """Return a revision by its row."""
+        rows = self._rows(select(revisions).where(revisions.c.id == revision_id))
+        return Revision(**rows[0]) if rows else None
+
+    def set_revision(
+        self,
+        revision_id: int,
+        state: str,
+        reason: str = "",
+        decision: JsonValue = None,
+    ) -> None:
+        """Move a revision on; ``decision`` stays as it was where None."""
+        values: dict[str, JsonValue] = {"state": state, "reason": reason}
+        if decision is not None:
+            values["decision"] = decision
+        with self._database.write() as connection:
+            connection.execute(
+                update(revisions).where(revisions.c.id == revision_id).values(**values)
+            )
+
+    # Protected objects
+
+    def add_protected(self, new: NewProtected) -> None:
+        """Record a protected object; its source is then ``protected``.
+
+        May be repeated: a row already there stays as it is.
+        """
+        values = asdict(new) | {"created_at": timestamp(self._clock())}
+        with self._database.write() as connection:
+            known = connection.scalar(
+                select(protected.c.id).where(protected.c.instance_id == new.instance_id)
+            )
+            if known is None:
+                connection.execute(insert(protected).values(**values))
+            connection.execute(
+                update(instances)
+                .where(instances.c.id == new.instance_id)
+                .values(state="protected", reason="", message="")
+            )
+
+    def protected_of(self, instance_id: int) -> Protected | None:
+        """Return the protected object made of a received one."""
+        return self._protected(protected.c.instance_id == instance_id)
+
+    def protected_by_uid(self, sop_instance_uid: str) -> Protected | None:
+        """Return a protected object by its own SOP Instance UID."""
+        return self._protected(protected.c.sop_instance_uid == sop_instance_uid)
+
+    # Query/retrieve
+
+    def find_originals(self, matching: FindKeys, level: Level) -> list[dict[str, Any]]:
+        """Return one row per patient, study, series or object that matches.
+
+        Parameters
+        ----------
+        matching
+            Keys of the query; UIDs may be original or protected ones.
+        level
+            Of the query/retrieve information model.
+
+        Returns
+        -------
+        list of dict
+            By DICOM keyword; lists where the attribute has several values.
+        """
+        return find_statement(matching, level).rows(self._rows)
+
+    def originals_matching(self, matching: FindKeys) -> list[Instance]:
+        """Return the received objects that keys select, in a stable order."""
+        chosen = instances.c.id.in_(matching_instances(matching))
+        order = (instances.c.series_instance_uid, instances.c.id)
+        return self._instances(select(instances).where(chosen).order_by(*order))
+
+    def _instances(self, statement: Select[Any]) -> list[Instance]:
+        return [Instance(**row) for row in self._rows(statement)]
+
+    def _protected(self, condition: ColumnElement[bool]) -> Protected | None:
+        rows = self._rows(select(protected).where(condition))
+        return Protected(**rows[0]) if rows else None
+
+
+def _open_series() -> Select[Any]:
+    key = (
+        instances.c.study_instance_uid,
+        instances.c.series_instance_uid,
+        instances.c.calling_ae,
+    )
+    is_open = instances.c.revision_id.is_(None)
+    return select(*key).where(is_open).group_by(*key).order_by(*key)
+
+
+def _next_revision(connection: Connection, series: str, calling_ae: str) -> int:
+    chosen = (revisions.c.series_instance_uid == series) & (
+        revisions.c.calling_ae == calling_ae
+    )
+    newest = connection.scalar(select(func.max(revisions.c.revision)).where(chosen))
+    return (newest or 0) + 1
+
+
+__all__ = ["FindKeys", "Index", "Level", "open_index", "timestamp", "utc_now"]

@@ -1,0 +1,3 @@
+"""One module per revision of the tables."""
+
+from __future__ import annotations

@@ -1,0 +1,162 @@
+"""The rows of the index, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+JsonValue = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributes:
+    """What the index keeps of a data set, cut to the width of its columns.
+
+    Text of the standard's own form: dates ``YYYYMMDD``, times ``HHMMSS.F``,
+    person names with ``^`` and ``=``; empty where the data set has none.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    accession_number: str = ""
+    study_id: str = ""
+    study_description: str = ""
+    referring_physician_name: str = ""
+    modality: str = ""
+    series_number: str = ""
+    series_description: str = ""
+    body_part_examined: str = ""
+    instance_number: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewInstance(Attributes):
+    """A received object whose bytes are durable, about to be indexed.
+
+    Attributes
+    ----------
+    sha256, size_bytes
+        Of the data set as received.
+    path
+        Relative to the store.
+    received_at
+        UTC, as ``timestamp`` of ``gateway.store.index`` writes it.
+    """
+
+    sha256: str
+    size_bytes: int
+    path: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    called_ae: str
+    peer_address: str
+    received_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance(NewInstance):
+    """A received object. ``state``: ``received``, ``protected`` or ``held``."""
+
+    id: int
+    revision_id: int | None
+    state: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """Other bytes that came under a UID already stored, kept aside."""
+
+    id: int
+    sop_instance_uid: str
+    sha256: str
+    size_bytes: int
+    path: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    peer_address: str
+    received_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesKey:
+    """What is closed together: a series as one source sends it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    calling_ae: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """One closed batch of a series.
+
+    ``state``: ``complete``, ``routed``, ``delivered`` or ``held``.
+    """
+
+    id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    calling_ae: str
+    closed_at: str
+    state: str
+    reason: str
+    decision: JsonValue
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewProtected:
+    """A protected object whose file and sealed record are durable.
+
+    ``sha256`` is of the Part 10 file at ``path`` (relative to the store);
+    ``report`` is what the engine did, per frame, as JSON.
+    """
+
+    instance_id: int
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: str
+    sha256: str
+    report: JsonValue = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protected(NewProtected):
+    """A protected object."""
+
+    id: int
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One object owed to one destination.
+
+    ``state``: ``pending``, ``sent`` or ``refused``; ``status`` is the last
+    DIMSE status, ``sent_at`` UTC.
+    """
+
+    id: int
+    revision_id: int
+    instance_id: int
+    destination: str
+    protect: bool
+    state: str
+    status: int | None
+    attempts: int
+    last_error: str
+    sent_at: str | None

@@ -1,0 +1,140 @@
+"""Tables of the index (SQLAlchemy Core).
+
+Files hold the bytes, the index says what they are and how far they have come.
+Times are UTC ISO 8601 text so that SQLite and PostgreSQL agree.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+# Revisions: one closed batch of a series. Instances that arrive after a close
+# form the next revision, so nothing late is lost or mixed in.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("closed_at", String(32), nullable=False),
+    # complete -> routed -> delivered, or held
+    Column("state", String(16), nullable=False, index=True),
+    Column("reason", Text, nullable=False, default=""),
+    # a list: which rule matched, its destinations, whether it protects
+    Column("decision", JSON, nullable=True),
+    UniqueConstraint("series_instance_uid", "revision", "calling_ae"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sop_instance_uid", String(64), nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False),  # of the data set as received
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),  # relative to the store
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("series_instance_uid", String(64), nullable=False, index=True),
+    Column("patient_id", String(64), nullable=False, default="", index=True),
+    Column("patient_name", String(324), nullable=False, default=""),
+    Column("patient_birth_date", String(8), nullable=False, default=""),
+    Column("patient_sex", String(16), nullable=False, default=""),
+    Column("study_date", String(8), nullable=False, default="", index=True),
+    Column("study_time", String(16), nullable=False, default=""),
+    Column("accession_number", String(16), nullable=False, default="", index=True),
+    Column("study_id", String(16), nullable=False, default=""),
+    Column("study_description", String(64), nullable=False, default=""),
+    Column("referring_physician_name", String(324), nullable=False, default=""),
+    Column("modality", String(16), nullable=False, default=""),
+    Column("series_number", String(12), nullable=False, default=""),
+    Column("series_description", String(64), nullable=False, default=""),
+    Column("body_part_examined", String(16), nullable=False, default=""),
+    Column("instance_number", String(12), nullable=False, default=""),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("peer_address", String(45), nullable=False),
+    Column("received_at", String(32), nullable=False),
+    Column("revision_id", Integer, ForeignKey("revisions.id"), nullable=True),
+    # received -> protected, or held (with reason code and message)
+    Column("state", String(16), nullable=False, default="received"),
+    Column("reason", String(64), nullable=False, default=""),
+    Column("message", Text, nullable=False, default=""),
+    Index("ix_instances_open", "revision_id", "series_instance_uid"),
+)
+
+# The same SOP Instance UID came again with other bytes: kept aside, reported.
+conflicts = Table(
+    "conflicts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sop_instance_uid", String(64), nullable=False, index=True),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("peer_address", String(45), nullable=False),
+    Column("received_at", String(32), nullable=False),
+    UniqueConstraint("sop_instance_uid", "sha256", "transfer_syntax_uid"),
+)
+
+protected = Table(
+    "protected",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("instance_id", Integer, ForeignKey("instances.id"), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False, unique=True),
+    Column("series_instance_uid", String(64), nullable=False, index=True),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("path", Text, nullable=False),  # Part 10 file, relative to the store
+    Column("sha256", String(64), nullable=False),  # of that file
+    Column("report", JSON, nullable=False),  # what the engine did, per frame
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("instance_id"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("revision_id", Integer, ForeignKey("revisions.id"), nullable=False),
+    Column("instance_id", Integer, ForeignKey("instances.id"), nullable=False),
+    Column("destination", String(64), nullable=False, index=True),
+    Column("protect", Boolean, nullable=False),
+    # pending -> sent | refused (the peer said no, kept apart)
+    Column("state", String(16), nullable=False, default="pending", index=True),
+    Column("status", Integer, nullable=True),  # last DIMSE status
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("last_error", Text, nullable=False, default=""),
+    Column("sent_at", String(32), nullable=True),
+    UniqueConstraint("instance_id", "destination", "protect"),
+)

@@ -1,0 +1,3 @@
+"""Key sequences, sealed."""
+
+from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Secrets in files that only their owner may read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from gateway.errors import ConfigurationError
+
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+"""Permission bits that must not be set on a secret."""
+
+
+def load_or_create(path: Path, length: int) -> bytes:
+    """Secret of a file, made on first use with mode 0600.
+
+    Two processes that start at once get the same secret: the file appears
+    whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where the secret lies; missing folders are made with mode 0700.
+    length
+        Octets of a secret made now, and required of one found.
+
+    Raises
+    ------
+    ConfigurationError
+        The file can be read or written by others, has another length, or
+        cannot be read or made.
+    """
+    try:
+        if not path.exists():
+            _create(path, secrets.token_bytes(length))
+        return _load(path, length)
+    except OSError as error:
+        raise ConfigurationError(
+            f"secret {path}: {error.strerror or error}; give this user a folder "
+            "it may write to, and put the file back if it was there before"
+        ) from error
+
+
+def _load(path: Path, length: int) -> bytes:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & OTHERS:
+        raise ConfigurationError(
+            f"secret {path} has mode {mode:04o}: others may reach it; "
+            f"run: chmod 600 {path}"
+        )
+    secret = path.read_bytes()
+    if len(secret) != length:
+        raise ConfigurationError(
+            f"secret {path} has {len(secret)} octets instead of {length}: "
+            "put the right file back; a new one would open no existing record"
+        )
+    return secret
+
+
+def _create(path: Path, secret: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        write_durably(draft, secret)
+        # A link, not a rename: the first of two processes wins, for both.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file with mode 0600 and wait until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""Test doubles: a protection without models, and a vault without seals.
+
+`MarkingDouble` inverts pixels; nothing here says anything about the engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from io import BytesIO
+
+from pydicom import dcmread, dcmwrite
+from pydicom.uid import ExplicitVRLittleEndian
+
+from gateway.store.files import FileStore
+from gateway.store.index import Index
+from gateway.store.rows import Instance, NewProtected
+
+
+class RecordsDouble:
+    """Says that every record opens, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    def get(self, protected_uid: str) -> object:
+        if self.failure is not None:
+            raise self.failure
+        return protected_uid
+
+
+class MarkingDouble:
+    """Makes an object with other pixels and another UID."""
+
+    def __init__(self, index: Index, store: FileStore, records: RecordsDouble) -> None:
+        self.index = index
+        self.store = store
+        self.records = records
+        self.made = 0
+        self.fail_for: dict[str, Exception] = {}
+        self.crash_for = ""
+
+    def protect(self, instance: Instance) -> None:
+        if instance.modality in self.fail_for:
+            raise self.fail_for[instance.modality]
+        if instance.modality == self.crash_for:
+            os._exit(1)  # as a codec that crashes the interpreter
+        if self.index.protected_of(instance.id) is not None:
+            return
+        self.made += 1
+        digest = hashlib.sha256(instance.sop_instance_uid.encode()).digest()
+        uid = f"2.25.{int.from_bytes(digest[:15], 'big')}"
+        dataset = dcmread(self.store.absolute(instance.path))
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            dataset.decompress()
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+        dataset.PixelData = bytes(255 - value for value in dataset.PixelData)
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        stream = BytesIO()
+        dcmwrite(stream, dataset, enforce_file_format=True)
+        stored = self.store.write_protected(uid, stream.getvalue())
+        self.index.add_protected(
+            NewProtected(
+                instance_id=instance.id,
+                sop_instance_uid=uid,
+                series_instance_uid="2.25.1",
+                study_instance_uid=instance.study_instance_uid,
+                sop_class_uid=instance.sop_class_uid,
+                transfer_syntax_uid=str(ExplicitVRLittleEndian),
+                path=stored.path,
+                sha256=stored.sha256,
+            )
+        )

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.store.files import FileStore
+from gateway.store.index import Index, open_index, utc_now
+from tests.gateway.outside import receive
+
+SITE = """\
+data_directory = "data"
+
+[[destinations]]
+name = "outside"
+ae_title = "OUTSIDE"
+host = "127.0.0.1"
+port = 11130
+
+[[routing.rules]]
+name = "mr"
+when = 'Modality == "MR"'
+destinations = ["outside"]
+protect = true
+
+[[routing.rules.tests]]
+attributes = { Modality = "MR" }
+expect = true
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.toml"
+    path.write_text(SITE)
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = open_index(tmp_path / "data" / "index.sqlite")
+    yield opened
+    opened.close()
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway.cli.main", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_version() -> None:
+    result = run("--version")
+
+    assert result.returncode == 0
+    assert result.stdout.startswith("miad-gateway ")
+
+
+def test_check_config_of_a_good_site(site: Path) -> None:
+    result = run("check-config", "--config", site)
+
+    assert result.returncode == 0
+    assert "good: 1 rules, 1 rule tests, 1 destinations" in result.stdout
+    assert not (site.parent / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve", "receiver", "worker"])
+def test_a_wrong_site_is_told_without_a_traceback(site: Path, command: str) -> None:
+    site.write_text(SITE.replace("Modality ==", "Modality ="))
+
+    result = run(command, "--config", site)
+
+    assert result.returncode == 2
+    assert "line 11, column 8: rule 'mr': condition, line 1, column 10" in result.stderr
+    assert "use == to compare" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_site_is_told(tmp_path: Path) -> None:
+    result = run("serve", "--config", tmp_path / "none.toml")
+
+    assert result.returncode == 2
+    assert "none.toml: cannot be read" in result.stderr
+
+
+def test_rules_test(site: Path) -> None:
+    result = run("rules", "test", "--config", site, "--json")
+
+    assert result.returncode == 0
+    assert json.loads(result.stdout) == [
+        {"rule": "mr", "number": 1, "passed": True, "message": ""}
+    ]
+
+
+def test_rules_test_that_fails(site: Path) -> None:
+    site.write_text(SITE.replace("expect = true", "expect = false"))
+
+    result = run("rules", "test", "--config", site)
+
+    assert result.returncode == 1
+    assert "FAILED" in result.stdout
+
+
+def test_complete_closes_at_once(site: Path, index: Index) -> None:
+    receive(FileStore(site.parent / "data" / "store"), index)
+
+    result = run("complete", "--config", site, "--series", "1.2.3.4")
+
+    assert (result.returncode, result.stdout) == (0, "completed 1 series\n")
+    assert [revision.state for revision in index.revisions()] == ["complete"]
+
+
+@pytest.mark.parametrize("options", [[], ["--all", "--series", "1.2"]])
+def test_complete_wants_one_choice(site: Path, options: list[str]) -> None:
+    result = run("complete", "--config", site, *options)
+
+    assert result.returncode == 1
+    assert "exactly one of" in result.stderr
+
+
+def test_complete_finds_nothing(site: Path) -> None:
+    result = run("complete", "--config", site, "--study", "1.2.3")
+
+    assert result.returncode == 1
+    assert "no open series matches" in result.stderr
+
+
+def test_status_and_retry(site: Path, index: Index) -> None:
+    instance = receive(FileStore(site.parent / "data" / "store"), index)
+    revision = index.close_series("1.2.3.4", "MODALITY", utc_now())
+    assert revision is not None
+    index.hold_instance(instance.id, "too-small", "1 by 1 pixel")
+    index.set_revision(revision.id, "held", "of 1 instances 1 held: too-small")
+    index.plan_deliveries(
+        revision.id, "outside", protect=True, instance_ids=[instance.id]
+    )
+
+    report = json.loads(run("status", "--config", site, "--json").stdout)
+
+    assert report["counts"]["instances"] == {"held": 1}
+    assert report["held_instances"] == [
+        {
+            "sop_instance_uid": instance.sop_instance_uid,
+            "reason": "too-small",
+            "message": "1 by 1 pixel",
+        }
+    ]
+    assert [item["destination"] for item in report["unsent"]] == ["outside"]
+    assert "too-small" in run("status", "--config", site).stdout
+
+    result = run("retry", "--config", site, "--all")
+
+    assert (result.returncode, result.stdout) == (0, "retrying 1 series revisions\n")
+    assert [revision.state for revision in index.revisions()] == ["complete"]
+    assert index.instances_in_state("held") == []

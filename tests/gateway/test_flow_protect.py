@@ -1,0 +1,148 @@
+"""Making and keeping the protected object: real records, vault and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.restore import restorer
+from gateway.errors import StoredObjectDamaged, Unprotectable, UnprotectedExport
+from gateway.route.keywords import Value
+from gateway.stages.export import verified_protected
+from gateway.stages.flow_protect import Protection
+from gateway.store.files import FileStore
+from gateway.store.index import Index, open_index
+from gateway.vault.master import FileMasterKey
+from gateway.vault.vault import Vault
+from tests.gateway.object_cases import FastProtector
+from tests.gateway.outside import FILES, receive
+
+
+class Choice:
+    """Chooses the stand-in engine, and notes by what."""
+
+    keywords = frozenset({"Modality", "calling_ae"})
+
+    def __init__(self) -> None:
+        self.asked: list[Mapping[str, Value]] = []
+
+    def choose(self, attributes: Mapping[str, Value]) -> FastProtector:
+        self.asked.append(attributes)
+        return FastProtector()
+
+
+@dataclass
+class Site:
+    index: Index
+    store: FileStore
+    vault: Vault
+    choice: Choice
+    protection: Protection
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    index = open_index(tmp_path / "index.sqlite")
+    store = FileStore(tmp_path / "store")
+    vault = Vault(tmp_path / "vault", FileMasterKey(tmp_path / "master.key"))
+    choice = Choice()
+    protection = Protection(
+        index=index,
+        store=store,
+        vault=vault,
+        protectors=choice,
+        uids=UidMapper(b"secret" * 8),
+        max_frames=10,
+        when_not_fooled="send",
+    )
+    yield Site(index, store, vault, choice, protection)
+    index.close()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_kept_verifies_and_comes_back(site: Site, name: str) -> None:
+    instance = receive(site.store, site.index, name)
+
+    site.protection.protect(instance)
+
+    row = verified_protected(
+        site.index.protected_of(instance.id), site.store, site.vault
+    )
+    original = site.store.read_data_set(instance.path)[0]
+    assert restorer(site.store, site.vault)(instance, row) == original
+    assert site.store.read_data_set(row.path)[0] != original
+    assert row.sop_instance_uid != instance.sop_instance_uid
+    assert site.choice.asked[0]["calling_ae"] == "MODALITY"
+
+
+def test_it_is_made_once(site: Site) -> None:
+    instance = receive(site.store, site.index)
+    site.protection.protect(instance)
+    before = site.index.protected_of(instance.id)
+
+    site.protection.protect(instance)
+
+    assert site.index.protected_of(instance.id) == before
+    assert len(site.choice.asked) == 1
+
+
+def test_a_record_and_file_without_row_are_made_anew(site: Site) -> None:
+    """As after a crash between the file and its row."""
+    instance = receive(site.store, site.index)
+    forgetful = replace(site.protection, index=Forgetful(site.index))
+    forgetful.protect(instance)
+    assert site.index.protected_of(instance.id) is None
+
+    site.protection.protect(instance)
+
+    row = site.index.protected_of(instance.id)
+    assert verified_protected(row, site.store, site.vault) == row
+
+
+class Forgetful(Index):
+    """Loses the row, as a power cut just before it."""
+
+    def __init__(self, index: Index) -> None:
+        self._database = index.database
+
+    def add_protected(self, new: object) -> None:
+        assert new is not None
+
+
+def test_a_row_whose_file_was_altered_is_not_made_again(site: Site) -> None:
+    instance = receive(site.store, site.index)
+    site.protection.protect(instance)
+    row = site.index.protected_of(instance.id)
+    assert row is not None
+    site.store.absolute(row.path).write_bytes(b"altered")
+
+    with pytest.raises(UnprotectedExport, match="altered after protection"):
+        site.protection.protect(instance)
+
+    assert site.store.absolute(row.path).read_bytes() == b"altered"
+
+
+def test_a_stored_original_that_changed_is_not_protected(site: Site) -> None:
+    instance = receive(site.store, site.index)
+    path = site.store.absolute(instance.path)
+    path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
+
+    with pytest.raises(StoredObjectDamaged, match="not what was received"):
+        site.protection.protect(instance)
+
+    assert site.index.protected_of(instance.id) is None
+
+
+def test_what_is_unprotectable_leaves_nothing_behind(site: Site) -> None:
+    instance = receive(site.store, site.index, "test-SR.dcm")
+
+    with pytest.raises(Unprotectable) as caught:
+        site.protection.protect(instance)
+
+    assert caught.value.reason == "no-pixel-data"
+    assert site.index.protected_of(instance.id) is None
+    assert not any((site.store.root / "protected").iterdir())

@@ -1,0 +1,182 @@
+"""Recovery: the original octets, or nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from gateway.dicom.restore import restore, restorer
+from gateway.errors import RecoveryRefused
+from gateway.stages.protect import Original, protect_object
+from gateway.vault.record import KeyCustody, KeyRecord
+from gateway.vault.vault import open_vault
+from tests.gateway.object_cases import (
+    EXPLICIT,
+    FastProtector,
+    UidMapper,
+    as_file,
+    corpus_file,
+    encoded,
+    example_record,
+    grey_dataset,
+    protected_example,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bits=st.integers(8, 16),
+    signed=st.booleans(),
+    frames=st.integers(1, 3),
+    alpha=st.integers(1, 255),
+    seed=st.integers(0, 2**32 - 1),
+    photometric=st.sampled_from(["MONOCHROME1", "MONOCHROME2"]),
+)
+def test_every_grey_object_comes_back(
+    bits: int, signed: bool, frames: int, alpha: int, seed: int, photometric: str
+) -> None:
+    """Blend, derive, record, restore, for any depth, sign, opacity and window."""
+    rng = np.random.default_rng(seed)
+    low = -(1 << (bits - 1)) if signed else 0
+    values = rng.integers(low, low + (1 << bits), (frames, 37, 41))
+    dataset = grey_dataset(values, bits_stored=bits, signed=signed)
+    dataset.PhotometricInterpretation = photometric
+    dataset.SOPInstanceUID = f"1.2.3.{seed}"
+    if rng.random() < 0.7:
+        dataset.WindowCenter = str(int(rng.integers(low, low + (1 << bits))))
+        dataset.WindowWidth = str(int(rng.integers(1, 1 << bits)))
+        dataset.RescaleSlope = str(rng.choice([-1, 0.25, 1, 3]))
+        dataset.RescaleIntercept = str(int(rng.integers(-2000, 2000)))
+    original = Original(
+        data=encoded(dataset), kind="data-set", transfer_syntax_uid=EXPLICIT
+    )
+    made = protect_object(
+        original,
+        protector=FastProtector(alpha=alpha),
+        uids=UidMapper(b"u" * 32),
+        max_frames=9,
+    )
+    assert restore(made.part10, made.record) == original.data
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, RLELossless, JPEG2000Lossless]
+)
+def test_lossless_syntaxes_on_the_way_do_no_harm(syntax: str) -> None:
+    made = protected_example()
+    travelled = dcmread(BytesIO(made.part10))
+    if syntax == ImplicitVRLittleEndian:
+        travelled.file_meta.TransferSyntaxUID = syntax
+        travelled = dcmread(BytesIO(as_file(travelled)))
+    else:
+        travelled.compress(syntax, generate_instance_uid=False)
+    original = corpus_file("MR_small.dcm").read_bytes()
+    assert restore(as_file(travelled), made.record) == original
+
+
+def with_pixel(part10: bytes) -> bytes:
+    dataset = dcmread(BytesIO(part10))
+    pixels = bytearray(dataset.PixelData)
+    pixels[100] ^= 1
+    dataset.PixelData = bytes(pixels)
+    return as_file(dataset)
+
+
+def test_a_changed_pixel_is_refused() -> None:
+    made = protected_example()
+    with pytest.raises(RecoveryRefused, match="changed"):
+        restore(with_pixel(made.part10), made.record)
+
+
+def test_changed_attributes_do_no_harm() -> None:
+    made = protected_example()
+    dataset = dcmread(BytesIO(made.part10))
+    dataset.PatientName = "Somebody^Else"
+    original = corpus_file("MR_small.dcm").read_bytes()
+    assert restore(as_file(dataset), made.record) == original
+
+
+def test_record_of_another_object_is_refused() -> None:
+    other = protected_example(corpus_file("CT_small.dcm").read_bytes())
+    with pytest.raises(RecoveryRefused, match="another object"):
+        restore(other.part10, protected_example().record)
+
+
+def damaged_records() -> list[KeyRecord]:
+    record = example_record("key")
+    custody = record.custody
+    assert isinstance(custody, KeyCustody)
+    planes = custody.planes[0]
+    residual = planes.residual.copy()
+    residual[0, 0] += 1
+    wrong = replace(custody, planes=(replace(planes, residual=residual),))
+    shell = replace(custody.shell, prefix=custody.shell.prefix[:-1] + b"\7")
+    return [
+        replace(record, custody=wrong),
+        replace(record, custody=replace(custody, shell=shell)),
+        replace(record, custody=replace(custody, planes=())),
+        replace(record, original_sha256="0" * 64),
+        replace(record, original_size=record.original_size + 1),
+        replace(record, marks=(replace(record.marks[0], x=record.marks[0].x + 60),)),
+    ]
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_what_does_not_have_the_digest_is_not_handed_out(case: int) -> None:
+    record = damaged_records()[case]
+    with pytest.raises(RecoveryRefused):
+        restore(protected_example().part10, record)
+
+
+@pytest.mark.parametrize("octets", [b"", b"\0" * 128 + b"DICM", b"text" * 100])
+def test_what_is_no_object_is_refused(octets: bytes) -> None:
+    with pytest.raises(RecoveryRefused):
+        restore(octets, example_record("key"))
+
+
+@dataclass(frozen=True)
+class Row:
+    sha256: str
+    sop_instance_uid: str = ""
+    path: str = ""
+
+
+class OneFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def absolute(self, _relative: str) -> Path:
+        return self._path
+
+
+def test_restorer_reads_store_and_vault(tmp_path: Path) -> None:
+    made = protected_example()
+    path = tmp_path / "protected.dcm"
+    path.write_bytes(made.part10)
+    vault = open_vault(tmp_path / "vault", tmp_path / "master.key")
+    vault.put(made.record)
+    give_back = restorer(OneFile(path), vault)  # type: ignore[arg-type]
+    protected = Row("", made.sop_instance_uid, "p")
+    instance = Row(made.record.original_sha256)
+    original = corpus_file("MR_small.dcm").read_bytes()
+    assert give_back(instance, protected) == original  # type: ignore[arg-type]
+    with pytest.raises(RecoveryRefused, match="other received octets"):
+        give_back(Row("0" * 64), protected)  # type: ignore[arg-type]
+
+
+def test_recovery_never_loads_torch() -> None:
+    code = (
+        "import sys, gateway.dicom.restore, gateway.vault.vault;"
+        "sys.exit('torch' in sys.modules or 'highdicom' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -90,7 +90,7 @@ def test_frames_of_every_kind_come_back_exactly(kind: str, objective: str) -> No
     assert report.verified
     assert report.before.label == "healthy"
     assert report.after.label == "ill"
-    assert (report.displacement is not None) == (objective == "label-free")
+    assert report.displacement > 0
     assert report.mark_share == pytest.approx(
         report.width * report.height / np.prod(frame.stored.shape[:2])
     )

@@ -45,7 +45,7 @@ class Receiver(Settings):
     ae_title: AETitle = "MIAD-GATEWAY"
     host: str = "127.0.0.1"
     port: Port = 11112
-    max_pdu_bytes: int = Field(default=0, ge=0)  # 0: no limit (PS3.8 D.1)
+    max_pdu_bytes: int = Field(default=1 << 20, ge=0)  # 0: no limit (PS3.8 D.1)
     max_associations: int = Field(default=32, ge=1)
     max_object_bytes: int = Field(default=4 << 30, ge=1 << 20)
     network_timeout_seconds: float = Field(default=60.0, gt=0)
@@ -141,7 +141,12 @@ class Ensemble(Settings):
 class Protection(Settings):
     """The engine's settings."""
 
-    ensembles: tuple[Ensemble, ...] = ()
+    ensembles: tuple[Ensemble, ...] = (
+        Ensemble(
+            name="brain-mri",
+            when='Modality == "MR" && BodyPartExamined in ["HEAD", "BRAIN"]',
+        ),
+    )
     """First whose condition holds; none: the label-free objective."""
     logo: Path | None = None
     params: ProtectParams = Field(default_factory=ProtectParams)

@@ -35,6 +35,14 @@ SiteOption = Annotated[
     Path | None,
     typer.Option("--site", file_okay=False, help="Site directory: secrets and vault."),
 ]
+EnsembleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ensemble",
+        help="Judge every file by this ensemble, whatever the site's conditions say; "
+        "see miad-gateway models list.",
+    ),
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace results and records that are there.")
 ]
@@ -68,6 +76,7 @@ def protect(
     files: FilesArgument,
     output: OutputOption,
     site: SiteOption = None,
+    ensemble: EnsembleOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -76,11 +85,13 @@ def protect(
     Exit code 1 when a file could not be protected.
     """
     from gateway.stages.offline import FileProtection, Outputs, find_files
-    from gateway.stages.protectors import Protectors
+    from gateway.stages.protectors import Protectors, judged_by
 
     place = _site(site)
     jobs = list(find_files(files))
     settings = place.protection()
+    if ensemble is not None:
+        settings = judged_by(settings, ensemble)
     work = FileProtection(
         protection=settings,
         protectors=Protectors(settings),

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
 
 from config.schema import Destination
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.requestor import Peer, Requestor, Timeouts, requested
 from gateway.dicom.status import StoreStatus, is_stored
 from gateway.errors import AssociationLost, NoPresentationContext, StoredObjectDamaged
 
@@ -114,22 +113,25 @@ def _send_group(
     destination: Destination, group: Sequence[OutboundObject], calling_ae: str
 ) -> Iterator[SendResult]:
     waiting = list(group)
+    peer = Peer(
+        ae_title=destination.ae_title, host=destination.host, port=destination.port
+    )
+    wait = destination.timeout_seconds
+    entity = Requestor(calling_ae, Timeouts(answer=wait, idle=wait))
+    contexts = [(item.sop_class_uid, item.transfer_syntax_uid) for item in group]
     try:
-        association = _associate(destination, group, calling_ae)
+        with requested(entity, peer, contexts) as association:
+            if not association.is_established:
+                yield from _without_association(association, destination, waiting)
+                return
+            for number in range(len(group)):
+                yield _send_one(association, waiting[0], number % _LAST_MESSAGE_ID + 1)
+                del waiting[0]
     except AssociationLost as error:
         yield from _not_sent(waiting, str(error), Verdict.TRANSIENT)
-        return
-    try:
-        if not association.is_established:
-            yield from _without_association(association, destination, waiting)
-        for number in range(len(waiting) if association.is_established else 0):
-            yield _send_one(association, waiting[0], number % _LAST_MESSAGE_ID + 1)
-            del waiting[0]
-    except AssociationLost as error:
-        yield from _not_sent(waiting, str(error), Verdict.TRANSIENT)
-    finally:
-        if association.is_established:
-            association.release()
+    except socket.gaierror:
+        why = f"{destination.name}: no address for {destination.host!r}"
+        yield from _not_sent(waiting, why, Verdict.TRANSIENT)
 
 
 def _without_association(
@@ -181,37 +183,6 @@ def _result(
         error=error,
         verdict=verdict,
     )
-
-
-def _associate(
-    destination: Destination, group: Sequence[OutboundObject], calling_ae: str
-) -> Association:
-    ae = AE(ae_title=calling_ae)
-    ae.connection_timeout = destination.timeout_seconds
-    ae.acse_timeout = destination.timeout_seconds
-    ae.dimse_timeout = destination.timeout_seconds
-    ae.network_timeout = destination.timeout_seconds
-    pairs = dict.fromkeys((i.sop_class_uid, i.transfer_syntax_uid) for i in group)
-    try:
-        return ae.associate(
-            destination.host,
-            destination.port,
-            contexts=[build_context(uid, syntax) for uid, syntax in pairs],
-            ae_title=destination.ae_title,
-            max_pdu=0,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
-        )
-    except socket.gaierror as error:
-        raise AssociationLost(
-            f"{destination.name}: no address for {destination.host!r}"
-        ) from error
-
-
-def _send_at_once(event: evt.Event) -> None:
-    """Switch Nagle's algorithm off: it costs 40 ms an image."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _why_not(association: Association, destination: Destination) -> str:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from config.errors import ConfigurationError
+from config.schema import Ensemble
 from gateway.route.conditions import Condition, ConditionError, compile_condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from config.schema import Ensemble, Protection
+    from config.schema import Protection
     from engine.protect import Protector
     from gateway.route.keywords import Value
 
@@ -84,6 +85,22 @@ class Protectors:
         if name not in self._built:
             self._built[name] = _build(self._protection, ensemble)
         return self._built[name]
+
+
+def judged_by(protection: Protection, name: str) -> Protection:
+    """Change settings so that one ensemble judges every object.
+
+    Parameters
+    ----------
+    protection
+        The site's settings; an ensemble of that name keeps its directory.
+    name
+        Of a configured or packaged ensemble.
+    """
+    known = [ensemble for ensemble in protection.ensembles if ensemble.name == name]
+    directory = known[0].directory if known else None
+    always = Ensemble(name=name, when="true", directory=directory)
+    return protection.model_copy(update={"ensembles": (always,)})
 
 
 def _holds(condition: Condition, attributes: Mapping[str, Value]) -> bool:

@@ -21,10 +21,6 @@ from gateway.store.rows import Instance
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
-
 CLASSES = (
     "1.2.840.10008.5.1.4.1.1.2",
     "1.2.840.10008.5.1.4.1.1.4",

@@ -18,6 +18,7 @@ from config.errors import ConfigurationError
 from config.schema import Ensemble, Protection
 from gateway.cli.files import app
 from gateway.dicom.identifiers import UidMapper
+from gateway.route.conditions import compile_condition
 from gateway.stages.offline import (
     AlreadyThere,
     OfflineSite,
@@ -26,7 +27,7 @@ from gateway.stages.offline import (
     find_files,
 )
 from gateway.stages.protect import Original, protect_object
-from gateway.stages.protectors import Protectors
+from gateway.stages.protectors import Protectors, judged_by
 from tests.gateway.object_cases import (
     EXPLICIT,
     FastProtector,
@@ -281,3 +282,26 @@ def test_unknown_ensemble_names_the_remedy() -> None:
     chooser = Protectors(Protection(ensembles=(Ensemble(name="nobody", when="true"),)))
     with pytest.raises(ConfigurationError, match="nobody"):
         chooser.choose({})
+
+
+def test_one_ensemble_can_be_told_to_judge_every_file() -> None:
+    settings = Protection(
+        ensembles=(Ensemble(name="own", when='Modality == "CT"', directory=Path("m")),)
+    )
+    assert judged_by(settings, "own").ensembles == (
+        Ensemble(name="own", when="true", directory=Path("m")),
+    )
+    assert judged_by(settings, "brain-mri").ensembles == (
+        Ensemble(name="brain-mri", when="true"),
+    )
+
+
+def test_without_a_site_file_brain_mr_is_judged_by_the_packaged_ensemble(
+    tmp_path: Path,
+) -> None:
+    (chosen,) = OfflineSite(tmp_path).protection().ensembles
+    assert chosen.name == "brain-mri"
+    holds = compile_condition(chosen.when).evaluate
+    assert holds({"Modality": "MR", "BodyPartExamined": "BRAIN"})
+    assert not holds({"Modality": "MR", "BodyPartExamined": "SHOULDER"})
+    assert not holds({"Modality": "CT", "BodyPartExamined": "HEAD"})

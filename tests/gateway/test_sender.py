@@ -11,11 +11,6 @@ from gateway.store.files import FileStore
 from gateway.store.index import open_index
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
 
-# pynetdicom leaves closing a socket that never connected to the interpreter.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
-
 
 @pytest.fixture
 def objects(tmp_path: Path) -> list[OutboundObject]:

@@ -49,7 +49,8 @@ class SearchParams:
     r_p
         Sampling rate of positions (Eq. 9).
     alpha_min, alpha_max
-        Bounds of the α gene, bytes.
+        Bounds of the α gene, bytes. The lower one keeps the mark visible: below
+        it neither deters nor tells where an image comes from.
     """
 
     strategy: Strategy = "he-sit"
@@ -59,7 +60,7 @@ class SearchParams:
     s_alpha: int = 15
     r_c: float = 0.3
     r_p: float = 0.005
-    alpha_min: int = 1
+    alpha_min: int = 100
     alpha_max: int = 204
     sit: SITRanges = field(default_factory=SITRanges)
 

@@ -18,7 +18,7 @@ from engine.perturb.pgd import Host, craft_delta
 from engine.recover import recover
 from engine.rendering import render
 from engine.search.native import NativeTrial
-from engine.search.objective import DiagnosisObjective, label_free, opinion
+from engine.search.objective import objective_for, opinion
 from engine.search.populate import budget, start_search
 from engine.search.run import run_search
 from engine.search.space import region
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from engine.removal.remover import Remover
     from engine.report import FrameReport
     from engine.search.native import NativeResult
-    from engine.search.objective import Objective
     from engine.search.populate import Start
     from engine.search.run import Outcome
     from engine.search.space import Individual
@@ -218,9 +217,15 @@ class Protector:
             ),
             before.label,
         )
+        objective = objective_for(
+            self.ensemble,
+            prepared.image,
+            before.label,
+            first_success=self.objective == "diagnosis",
+        )
         outcome = run_search(
             start,
-            self._objective(before.label, prepared.image),
+            objective,
             prepared.shown,
             trial.confirm,
             generator,
@@ -237,8 +242,8 @@ class Protector:
             Summary(
                 ensemble=self.ensemble,
                 objective=self.objective,
+                displacement=objective.displacement(final.shown[None])[0],
                 strategy=self.params.search.strategy,
-                image=prepared.image,
                 frame=prepared.frame,
                 lesions=prepared.lesions,
                 boxes=prepared.boxes,
@@ -289,11 +294,6 @@ class Protector:
         free = region(prepared.lesions.forbidden)
         maker = self._maker(prepared.frame)
         return start_search(maker, free, self.params.search, generator)
-
-    def _objective(self, label: int, image: torch.Tensor) -> Objective:
-        if self.objective == "diagnosis":
-            return DiagnosisObjective(ensemble=self.ensemble, label=label)
-        return label_free(self.ensemble, image)
 
     def _key(self, prepared: Prepared, final: NativeResult) -> FrameKey:
         """Make the key and prove that it works before anything is sent."""

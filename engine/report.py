@@ -40,8 +40,7 @@ class FrameReport:
         What it said of the original and of the final stored values, each
         rendered.
     displacement
-        Mean 1 - cos of the members' features, final against original; only
-        with the label-free objective.
+        Mean over members of 1 - cos between features, final against original.
     success
         The consensus label changed on the final stored values. For the
         label-free objective: the ensemble's own prediction moved.
@@ -73,7 +72,7 @@ class FrameReport:
     labels: tuple[str, ...]
     before: Said
     after: Said
-    displacement: float | None
+    displacement: float
     success: bool
     verified: bool
     alpha: int

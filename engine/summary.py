@@ -10,10 +10,8 @@ import numpy as np
 from engine.metrics import quality
 from engine.rendering import render
 from engine.report import FrameReport, Said
-from engine.search.objective import label_free
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from engine.lesion.boxes import Lesions
@@ -30,8 +28,8 @@ class Summary:
 
     ensemble: Ensemble
     objective: str
+    displacement: float
     strategy: str
-    image: torch.Tensor
     frame: Frame
     lesions: Lesions
     boxes: tuple[Box, ...]
@@ -59,7 +57,7 @@ def summarise(all_of_it: Summary) -> FrameReport:
         labels=tuple(s.ensemble.labels),
         before=_said(s.ensemble, s.before),
         after=_said(s.ensemble, final.opinion),
-        displacement=_displacement(s),
+        displacement=s.displacement,
         success=final.opinion.label != s.before.label,
         verified=_untouched(s),
         alpha=mark.alpha,
@@ -94,13 +92,6 @@ def _said(ensemble: Ensemble, said: Opinion) -> Said:
     )
 
 
-def _displacement(s: Summary) -> float | None:
-    if s.objective != "label-free":
-        return None
-    measured = label_free(s.ensemble, s.image).judge(s.final.shown[None])
-    return -measured[0].fitness
-
-
 def _untouched(s: Summary) -> bool:
     """Whether no mark covers a lesion box and the guard kept δ out of them."""
     same = _same_in_boxes(s) if s.guarded else True
@@ -124,11 +115,12 @@ def _same_in_boxes(s: Summary) -> bool:
 
 
 def _forwards(s: Summary) -> int:
-    """Single-model forwards: two looks at the original, Grad-CAM, candidates."""
-    members = len(s.ensemble.members)
-    features = 3 if s.objective == "label-free" else 0
-    judged = len(s.outcome.judged) + s.native_trials
-    return members * (2 + 1 + features + judged)
+    """Count single-model forwards.
+
+    Four looks at the original and one at the final picture come on top of the
+    candidates; those whose features are compared are not counted again.
+    """
+    return len(s.ensemble.members) * (5 + len(s.outcome.judged) + s.native_trials)
 
 
 def _fallbacks(s: Summary) -> tuple[str, ...]:

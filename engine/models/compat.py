@@ -19,6 +19,8 @@ import sys
 import torch
 from torch import nn
 
+from engine.errors import InvalidParameter
+
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _OPERATORS = ("torchvision::nms", "torchvision::qnms")
 
@@ -52,3 +54,22 @@ def channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(
                 memory_format=torch.channels_last
             )
+
+
+def usable_device(name: str) -> torch.device:
+    """Resolve a device name such as ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InvalidParameter
+        If torch cannot compute on it here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidParameter(
+            f"device={name!r} cannot be used here ({reason}); use cpu"
+        ) from error
+    return device

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.errors import InvalidParameter, ModelError
-from engine.models.augment import Augmentation, jitter, mix, warp
+from engine.errors import ModelError
+from engine.models.augment import jitter, mix, warp
 from engine.models.card import ModelCard
 from engine.models.classifier import Classifier, build_backbone, save_classifier
-from engine.models.compat import channels_last
+from engine.models.compat import channels_last, usable_device
 from engine.models.dataset import (
     Images,
     Listing,
@@ -30,89 +30,10 @@ from engine.models.dataset import (
 )
 from engine.models.evaluate import evaluate_loss
 from engine.models.initial import load_initial
+from engine.models.recipe import TrainParams, describe
 
 CACHE_SCALE = 1.15
 """Images are kept this much larger than the network sees, to be rotated."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainParams:
-    """How one classifier is trained.
-
-    Attributes
-    ----------
-    name, family, architecture, arguments
-        As in the model card.
-    input_size, first_size
-        Side in pixels at the end and at the start of training; it grows in
-        steps of 16 over the first two thirds of the epochs.
-    epochs, batch, learning_rate, weight_decay, warmup
-        Of AdamW with a cosine schedule; `warmup` in epochs.
-    last_epoch
-        Stop after so many epochs of the schedule; 0 for all of them.
-    smoothing
-        Label smoothing.
-    ema
-        Decay of the moving average of the weights, which is what is kept.
-    validation
-        Share of the training groups held out to choose the best epoch.
-    bf16
-        Whether to compute in bfloat16 where torch's autocast allows.
-    device
-        What to compute on, in torch's words, e.g. ``cuda``.
-    seed
-        Every random draw derives from it.
-    augmentation
-        Random changes of the images.
-    data, licence, initial_source
-        For the model card; the last is where the initial weights came from and
-        under which licence.
-    """
-
-    name: str
-    family: str
-    architecture: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    input_size: int = 128
-    first_size: int = 0
-    epochs: int = 30
-    last_epoch: int = 0
-    batch: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup: float = 2.0
-    smoothing: float = 0.1
-    ema: float = 0.995
-    validation: float = 0.1
-    bf16: bool = False
-    device: str = "cpu"
-    seed: int = 2023
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    data: str = ""
-    licence: str = ""
-    initial_source: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise InvalidParameter(f"name={self.name!r}: must be a plain file name")
-        if self.input_size < 32 or not 0 <= self.first_size <= self.input_size:
-            raise InvalidParameter(
-                f"input_size={self.input_size}, first_size={self.first_size}: need at "
-                "least 32, and a first size not above the last"
-            )
-        if not 0 <= self.last_epoch <= self.epochs:
-            raise InvalidParameter(
-                f"last_epoch={self.last_epoch}: must lie in 0..{self.epochs}"
-            )
-        if self.epochs < 1 or self.batch < 2:
-            raise InvalidParameter(
-                f"epochs={self.epochs}, batch={self.batch}: need at least 1 and 2"
-            )
-        if not 0 < self.validation < 1 or not 0 <= self.ema < 1:
-            raise InvalidParameter(
-                f"validation={self.validation}, ema={self.ema}: must lie below 1 and "
-                "not below 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +102,7 @@ class Trainer:
         progress: Progress | None = None,
     ) -> None:
         self.params = params
+        device = usable_device(params.device)
         torch.manual_seed(params.seed)
         backbone = build_backbone(
             params.architecture, len(listing.labels), params.arguments
@@ -194,8 +116,8 @@ class Trainer:
         self.held_images = images.take(held)
         self.model = Classifier(backbone, self._card(listing, initial))
         channels_last(self.model)
-        self.model.to(params.device)
-        self._kind = torch.device(params.device).type
+        self.model.to(device)
+        self._kind = device.type
         self.average = _Average(self.model, params.ema)
         self.optimizer = _optimizer(self.model, params)
         self.epoch = 0
@@ -348,23 +270,6 @@ def _optimizer(model: nn.Module, params: TrainParams) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=params.learning_rate)
-
-
-def describe(params: TrainParams) -> str:
-    """Put the recipe in one line, for the model card."""
-    p, a = params, params.augmentation
-    grow = f"{p.first_size} to " if p.first_size else ""
-    stop = f" (stopped after {p.last_epoch})" if p.last_epoch else ""
-    return (
-        f"AdamW, cosine from {p.learning_rate:g} after {p.warmup:g} epochs of warm-up, "
-        f"weight decay {p.weight_decay:g}, {p.epochs} epochs{stop} of batches of "
-        f"{p.batch} at {grow}{p.input_size} px, label smoothing {p.smoothing:g}, mixup "
-        f"{a.mixup:g}, weights averaged with decay {p.ema:g}; rotation {a.rotation:g} "
-        f"degrees, scale {a.scale:g}, shift {a.shift:g}, flip {a.flip}, contrast "
-        f"{a.gain:g}, gamma {a.gamma:g}, noise {a.noise:g}; best epoch on "
-        f"{p.validation:g} of the groups held out; "
-        f"{'bfloat16' if p.bf16 else 'float32'}; seed {p.seed}"
-    )
 
 
 def train_classifier(

@@ -12,6 +12,7 @@ from engine.models.card import ModelCard
 from engine.models.dataset import list_split, load_images
 from engine.removal.composites import Composite, Marker, MarkRanges
 from engine.removal.remover import Remover, load_remover
+from engine.watermark.logo import Logo
 
 BATCH = 8
 COUNT = 96
@@ -57,13 +58,18 @@ def quality(remover: Remover, truth: Composite) -> dict[str, torch.Tensor]:
 
 
 def measure_remover(
-    card_file: Path, data: Path, *, side: int = 224, seed: int = 1
+    card_file: Path,
+    data: Path,
+    *,
+    side: int = 224,
+    seed: int = 1,
+    logo: Logo | None = None,
 ) -> ModelCard:
     """Measure a saved remover on the test images and write it into its card.
 
-    The marks are those of the product: the packaged logo, turned and recoloured,
-    at opacity 0.2 to 0.8, on images of `side` pixels. PSNR is the mean of the
-    per-image values in dB.
+    The marks are those of the product: the logo (the packaged one by default),
+    turned and recoloured, at opacity 0.2 to 0.8, on images of `side` pixels. PSNR
+    is the mean of the per-image values in dB.
     """
     remover = load_remover(card_file)
     split = "test" if (data / "test").is_dir() else "train"
@@ -71,7 +77,7 @@ def measure_remover(
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(samples))[:COUNT]
     hosts = load_images([samples[i] for i in chosen], side)
-    marker = Marker(MarkRanges(sl=(2.0, 2.0), alpha=(0.2, 0.8), logos=1.0))
+    marker = Marker(MarkRanges(sl=(2.0, 2.0), alpha=(0.2, 0.8), logos=1.0), logo)
     parts: list[dict[str, torch.Tensor]] = []
     for start in range(0, len(hosts), BATCH):
         pixels = hosts.pixels[start : start + BATCH].float() / 255

@@ -16,13 +16,14 @@ from torch.nn import functional
 
 from engine.errors import InvalidParameter
 from engine.models.card import ModelCard
-from engine.models.compat import channels_last
+from engine.models.compat import channels_last, usable_device
 from engine.models.dataset import Images, Progress, list_split, load_images
 from engine.models.initial import load_initial
 from engine.removal.composites import Composite, Marker, MarkRanges, blend_layer
 from engine.removal.measure import measure_remover
 from engine.removal.remover import save_remover
 from engine.removal.wdnet import Removal, WDNet
+from engine.watermark.logo import Logo, load_logo
 
 Report = Callable[[int, int, float], None]
 """Called with steps done, steps in all and the smoothed loss."""
@@ -52,8 +53,8 @@ class RemoverParams:
         What to compute on, in torch's words, e.g. ``cuda``.
     seed
         Every random draw derives from it.
-    ranges
-        Of the random marks.
+    ranges, logo
+        Of the random marks; a logo file, empty for the packaged logo.
     data, licence, initial_source
         For the model card; the last is where the initial weights came from and
         under which licence.
@@ -72,6 +73,7 @@ class RemoverParams:
     device: str = "cpu"
     seed: int = 2023
     ranges: MarkRanges = field(default_factory=MarkRanges)
+    logo: str = ""
     data: str = ""
     licence: str = ""
     initial_source: str = "source not stated"
@@ -103,15 +105,16 @@ class RemoverTrainer:
     ) -> None:
         self.params = params
         self.hosts = hosts
+        device = usable_device(params.device)
         torch.manual_seed(params.seed)
         self.rng = np.random.default_rng(params.seed)
         self.network = WDNet(**params.arguments)
         if initial is not None:
             load_initial(self.network, initial)
         channels_last(self.network)
-        self.network.to(params.device)
-        self._kind = torch.device(params.device).type
-        self.marker = Marker(params.ranges)
+        self.network.to(device)
+        self._kind = device.type
+        self.marker = Marker(params.ranges, _logo(params))
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=params.learning_rate, weight_decay=1e-4
         )
@@ -253,6 +256,8 @@ def train_remover(
         If the images cannot be used.
     ModelError
         If the initial weights do not fit.
+    InvalidParameter
+        If the logo is not readable.
     """
     samples = list_split(data, "train").samples
     hosts = load_images(samples, params.side, progress)
@@ -269,7 +274,13 @@ def train_remover(
             report(index + 1, total, smooth)
     card = _card(params, len(samples), initial)
     save_remover(trainer.network.cpu(), card, out)
-    return measure_remover(out / f"{params.name}.json", data, side=params.side)
+    return measure_remover(
+        out / f"{params.name}.json", data, side=params.side, logo=_logo(params)
+    )
+
+
+def _logo(params: RemoverParams) -> Logo:
+    return load_logo(Path(params.logo) if params.logo else None)
 
 
 def _card(params: RemoverParams, images: int, initial: Path | None) -> ModelCard:
@@ -285,7 +296,7 @@ def _card(params: RemoverParams, images: int, initial: Path | None) -> ModelCard
         licence=params.licence,
         sizes={"train": images},
         seed=params.seed,
-        recipe=describe(params),
+        recipe=f"{describe(params)}; logo {_logo(params).sha256[:12]}",
         date=datetime.now(UTC).date().isoformat(),
         initial_weights=f"{initial.name}: {params.initial_source}" if initial else "",
     )

@@ -1,13 +1,14 @@
-"""What a search minimises: diagnosis confidence, or nearness of features."""
+"""What a search minimises: the confidence of the ensemble in its own answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import cosine_similarity
 
+from engine.precision import reduced_precision
 from engine.search.evolve import Judgement
 
 if TYPE_CHECKING:
@@ -50,39 +51,41 @@ def _beta(ensemble: Ensemble, like: torch.Tensor) -> torch.Tensor:
     return ensemble.weights.to(like)
 
 
-class Objective(Protocol):
-    """Judges candidate images; lower fitness is better."""
-
-    @property
-    def first_success(self) -> bool:
-        """Whether the first success ends the search, or a whole generation."""
-        ...
-
-    def judge(self, pictures: torch.Tensor) -> list[Judgement]:
-        """One judgement per picture of ``(N, 3, G, G)`` in [0, 1]."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DiagnosisObjective:
-    """Confidence f_t in the consensus label; success when the label changes.
+class Objective:
+    """Judges candidate images of one original.
 
-    Confidences that saturate are told apart by the log-odds of the label
-    against the strongest other class.
+    Attributes
+    ----------
+    ensemble
+        The judges.
+    label
+        Class to talk it out of: its own answer on the original.
+    features
+        Features of the original, ``(1, D_i)`` per member.
+    first_success
+        Whether the first success ends the search, as in the paper. Otherwise a
+        whole generation is judged and of its successes the one is taken that
+        moves the features the most (label-free: for images no ensemble was
+        trained on a class name says nothing, so both movements count).
     """
 
     ensemble: Ensemble
     label: int
-
-    @property
-    def first_success(self) -> bool:
-        """The paper's rule: stop at the first misclassified candidate."""
-        return True
+    features: tuple[torch.Tensor, ...]
+    first_success: bool
 
     @torch.inference_mode()
     def judge(self, pictures: torch.Tensor) -> list[Judgement]:
-        """One judgement per picture of ``(N, 3, G, G)`` in [0, 1]."""
-        logits = self.ensemble.member_logits(pictures).double()
+        """Judge each picture of ``(N, 3, G, G)`` in [0, 1]; lower is better.
+
+        Fitness is f_t, the softmax confidence in the label (Eq. 12).
+        Confidences that saturate are told apart by the log-odds of the label
+        against the strongest other class. Success: that class is stronger, to
+        be confirmed in full precision.
+        """
+        with reduced_precision(pictures.device):
+            logits = self.ensemble.member_logits(pictures).double()
         weights = _beta(self.ensemble, logits).log()[:, None, None]
         mixed = (logits.log_softmax(dim=-1) + weights).logsumexp(dim=0)
         others = mixed.clone()
@@ -91,42 +94,23 @@ class DiagnosisObjective:
         rows = zip(mixed[:, self.label].exp().tolist(), margins.tolist(), strict=True)
         return [Judgement(fitness=f, tie=m, success=m < 0) for f, m in rows]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelFreeObjective:
-    """Movement of the members' features where no diagnosis is configured.
-
-    Fitness is minus the mean over members of 1 - cos between features of the
-    candidate and of the original. A whole generation is judged and its best
-    candidates are put forward; whether one moves the ensemble's own prediction
-    is decided on the native result.
-    """
-
-    ensemble: Ensemble
-    features: tuple[torch.Tensor, ...]
-
-    @property
-    def first_success(self) -> bool:
-        """Candidates are compared, a generation at a time."""
-        return False
-
     @torch.inference_mode()
-    def judge(self, pictures: torch.Tensor) -> list[Judgement]:
-        """One judgement per picture of ``(N, 3, G, G)`` in [0, 1]."""
-        moved = torch.stack(
-            [
-                1 - cosine_similarity(candidate, original, dim=1)
-                for candidate, original in zip(
-                    self.ensemble.features(pictures), self.features, strict=True
-                )
-            ]
-        ).mean(dim=0)
-        return [Judgement(fitness=-d, tie=0.0, success=True) for d in moved.tolist()]
+    def displacement(self, pictures: torch.Tensor) -> list[float]:
+        """Mean over members of 1 - cos to the original's features, 0..2 each."""
+        seen = zip(self.ensemble.features(pictures), self.features, strict=True)
+        distances = [1 - cosine_similarity(a, b, dim=1) for a, b in seen]
+        measured: list[float] = torch.stack(distances).mean(dim=0).tolist()
+        return measured
 
 
 @torch.inference_mode()
-def label_free(ensemble: Ensemble, image: torch.Tensor) -> LabelFreeObjective:
-    """Objective relative to an original image ``(3, G, G)`` in [0, 1]."""
-    return LabelFreeObjective(
-        ensemble=ensemble, features=tuple(ensemble.features(image[None]))
+def objective_for(
+    ensemble: Ensemble, image: torch.Tensor, label: int, *, first_success: bool
+) -> Objective:
+    """Make the objective of an original image ``(3, G, G)`` in [0, 1]."""
+    return Objective(
+        ensemble=ensemble,
+        label=label,
+        features=tuple(ensemble.features(image[None])),
+        first_success=first_success,
     )

@@ -11,7 +11,7 @@ from engine.errors import NoFeasiblePlacement
 from engine.search.evolve import Problem, SearchState, offspring_per_parent
 from engine.search.grid import grid_points
 from engine.search.space import Individual, Variant
-from engine.types import LEVELS, SIT
+from engine.types import SIT
 from engine.watermark.sit import draw
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ SHRINK: Final = 0.8
 """Factor on the sides of the logo when it has no place."""
 
 MAX_SHRINKS: Final = 3
+
+DRAWS: Final = 4
+"""Transforms drawn for a grid point before the logo is kept upright there."""
 
 
 _EVOLVING: Final = frozenset({"he", "he-sit"})
@@ -157,18 +160,18 @@ def _on_grid(
 ) -> _Population:
     """Feasible grid points, filled up to N_p from anywhere there is room."""
     points = grid_points((region.side, region.side), maker.grid_size, params.r_p)
-    transforms = params.strategy in _TRANSFORMING
-    variants = _variants(
-        maker, _sits(len(points) if transforms else 1, params, generator)
-    )
-    places = [
-        place
-        for i, point in enumerate(points)
-        if (place := _clamped(region, point, variants, i % len(variants)))
-    ]
+    variants: list[Variant] = []
+    places: list[Place] = []
+    for point in points:
+        for variant in _attempts(maker, params, generator):
+            place = _clamped(region, point, variant)
+            if place:
+                places.append((*place, len(variants)))
+                variants.append(variant)
+                break
     missing = params.n_p - len(places)
     if missing <= 0:
-        return _Population(variants=variants, places=tuple(places))
+        return _Population(variants=tuple(variants), places=tuple(places))
     extra = _scatter(maker, region, _sits(missing, params, generator), generator)
     moved = ((x, y, v + len(variants)) for x, y, v in extra.places)
     return _Population(
@@ -191,13 +194,29 @@ def _variants(maker: PatchMaker, sits: Sequence[SIT]) -> tuple[Variant, ...]:
     return tuple(Variant(sit=sit, size=maker.footprint(sit)) for sit in sits)
 
 
+def _attempts(
+    maker: PatchMaker, params: SearchParams, generator: np.random.Generator
+) -> Iterator[Variant]:
+    """Draw a transform for one grid point; again while it has no room there.
+
+    A rotated logo needs more room than an upright one. Without more draws most
+    points near a lesion would be lost, and with them most of the population.
+    """
+    for sit in _sits(DRAWS, params, generator):
+        yield Variant(sit=sit, size=maker.footprint(sit))
+        if params.strategy not in _TRANSFORMING:
+            return
+    upright = replace(sit, rotation=0.0)
+    yield Variant(sit=upright, size=maker.footprint(upright))
+
+
 def _clamped(
-    region: Region, point: tuple[int, int], variants: Sequence[Variant], which: int
-) -> Place | None:
+    region: Region, point: tuple[int, int], variant: Variant
+) -> tuple[int, int] | None:
     """Move a grid point inside for its transformed patch; None if infeasible."""
-    w, h = variants[which].size
+    w, h = variant.size
     x, y = min(point[0], region.side - w), min(point[1], region.side - h)
-    return (x, y, which) if region.feasible(x, y, (w, h)) else None
+    return (x, y) if region.feasible(x, y, (w, h)) else None
 
 
 def _scatter(
@@ -223,7 +242,8 @@ def _with_alpha(
     """Individuals in random order with one stratified opacity draw each."""
     n = len(places)
     strata = (generator.permutation(n) + generator.random(n)) / n
-    alphas = np.clip(np.ceil(strata * LEVELS), params.alpha_min, params.alpha_max)
+    span = params.alpha_max - params.alpha_min + 1
+    alphas = params.alpha_min + np.floor(strata * span)
     return tuple(
         Individual(x=x, y=y, alpha=int(alphas[i]), variant=variant)
         for i in generator.permutation(n)

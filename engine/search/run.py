@@ -11,7 +11,7 @@ from engine.watermark.blend import blend, patch_tensor
 from engine.watermark.working import grid_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import torch
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 MAX_CONFIRMATIONS: Final = 8
 """Candidates confirmed at native size before the search gives up on it."""
 
-_CLAIMS_PER_GENERATION: Final = 3
-"""Best candidates put forward where whole generations are compared."""
+_COMPARED: Final = 16
+"""Successes of lowest f_t whose features are compared, label-free."""
 
 _BATCHES: Final = (4, 8, 16)
 """Sizes of the first batches; the last one repeats. A first success often
@@ -91,15 +91,18 @@ def run_search(
         Called with the number of candidates of every batch.
     """
     show = _shower(start, host.device)
+
+    def picture(individuals: Sequence[Individual]) -> torch.Tensor:
+        return blend(host, [show(one) for one in individuals])
+
     state = start.state
     tested: set[int] = set()
     while not state.done and len(tested) < MAX_CONFIRMATIONS:
         batch = ask(state, _batch_size(state, objective))
-        pictures = blend(host, [show(one) for one in batch])
-        before = state
-        state = tell(state, start.problem, objective.judge(pictures), generator)
+        before, judgements = state, objective.judge(picture(batch))
+        state = tell(state, start.problem, judgements, generator)
         tick(len(batch))
-        for claim in _claims(before, state, objective):
+        for claim in _claims(before, state, objective, picture):
             if claim in tested or len(tested) == MAX_CONFIRMATIONS:
                 continue
             tested.add(claim)
@@ -142,16 +145,25 @@ def _batch_size(state: SearchState, objective: Objective) -> int:
 
 
 def _claims(
-    before: SearchState, after: SearchState, objective: Objective
-) -> Iterator[int]:
-    """Yield indices of candidates to confirm now, in order of preference."""
-    judged: Sequence[Judged] = after.judged
+    before: SearchState,
+    after: SearchState,
+    objective: Objective,
+    picture: Callable[[Sequence[Individual]], torch.Tensor],
+) -> Sequence[int]:
+    """Find the candidates to confirm now; indices in order of preference."""
+    judged = after.judged
     if objective.first_success:
         fresh = range(len(before.judged), len(judged))
-        yield from (i for i in fresh if judged[i].judgement.success)
-    elif after.done or after.generation > before.generation:
-        ranked = sorted(range(len(judged)), key=lambda i: judged[i].rank)
-        yield from ranked[:_CLAIMS_PER_GENERATION]
+        return [i for i in fresh if judged[i].judgement.success]
+    if not (after.done or after.generation > before.generation):
+        return []
+    found = [i for i, one in enumerate(judged) if one.judgement.success]
+    strongest = sorted(found, key=lambda i: judged[i].rank)[:_COMPARED]
+    if not strongest:
+        return []
+    moved = objective.displacement(picture([judged[i].individual for i in strongest]))
+    order = sorted(range(len(moved)), key=lambda k: -moved[k])
+    return [strongest[k] for k in order]
 
 
 def _shower(start: Start, device: torch.device) -> Callable[[Individual], GridMark]:

@@ -92,8 +92,9 @@ def train(  # noqa: PLR0913 - the options of a typer command are its arguments
 ) -> None:
     """Train a timm network on a folder of images; an interrupted run goes on."""
     from engine.models.evaluate import evaluate_card
+    from engine.models.recipe import TrainParams
     from engine.models.settings import apply_settings
-    from engine.models.training import TrainParams, train_classifier
+    from engine.models.training import train_classifier
 
     with _errors(), _progress() as bars:
         params = TrainParams(
@@ -252,7 +253,7 @@ def _errors() -> Iterator[None]:
 
     try:
         yield
-    except EngineError as error:
+    except (EngineError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True)
         raise typer.Exit(1) from error
 

@@ -9,8 +9,8 @@ import torch
 
 from engine.errors import InvalidParameter
 from engine.models.augment import Augmentation, jitter, mix, warp
+from engine.models.recipe import TrainParams
 from engine.models.settings import apply_settings
-from engine.models.training import TrainParams
 
 
 def generator(seed: int = 1) -> torch.Generator:

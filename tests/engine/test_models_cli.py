@@ -85,6 +85,8 @@ def test_train_remover(tmp_path: Path) -> None:
         (["--set=speed=1"], "no field 'speed'"),
         (["--init=gone.pth"], "no such file of initial weights"),
         (["--data=gone"], "no such folder"),
+        (["--set=device=abacus"], "device='abacus' cannot be used here"),
+        (["--out=/dev/null/x"], "Not a directory"),
     ],
 )
 def test_refusals_are_one_clear_line(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.models.ensemble import Ensemble, load_ensemble, packaged_ensembles
 from engine.removal.composites import Composite, Marker, MarkRanges
@@ -44,6 +46,20 @@ def phantom(n: int = 4, side: int = 224) -> torch.Tensor:
         images.append(head * np.clip(0.35 + 0.04 * waves + 0.4 * spot, 0, 1))
     levels = np.rint(np.stack(images) * 255) / 255
     return torch.from_numpy(levels).float()[:, None].expand(-1, 3, -1, -1).clone()
+
+
+def slices() -> torch.Tensor:
+    """Real MR slices of another origin, ``(3, 3, 224, 224)`` in [0, 1]."""
+    file = Path(nibabel.__file__).parent / "tests" / "data" / "anatomical.nii"
+    volume = np.asarray(nibabel.load(file).dataobj, dtype=np.float64)
+    low, high = np.percentile(volume, [0, 99.5])
+    levels = np.clip((volume - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    pictures = [
+        Image.fromarray(np.rot90(levels[:, :, k])).resize((224, 224))
+        for k in (8, 12, 16)
+    ]
+    stack = torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))
+    return (stack.float() / 255)[:, None].expand(-1, 3, -1, -1).clone()
 
 
 def weight_files() -> list[Path]:
@@ -94,22 +110,22 @@ def test_remover_states_how_good_it_is(remover: Remover) -> None:
 
 def marked(colour: bool) -> Composite:
     ranges = MarkRanges(sl=(2.0, 2.5), alpha=(0.3, 0.6), logos=1.0)
-    host = phantom()
+    host = slices()
     if colour:
         host = host * torch.tensor([1.0, 0.8, 0.7])[:, None, None]
     return Marker(ranges).composite(host, np.random.default_rng(4))
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_remover_takes_a_mark_off_images_of_another_kind(
+def test_remover_takes_a_mark_off_images_of_another_origin(
     remover: Remover, colour: bool
 ) -> None:
     measured = quality(remover, marked(colour))
     gain = measured["psnr_in_mark_after"] - measured["psnr_in_mark_before"]
     assert float(gain.mean()) > 4
-    assert float(measured["mask_iou"].mean()) > 0.5
+    assert float(measured["mask_iou"].mean()) > 0.6
 
 
 def test_remover_leaves_plain_images_alone(remover: Remover) -> None:
-    x = phantom()
+    x = slices()
     assert float((remover(x).image - x).abs().mean()) < 0.01

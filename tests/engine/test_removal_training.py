@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.errors import InvalidParameter
 from engine.models.dataset import DatasetError, Images
@@ -123,6 +127,27 @@ def test_seed_decides_the_remover(tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", count=2)
     first, again = (train_remover(data, PARAMS, tmp_path / name) for name in "ab")
     assert first.sha256 == again.sha256
+
+
+def test_a_logo_of_ones_own_is_used_and_named(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", count=2)
+    ring = np.zeros((40, 60, 4), np.uint8)
+    ring[4:36, 4:56] = (200, 30, 30, 255)
+    Image.fromarray(ring).save(tmp_path / "ring.png")
+    params = dataclasses.replace(PARAMS, logo=str(tmp_path / "ring.png"))
+    card = train_remover(data, params, tmp_path / "own")
+    plain = train_remover(data, PARAMS, tmp_path / "packaged")
+    digest = hashlib.sha256((tmp_path / "ring.png").read_bytes()).hexdigest()
+    assert f"logo {digest[:12]}" in card.recipe
+    assert card.recipe != plain.recipe
+    assert card.measures != plain.measures
+
+
+def test_an_unreadable_logo_is_refused(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", count=2)
+    params = dataclasses.replace(PARAMS, logo=str(tmp_path / "gone.png"))
+    with pytest.raises(InvalidParameter, match=r"gone\.png cannot be read"):
+        train_remover(data, params, tmp_path / "out")
 
 
 def test_missing_images_are_refused(tmp_path: Path) -> None:

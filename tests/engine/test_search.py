@@ -128,12 +128,12 @@ def _problem(free: Region = OPEN, **changes: object) -> Problem:
 
 
 def test_equation_11_gives_27_combinations_less_the_parent() -> None:
-    parent = Individual(x=50, y=60, alpha=100, variant=0)
+    parent = Individual(x=50, y=60, alpha=150, variant=0)
     found = mutants(parent, _problem())
     assert len(set(found)) == 26
     assert {m.x for m in found} == {47, 50, 53}
     assert {m.y for m in found} == {57, 60, 63}
-    assert {m.alpha for m in found} == {85, 100, 115}
+    assert {m.alpha for m in found} == {135, 150, 165}
 
 
 def test_mutants_respect_bounds_boxes_and_opacity() -> None:
@@ -218,15 +218,15 @@ def test_every_start_avoids_lesions(strategy: str) -> None:
         assert not forbidden[one.y : one.y + h, one.x : one.x + w].any()
         assert 0 <= one.x <= 224 - w
         assert 0 <= one.y <= 224 - h
-        assert 1 <= one.alpha <= 204
+        assert 100 <= one.alpha <= 204
 
 
 def test_opacities_are_stratified() -> None:
     alphas = sorted(one.alpha for one in _start(strategy="he").state.pending)
     assert len(alphas) == 96
     for i, alpha in enumerate(alphas):
-        low, high = 255 * i / 96, 255 * (i + 1) / 96
-        assert min(low, 204) - 1 <= alpha <= min(high, 204) + 1
+        low, high = 100 + 105 * i / 96, 100 + 105 * (i + 1) / 96
+        assert low - 1 <= alpha <= min(high, 204)
 
 
 def test_random_search_has_the_budget_of_evolution() -> None:

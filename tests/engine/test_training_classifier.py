@@ -12,7 +12,8 @@ from engine.errors import ModelError
 from engine.models.classifier import load_classifier
 from engine.models.dataset import DatasetError
 from engine.models.evaluate import accuracy_of, confusion, evaluate_card
-from engine.models.training import EpochReport, TrainParams, train_classifier
+from engine.models.recipe import TrainParams
+from engine.models.training import EpochReport, train_classifier
 from tests.engine.models_small import LABELS, write_pictures
 
 PARAMS = TrainParams(

@@ -133,6 +133,13 @@ def test_an_unknown_sop_class_is_not_accepted(running: Gateway) -> None:
         assert len(association.accepted_contexts) == 1
 
 
+def test_an_unknown_transfer_syntax_is_not_accepted(running: Gateway) -> None:
+    asked = [(CT_IMAGE, "1.2.840.99999.2"), (CT_IMAGE, EXPLICIT)]
+    with associated(running.port, asked) as association:
+        accepted = [str(c.transfer_syntax[0]) for c in association.accepted_contexts]
+    assert accepted == [EXPLICIT]
+
+
 def test_uncompressed_is_chosen_where_a_sender_offers_both(running: Gateway) -> None:
     offered = ["1.2.840.10008.1.2.4.50", IMPLICIT, EXPLICIT]
     entity = AE(MODALITY)

@@ -225,8 +225,8 @@ def test_opacities_are_stratified() -> None:
     alphas = sorted(one.alpha for one in _start(strategy="he").state.pending)
     assert len(alphas) == 96
     for i, alpha in enumerate(alphas):
-        low, high = 100 + 105 * i / 96, 100 + 105 * (i + 1) / 96
-        assert low - 1 <= alpha <= min(high, 204)
+        low, high = np.clip([255 * i / 96, 255 * (i + 1) / 96 + 1], 100, 204)
+        assert low <= alpha <= high
 
 
 def test_random_search_has_the_budget_of_evolution() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +11,14 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from gateway.store.part10 import read_head
+from tests.endtoend.peers import ENVIRONMENT, dcmtk, tool
 from tests.gateway.outside import unused_port
 from tests.gateway.scp import LOOPBACK, Gateway, example, gateway, site
 from tests.waiting import wait_until
 
 
-def dcmtk(tool: str) -> str:
-    """Return DCMTK's tool: pynetdicom puts others of these names in its own bin."""
-    own = Path(sys.executable).parent
-    others = [p for p in os.get_exec_path() if Path(p).resolve() != own.resolve()]
-    return shutil.which(tool, path=os.pathsep.join(others)) or ""
+pytestmark = pytest.mark.peers
 
-
-pytestmark = [
-    pytest.mark.peers,
-    pytest.mark.skipif(not dcmtk("storescu"), reason="needs DCMTK"),
-]
-# Without it Debian's build waits 40 ms per message.
-ENVIRONMENT = os.environ | {"TCP_NODELAY": "1"}
 FILES = ("CT_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm")
 COMPRESSED = {
     "-xs": "JPGLosslessP14SV1_1s_1f_8b.dcm",
@@ -43,16 +30,12 @@ COMPRESSED = {
 
 
 def run(
-    tool: str, *arguments: str, check: bool = True
+    program: str, *arguments: str, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [dcmtk(tool), *arguments],
-        env=ENVIRONMENT,
-        check=check,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = dcmtk(program, *arguments)
+    if check:
+        done.check_returncode()
+    return done
 
 
 def path_of(name: str) -> str:
@@ -67,7 +50,7 @@ def storescp(directory: Path) -> Iterator[int]:
     directory.mkdir()
     port = unused_port()
     with subprocess.Popen(
-        [dcmtk("storescp"), "-aet", "ARCHIVE", "+B", "-od", str(directory), str(port)],
+        [tool("storescp"), "-aet", "ARCHIVE", "+B", "-od", str(directory), str(port)],
         env=ENVIRONMENT,
     ) as process:
         try:

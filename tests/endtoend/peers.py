@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.endtoend.support import wait_for
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def orthanc(
     config.write_text(json.dumps(settings))
     node = Orthanc(f"http://127.0.0.1:{http}", dicom)
     with _process([tool("Orthanc"), str(config)], directory / "orthanc.log", http):
-        wait_for(lambda: listening(dicom))
+        wait_until(lambda: listening(dicom))
         yield node
 
 
@@ -139,7 +139,7 @@ def _process(command: list[str], log: Path, port: int) -> Iterator[None]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
     try:
-        wait_for(lambda: listening(port) or process.poll() is not None)
+        wait_until(lambda: listening(port) or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield
     finally:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,15 +154,6 @@ class Gateway:
         self._process.wait_until(condition, seconds)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        pause.wait(0.05)
-
-
 __all__ = [
     "GATEWAY",
     "MODALITY",
@@ -174,5 +163,4 @@ __all__ = [
     "Ports",
     "StorageNode",
     "data_set_of",
-    "wait_for",
 ]

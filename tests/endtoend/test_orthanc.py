@@ -11,7 +11,8 @@ from pydicom import dcmread
 from gateway.demo.cases import demo_cases
 from gateway.demo.site import RECOVERY
 from tests.endtoend.peers import free_port, orthanc
-from tests.endtoend.support import Gateway, Ports, wait_for
+from tests.endtoend.support import Gateway, Ports
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,7 @@ def test_orthanc_receives_marked_images_and_retrieves_originals(tmp_path: Path) 
             assert len(inside.get(f"{query['Path']}/answers")) == 1
             wanted = {"TargetAet": "ORTHANC", "Synchronous": True}
             inside.call("POST", f"{query['Path']}/retrieve", wanted)
-        wait_for(lambda: len(inside.get("/instances")) == 2)
+        wait_until(lambda: len(inside.get("/instances")) == 2)
 
         originals = {case.sop_instance_uid: case for case in cases}
         for identifier in inside.get("/instances"):

@@ -16,7 +16,6 @@ from tests.gateway.outside import unused_port
 from tests.gateway.scp import LOOPBACK, Gateway, example, gateway, site
 from tests.waiting import wait_until
 
-
 pytestmark = pytest.mark.peers
 
 FILES = ("CT_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm")

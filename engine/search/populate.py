@@ -11,7 +11,7 @@ from engine.errors import NoFeasiblePlacement
 from engine.search.evolve import Problem, SearchState, offspring_per_parent
 from engine.search.grid import grid_points
 from engine.search.space import Individual, Variant
-from engine.types import SIT
+from engine.types import LEVELS, SIT
 from engine.watermark.sit import draw
 
 if TYPE_CHECKING:
@@ -242,8 +242,7 @@ def _with_alpha(
     """Individuals in random order with one stratified opacity draw each."""
     n = len(places)
     strata = (generator.permutation(n) + generator.random(n)) / n
-    span = params.alpha_max - params.alpha_min + 1
-    alphas = params.alpha_min + np.floor(strata * span)
+    alphas = np.clip(np.ceil(strata * LEVELS), params.alpha_min, params.alpha_max)
     return tuple(
         Individual(x=x, y=y, alpha=int(alphas[i]), variant=variant)
         for i in generator.permutation(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from rich.console import Console
 
 app = typer.Typer()
 
-TABLE_COLUMNS = 160
+TABLE_COLUMNS = 190
 
 
 @app.command("demo")
@@ -24,6 +25,8 @@ def demo(
     ] = None,
 ) -> None:
     """Run the main job end to end on loopback; exit 1 if a promise did not hold."""
+    # The stranger is refused on purpose; the table says so, once.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     from gateway.demo.run import run_demo
     from gateway.errors import GatewayError
 

@@ -84,7 +84,7 @@ def _opening(setup: Setup, measured: Measured, when: Circumstances) -> list[str]
         "# Results",
         "",
         (
-            "Made by `miad-gateway experiment table --data DIR "
+            "Made by `miad-gateway experiment table --data DIR --out FILE "
             f"--n {n} --seed {params.seed}`; do not edit by hand."
         ),
         "",
@@ -101,7 +101,8 @@ def _opening(setup: Setup, measured: Measured, when: Circumstances) -> list[str]
         (
             f"- Search: sl = {search.sl:g}, N_p = {search.n_p}, N_g = {search.n_g}, "
             f"s_α = {search.s_alpha}, r_c = {search.r_c:g}, r_p = {search.r_p:g}, "
-            f"α ≤ {search.alpha_max}/255, t = {params.lesion.threshold}."
+            f"α {search.alpha_min}-{search.alpha_max} of 255, "
+            f"t = {params.lesion.threshold}."
         ),
         (
             f"- {when.day.isoformat()}, {when.machine}; the last run took "

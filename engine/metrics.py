@@ -25,6 +25,23 @@ _BAND = 256
 since each has `_RADIUS` more rows on either side."""
 
 
+def wilson_interval(correct: int, total: int, z: float = _Z95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (95 % by default), in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If `total` is not positive or `correct` is outside 0..total.
+    """
+    if total <= 0 or not 0 <= correct <= total:
+        raise ValueError(f"{correct} of {total} is not a proportion")
+    p = correct / total
+    centre = p + z * z / (2 * total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proportion:
     """A share of n trials, with its Wilson 95 % interval."""
@@ -42,10 +59,7 @@ class Proportion:
         """Wilson score interval (low, high) at 95 %."""
         if not self.n:
             return (math.nan, math.nan)
-        p, n, z2 = self.value, self.n, _Z95**2
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = _Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        return (max(0.0, centre - half), min(1.0, centre + half))
+        return wilson_interval(self.successes, self.n)
 
     def as_dict(self) -> dict[str, Any]:
         """Value, interval and n, for JSON."""

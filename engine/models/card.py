@@ -5,31 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelError
-
-
-def wilson_interval(
-    correct: int, total: int, z: float = 1.959964
-) -> tuple[float, float]:
-    """Wilson score interval of a proportion (95 % by default), in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If `total` is not positive or `correct` is outside 0..total.
-    """
-    if total <= 0 or not 0 <= correct <= total:
-        raise ValueError(f"{correct} of {total} is not a proportion")
-    p = correct / total
-    centre = p + z * z / (2 * total)
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+from engine.metrics import wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

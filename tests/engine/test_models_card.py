@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelError
-from engine.models.card import Accuracy, ModelCard, digest, read_card, wilson_interval
+from engine.metrics import wilson_interval
+from engine.models.card import Accuracy, ModelCard, digest, read_card
 
 
 def write_pair(folder: Path, **changes: object) -> Path:

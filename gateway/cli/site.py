@@ -19,6 +19,7 @@ from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from gateway.store.index import Index
+    from gateway.store.rows import Revision, SeriesKey
 
 SeriesOption = Annotated[str | None, typer.Option(help="Series Instance UID.")]
 StudyOption = Annotated[str | None, typer.Option(help="Study Instance UID.")]
@@ -46,9 +47,7 @@ def complete(
         chosen = [
             key
             for key in index.open_series()
-            if everything
-            or key.series_instance_uid == series
-            or key.study_instance_uid == study
+            if everything or _is_of(key, series, study)
         ]
         for key in chosen:
             index.close_series(key.series_instance_uid, key.calling_ae, utc_now())
@@ -69,9 +68,7 @@ def retry(
         chosen = [
             revision
             for revision in index.revisions("held")
-            if everything
-            or revision.series_instance_uid == series
-            or revision.study_instance_uid == study
+            if everything or _is_of(revision, series, study)
         ]
         for revision in chosen:
             index.release_revision(revision.id)
@@ -156,6 +153,10 @@ def _index(config: ConfigOption) -> Index:
     from gateway.app import open_index_of
 
     return open_index_of(load_site(config))
+
+
+def _is_of(item: SeriesKey | Revision, series: str | None, study: str | None) -> bool:
+    return item.series_instance_uid == series or item.study_instance_uid == study
 
 
 def _exactly_one(series: str | None, study: str | None, everything: bool) -> None:

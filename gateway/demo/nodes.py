@@ -1,7 +1,7 @@
 """The other nodes of the demo: a modality, an outside node, and who retrieves.
 
-They stand for other vendors' software, so they share nothing with the gateway
-but the network; the tests put DCMTK and Orthanc in the same places.
+They stand for other vendors' software and see of the gateway what comes over
+the network; the tests put DCMTK and Orthanc in the same places.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from gateway.dicom.parse import data_set_offset
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from gateway.demo.cases import Case
 
 LOOPBACK = "127.0.0.1"
-PREAMBLE_BYTES = 132  # 128 bytes and "DICM" (PS3.10 7.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +156,7 @@ def send_cases(
 
 def data_set_of(part10: bytes) -> bytes:
     """Bytes of the data set behind the file meta information (PS3.10 7.1)."""
-    group_length = int.from_bytes(
-        part10[PREAMBLE_BYTES + 8 : PREAMBLE_BYTES + 12], "little"
-    )
-    return part10[PREAMBLE_BYTES + 12 + group_length :]
+    return part10[data_set_offset(part10)[0] :]
 
 
 def move_study(

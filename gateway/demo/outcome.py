@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -72,12 +71,8 @@ def _recovered_exactly(outcome: Outcome, case: Case) -> bool:
     return (
         back is not None
         and back.transfer_syntax_uid == case.transfer_syntax_uid
-        and _sha256(back.data_set) == _sha256(data_set_of(case.part10))
+        and back.data_set == data_set_of(case.part10)
     )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def dciodvfy_errors(files: Sequence[Path]) -> dict[str, list[str]]:

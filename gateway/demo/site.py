@@ -61,10 +61,6 @@ name = "all-images-leave-marked"
 when = 'calling_ae == "{modality}"'
 destinations = ["outside"]
 protect = true
-
-[[protection.ensembles]]
-name = "brain-mri"
-when = 'Modality == "MR" && BodyPartExamined in ["HEAD", "BRAIN"]'
 """
 
 

@@ -65,10 +65,6 @@ when = 'true'
 destinations = ["outside"]
 protect = true
 
-[[protection.ensembles]]
-name = "brain-mri"
-when = 'Modality == "MR" && BodyPartExamined in ["HEAD", "BRAIN"]'
-
 [protection]
 max_frames = 50
 params.delta.iterations = 2

@@ -15,6 +15,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.events import Event
 
 from config.schema import Destination
+from gateway.demo.nodes import data_set_of
 from gateway.store.files import FileStore
 from gateway.store.index import Index, timestamp, utc_now
 from gateway.store.part10 import FileMeta
@@ -98,8 +99,7 @@ def receive(
     path = get_testdata_file(name, download=False)
     assert isinstance(path, str)
     dataset = dcmread(path)
-    raw = Path(path).read_bytes()
-    data_set = raw[144 + int.from_bytes(raw[140:144], "little") :]
+    data_set = data_set_of(Path(path).read_bytes())
     meta = FileMeta(
         sop_class_uid=changed.get("sop_class_uid", str(dataset.SOPClassUID)),
         sop_instance_uid=changed.get("sop_instance_uid", str(dataset.SOPInstanceUID)),

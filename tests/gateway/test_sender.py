@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import AllStoragePresentationContexts
 
+from gateway.demo.nodes import data_set_of
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.sender import Verdict, send_objects, verdict_of
 from gateway.store.files import FileStore
@@ -35,8 +36,7 @@ def classes(objects: list[OutboundObject]) -> tuple[str, ...]:
 
 def data_of(item: OutboundObject) -> bytes:
     assert isinstance(item.data, Path)
-    raw = item.data.read_bytes()
-    return raw[144 + int.from_bytes(raw[140:144], "little") :]
+    return data_set_of(item.data.read_bytes())
 
 
 def test_stored_bytes_arrive_unchanged_whatever_their_syntax(

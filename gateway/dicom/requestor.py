@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol, TypeVar
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AssociationSocket
 from typing_extensions import override
+
+MAX_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd ids 1 to 255
+
+
+class Encoded(Protocol):
+    """An object whose SOP class and transfer syntax need a context."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """Its SOP class."""
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """How it is encoded."""
+
+
+_Encoded = TypeVar("_Encoded", bound=Encoded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +83,27 @@ class Requestor(AE):
         """Close every socket that is still open."""
         for opened in self._opened:
             opened.close()
+
+
+def batches(objects: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
+    """Cut a sequence where the presentation contexts of one association end.
+
+    Yields
+    ------
+    list
+        Objects in their order that need at most 128 contexts together.
+    """
+    batch: list[_Encoded] = []
+    contexts: set[tuple[str, str]] = set()
+    for item in objects:
+        context = (item.sop_class_uid, item.transfer_syntax_uid)
+        if context not in contexts and len(contexts) == MAX_CONTEXTS:
+            yield batch
+            batch, contexts = [], set()
+        batch.append(item)
+        contexts.add(context)
+    if batch:
+        yield batch
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from gateway.audit.log import AuditLog
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.rawstore import MoveOriginator, OutboundObject, send_c_store_bytes
-from gateway.dicom.requestor import Peer, Requestor, Timeouts, requested
+from gateway.dicom.requestor import Peer, Requestor, Timeouts, batches, requested
 from gateway.dicom.retrieve_identifier import (
     parse_move,
     read_identifier,
@@ -45,7 +45,6 @@ from gateway.store.rows import Instance, Protected
 
 LOG = structlog.get_logger(component="move")
 
-MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids up to 255
 MAX_SUBOPERATIONS = 65_535  # the counts are unsigned shorts
 # Rebuilding the next original may take long: the association is not idle then.
 TIMEOUTS = Timeouts(answer=60.0, idle=None)
@@ -155,7 +154,7 @@ class MoveHandler:
         return known[title]
 
     def _carry_out(self, order: Order, progress: Progress) -> MoveStatus:
-        for batch in _batches(order.instances):
+        for batch in batches(order.instances):
             waiting = deque(batch)
             while waiting:
                 with _associated(order.destination, batch, self._settings) as peer:
@@ -290,21 +289,6 @@ def _who(association: GatewayAssociation) -> dict[str, str]:
 
 def _granted(node: RecoveryNode) -> tuple[str, ...]:
     return node.move_destinations or (node.ae_title,)
-
-
-def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
-    """Cut where an association has no room for another presentation context."""
-    batch: list[Instance] = []
-    contexts: set[tuple[str, str]] = set()
-    for instance in instances:
-        context = (instance.sop_class_uid, instance.transfer_syntax_uid)
-        if context not in contexts and len(contexts) == MAX_CONTEXTS:
-            yield batch
-            batch, contexts = [], set()
-        batch.append(instance)
-        contexts.add(context)
-    if batch:
-        yield batch
 
 
 def _give_up(waiting: deque[Instance], progress: Progress) -> None:

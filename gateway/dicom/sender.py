@@ -15,11 +15,10 @@ from pynetdicom.association import Association
 
 from config.schema import Destination
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
-from gateway.dicom.requestor import Peer, Requestor, Timeouts, requested
+from gateway.dicom.requestor import Peer, Requestor, Timeouts, batches, requested
 from gateway.dicom.status import StoreStatus, is_stored
 from gateway.errors import AssociationLost, NoPresentationContext, StoredObjectDamaged
 
-MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids 1 to 255
 _LAST_MESSAGE_ID = 65_535
 
 
@@ -90,23 +89,8 @@ def send_objects(
         One per object, each as soon as it is known: record it before taking
         the next. When the association is lost the rest is ``TRANSIENT``.
     """
-    for group in _groups(objects):
+    for group in batches(objects):
         yield from _send_group(destination, group, calling_ae)
-
-
-def _groups(objects: Sequence[OutboundObject]) -> Iterator[list[OutboundObject]]:
-    """Cut the sequence where the presentation contexts of one association end."""
-    group: list[OutboundObject] = []
-    contexts: set[tuple[str, str]] = set()
-    for item in objects:
-        context = (item.sop_class_uid, item.transfer_syntax_uid)
-        if context not in contexts and len(contexts) == MAX_CONTEXTS:
-            yield group
-            group, contexts = [], set()
-        group.append(item)
-        contexts.add(context)
-    if group:
-        yield group
 
 
 def _send_group(

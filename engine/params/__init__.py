@@ -1,0 +1,17 @@
+"""Parameters of protection, with the paper's values as defaults."""
+
+from __future__ import annotations
+
+from engine.params.delta import DeltaParams
+from engine.params.lesion import LesionParams
+from engine.params.protect import ProtectParams
+from engine.params.search import SearchParams, SITRanges, Strategy
+
+__all__ = [
+    "DeltaParams",
+    "LesionParams",
+    "ProtectParams",
+    "SITRanges",
+    "SearchParams",
+    "Strategy",
+]

@@ -6,6 +6,7 @@ from engine.params.delta import DeltaParams
 from engine.params.lesion import LesionParams
 from engine.params.protect import ProtectParams
 from engine.params.search import SearchParams, SITRanges, Strategy
+from engine.params.stop import StopRule
 
 __all__ = [
     "DeltaParams",
@@ -13,5 +14,6 @@ __all__ = [
     "ProtectParams",
     "SITRanges",
     "SearchParams",
+    "StopRule",
     "Strategy",
 ]

@@ -19,9 +19,10 @@ from engine.recover import recover
 from engine.rendering import render
 from engine.search.native import NativeTrial
 from engine.search.objective import objective_for, opinion
-from engine.search.populate import budget, start_search
-from engine.search.run import run_search
-from engine.search.space import region
+from engine.search.region import region
+from engine.search.run import Task, run_searches
+from engine.search.show import Gallery
+from engine.search.start import start_search
 from engine.summary import Summary, summarise
 from engine.watermark.maker import PatchMaker
 from engine.watermark.stored import apply_delta, make_key
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from engine.params import ProtectParams, SearchParams
     from engine.removal.remover import Remover
     from engine.report import FrameReport
+    from engine.search.candidate import Candidate
     from engine.search.native import NativeResult
-    from engine.search.populate import Start
+    from engine.search.objective import Opinion
     from engine.search.run import Outcome
-    from engine.search.space import Individual
+    from engine.search.start import Start
     from engine.types import Box, Frame, FrameKey
     from engine.watermark.logo import Logo
 
@@ -202,59 +204,127 @@ class Protector:
         self, prepared: Prepared, *, seed: bytes, progress: Progress = _quiet
     ) -> ProtectedFrame:
         """Search a place for the mark, blend it and verify the result."""
+        (done,) = self.finish_many([prepared], seeds=[seed], progress=progress)
+        if isinstance(done, NoFeasiblePlacement):
+            raise done
+        return done
+
+    def finish_many(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        seeds: Sequence[bytes],
+        progress: Progress = _quiet,
+    ) -> list[ProtectedFrame | NoFeasiblePlacement]:
+        """Search for many frames at once: they share forward passes.
+
+        What becomes of a frame does not depend on the others, but for the
+        rounding of shared batches where the search runs in bfloat16.
+
+        Parameters
+        ----------
+        prepared
+            From `prepare`.
+        seeds
+            One per frame, as in `protect`.
+        progress
+            Told of every step of every frame.
+
+        Returns
+        -------
+        list of ProtectedFrame or NoFeasiblePlacement
+            In order; the error of a frame whose logo has no place.
+
+        Raises
+        ------
+        RecoveryFailed
+            An original did not come back from its key: nothing may be sent.
+        """
         clock = time.perf_counter()
+        searches = [
+            self._search(one, seed, progress)
+            for one, seed in zip(prepared, seeds, strict=True)
+        ]
+        ready = [one for one in searches if isinstance(one, _Search)]
+        outcomes = run_searches([one.task for one in ready], self.ensemble)
+        shared = (time.perf_counter() - clock) / max(1, len(ready))
+        found = iter(outcomes)
+        return [
+            self._done(one, next(found), shared) if isinstance(one, _Search) else one
+            for one in searches
+        ]
+
+    def _search(
+        self, prepared: Prepared, seed: bytes, progress: Progress
+    ) -> _Search | NoFeasiblePlacement:
+        """Set up the search of a frame."""
         generator = self._generator("search", seed)
-        start = self._start(prepared, generator)
+        try:
+            start = self._start(prepared, generator)
+        except NoFeasiblePlacement as error:
+            return error
         before = opinion(self.ensemble, prepared.image)
         trial = _Trial(
             NativeTrial(
                 frame=prepared.frame,
                 host=prepared.host,
                 boxes=prepared.boxes,
-                start=start,
+                maker=start.space.maker,
                 ensemble=self.ensemble,
                 device=self.device,
             ),
             before.label,
         )
+        params = self.params.search
         objective = objective_for(
             self.ensemble,
             prepared.image,
             before.label,
-            first_success=self.objective == "diagnosis",
+            params.stop_rule,
+            label_free=self.objective == "label-free",
         )
-        outcome = run_search(
-            start,
-            objective,
-            prepared.shown,
-            trial.confirm,
-            generator,
-            tick=_counter("search", _bound(start), progress),
+        bound = start.strategy.bound
+        task = Task(
+            strategy=start.strategy,
+            objective=objective,
+            gallery=Gallery(start.space.maker, prepared.shown),
+            confirm=trial.confirm,
+            budget=params.budget,
+            tick=_counter("search", min(bound, params.budget or bound), progress),
         )
-        searched = time.perf_counter()
-        final = trial.final(outcome)
+        return _Search(
+            prepared=prepared, start=start, before=before, trial=trial, task=task
+        )
+
+    def _done(
+        self, search: _Search, outcome: Outcome, seconds: float
+    ) -> ProtectedFrame | NoFeasiblePlacement:
+        """Blend what was found, make and check the key, and report."""
+        clock = time.perf_counter()
+        prepared, trial = search.prepared, search.trial
+        try:
+            final = trial.final(outcome)
+        except NoFeasiblePlacement as error:
+            return error
         key = self._key(prepared, final)
-        seconds = prepared.seconds | {
-            "search": searched - clock,
-            "verify": time.perf_counter() - searched,
-        }
         report = summarise(
             Summary(
                 ensemble=self.ensemble,
                 objective=self.objective,
-                displacement=objective.displacement(final.shown[None])[0],
+                displacement=search.task.objective.displacement(final.shown[None])[0],
                 strategy=self.params.search.strategy,
                 frame=prepared.frame,
                 lesions=prepared.lesions,
                 boxes=prepared.boxes,
-                before=before,
+                before=search.before,
                 outcome=outcome,
                 final=final,
                 delta=prepared.delta,
                 native_trials=trial.count,
                 guarded=self.params.delta.lesion_guard,
-                seconds=seconds,
-                fallbacks=start.fallbacks,
+                seconds=prepared.seconds
+                | {"search": seconds, "verify": time.perf_counter() - clock},
+                fallbacks=search.start.fallbacks,
             )
         )
         return ProtectedFrame(stored=final.stored, key=key, report=report)
@@ -316,16 +386,27 @@ class Protector:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Search:
+    """The search of one frame, with all that is needed to finish the frame."""
+
+    prepared: Prepared
+    start: Start
+    before: Opinion
+    trial: _Trial
+    task: Task
+
+
 class _Trial:
     """Native results of one search; the last is kept, it is often the final one."""
 
     def __init__(self, native: NativeTrial, label: int) -> None:
         self._native = native
         self._label = label
-        self._last: tuple[Individual, NativeResult | None] | None = None
+        self._last: tuple[Candidate, NativeResult | None] | None = None
         self.count = 0
 
-    def confirm(self, one: Individual) -> bool:
+    def confirm(self, one: Candidate) -> bool:
         """Whether the ensemble still errs on the final stored values."""
         result = self._result(one)
         return result is not None and result.opinion.label != self._label
@@ -334,14 +415,14 @@ class _Trial:
         """Give the confirmed result, or the best one that can be placed."""
         ranked = sorted(outcome.judged, key=lambda judged: judged.rank)
         for judged in (outcome.best, *ranked):
-            result = self._result(judged.individual)
+            result = self._result(judged.candidate)
             if result is not None:
                 return result
         raise NoFeasiblePlacement(
             "no candidate has a place at native size outside the lesion boxes"
         )
 
-    def _result(self, one: Individual) -> NativeResult | None:
+    def _result(self, one: Candidate) -> NativeResult | None:
         if self._last is None or self._last[0] != one:
             self._last = one, self._native.result(one)
             self.count += 1
@@ -351,12 +432,6 @@ class _Trial:
 def _geometry(frame: Frame) -> Geometry:
     rows, columns = frame.stored.shape[:2]
     return Geometry(columns=columns, rows=rows)
-
-
-def _bound(start: Start) -> int:
-    """Upper bound of the candidates a search judges."""
-    params, initial = start.problem.params, len(start.state.pending)
-    return budget(initial, params) if start.problem.generations else initial
 
 
 def _counter(stage: str, total: int, progress: Progress) -> Callable[[int], None]:

@@ -1,59 +1,25 @@
-"""HE search as ask and tell over an immutable state (Alg. 3)."""
+"""HE search over an immutable state (Alg. 3)."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
+from engine.search.candidate import Candidate, Judged
 from engine.search.grid import mutation_step
-from engine.search.space import Individual
+from engine.search.strategy import Ask, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    import torch
 
-    from engine.params import SearchParams
-    from engine.search.space import Region, Variant
-
-
-class Judgement(NamedTuple):
-    """What the objective says of one candidate image; lower is better.
-
-    ``fitness`` is f_t, ``tie`` orders equal ones, ``success`` whether the
-    candidate does what is wanted.
-    """
-
-    fitness: float
-    tie: float
-    success: bool
-
-
-class Judged(NamedTuple):
-    """An individual with its judgement."""
-
-    individual: Individual
-    judgement: Judgement
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Sorting key, best first."""
-        return self.judgement.fitness, self.judgement.tie
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """What stays the same during one search.
-
-    ``generations`` is N_g, zero for strategies that do not evolve.
-    """
-
-    region: Region
-    variants: tuple[Variant, ...]
-    params: SearchParams
-    generations: int
+    from engine.search.space import Space
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,71 +29,110 @@ class SearchState:
     Attributes
     ----------
     pending
-        Individuals still to be judged, in order.
+        Candidates still to be judged, in order.
     judged
-        The trace: everything judged so far, in order.
+        Everything judged so far, in order.
     generation
         0 for the initial population.
     """
 
-    pending: tuple[Individual, ...]
+    pending: tuple[Candidate, ...]
     judged: tuple[Judged, ...] = ()
     generation: int = 0
 
-    @property
-    def done(self) -> bool:
-        """Whether the budget is spent."""
-        return not self.pending
 
-
-def ask(state: SearchState, count: int) -> tuple[Individual, ...]:
-    """Up to `count` individuals to judge next, in evaluation order."""
-    return state.pending[:count]
-
-
-def tell(
-    state: SearchState,
-    problem: Problem,
-    judgements: Sequence[Judgement],
-    generator: np.random.Generator,
-) -> SearchState:
-    """Return the state after the first pending individuals were judged.
-
-    When a generation is through, the next one is bred from the N_p best of
-    all judged (parents and offspring compete, so the best is never lost).
+class Evolution(Strategy):
+    """HE and HE-SIT: an initial population, then N_g generations of offspring.
 
     Parameters
     ----------
-    state
-        Before.
-    problem
-        Region, variants and parameters.
-    judgements
-        One for each of the individuals `ask` gave, in order.
+    space
+        Candidates of the frame.
+    initial
+        The initial population, in the order it is judged.
+    generations
+        N_g; zero for random search.
     generator
         Source of the choice of mutations.
     """
-    count = len(judgements)
-    judged = (
-        *state.judged,
-        *map(Judged, state.pending[:count], judgements),
+
+    def __init__(
+        self,
+        space: Space,
+        initial: Sequence[Candidate],
+        generations: int,
+        generator: np.random.Generator,
+    ) -> None:
+        self.space = space
+        self.generations = generations
+        self.initial = len(initial)
+        self.state = SearchState(pending=tuple(initial))
+        self._generator = generator
+
+    @property
+    @override
+    def generation(self) -> int:
+        """Which generation is being judged."""
+        return self.state.generation
+
+    @property
+    @override
+    def bound(self) -> int:
+        """Most candidates the search can judge."""
+        return natural_budget(self.initial, self.space, self.generations)
+
+    @override
+    def ask(self, count: int) -> Ask:
+        """Up to `count` pending candidates."""
+        return Ask(self.state.pending[:count])
+
+    @override
+    def tell(self, judged: Sequence[Judged], gradients: torch.Tensor | None) -> None:
+        """Take note; when a generation is through, breed the next one."""
+        self.state = succeed(
+            self.state, self.space, judged, self.generations, self._generator
+        )
+
+
+def natural_budget(initial: int, space: Space, generations: int) -> int:
+    """Most candidates `generations` of offspring come to after `initial` ones."""
+    if not initial:
+        return 0
+    params = space.params
+    return initial + generations * params.n_p * offspring_per_parent(params.r_c)
+
+
+def succeed(
+    state: SearchState,
+    space: Space,
+    judged: Sequence[Judged],
+    generations: int,
+    generator: np.random.Generator,
+) -> SearchState:
+    """Return the state after the first pending candidates were judged.
+
+    When a generation is through, the next one is bred from the N_p best of
+    all judged (parents and offspring compete, so the best is never lost).
+    """
+    after = replace(
+        state,
+        pending=state.pending[len(judged) :],
+        judged=(*state.judged, *judged),
     )
-    after = replace(state, pending=state.pending[count:], judged=judged)
-    if after.pending or after.generation >= problem.generations:
+    if after.pending or after.generation >= generations:
         return after
+    parents = dominants(after, space.params.n_p)
     return replace(
         after,
-        pending=_offspring(
-            dominants(after, problem.params.n_p), after, problem, generator
-        ),
+        pending=_offspring(parents, after, space, generator),
         generation=after.generation + 1,
     )
 
 
-def dominants(state: SearchState, count: int) -> tuple[Individual, ...]:
-    """Pick the `count` individuals of lowest f_t, best first."""
+def dominants(state: SearchState, count: int) -> tuple[Candidate, ...]:
+    """Pick the `count` candidates of lowest f_t, best first."""
     best = sorted(state.judged, key=lambda one: one.rank)[:count]
-    return tuple(one.individual for one in best)
+    return tuple(one.candidate for one in best)
 
 
 def offspring_per_parent(r_c: float) -> int:
@@ -135,41 +140,38 @@ def offspring_per_parent(r_c: float) -> int:
     return max(1, math.floor(27 * r_c))
 
 
-def mutants(parent: Individual, problem: Problem) -> list[Individual]:
+def mutants(parent: Candidate, space: Space) -> list[Candidate]:
     """All feasible combinations of g, g + s and g - s per gene (Eq. 11).
 
     Combining mutated with unchanged genes is the paper's crossover. The parent
     itself is left out; α is clipped to its bounds.
     """
-    params = problem.params
-    s_p = mutation_step(params.r_p, problem.generations)
-    size = problem.variants[parent.variant].size
-    found: dict[Individual, None] = {}
+    params = space.params
+    s_p = mutation_step(params.r_p, params.n_g)
+    found: dict[Candidate, None] = {}
     for dx, dy, da in itertools.product((0, 1, -1), repeat=3):
-        alpha = parent.alpha + da * params.s_alpha
-        child = Individual(
+        child = parent._replace(
             x=parent.x + dx * s_p,
             y=parent.y + dy * s_p,
-            alpha=min(max(alpha, params.alpha_min), params.alpha_max),
-            variant=parent.variant,
+            alpha=space.alpha(parent.alpha + da * params.s_alpha),
         )
-        if child != parent and problem.region.feasible(child.x, child.y, size):
+        if child != parent and space.feasible(child):
             found[child] = None
     return list(found)
 
 
 def _offspring(
-    parents: Sequence[Individual],
+    parents: Sequence[Candidate],
     state: SearchState,
-    problem: Problem,
+    space: Space,
     generator: np.random.Generator,
-) -> tuple[Individual, ...]:
-    """Breed new individuals of all parents, those of the best parent first."""
-    known = {one.individual for one in state.judged}
-    quota = offspring_per_parent(problem.params.r_c)
-    born: list[Individual] = []
+) -> tuple[Candidate, ...]:
+    """Breed new candidates of all parents, those of the best parent first."""
+    known = {one.candidate for one in state.judged}
+    quota = offspring_per_parent(space.params.r_c)
+    born: list[Candidate] = []
     for parent in parents:
-        fresh = [child for child in mutants(parent, problem) if child not in known]
+        fresh = [child for child in mutants(parent, space) if child not in known]
         chosen = generator.permutation(len(fresh))[:quota]
         born.extend(fresh[i] for i in chosen)
         known.update(fresh[i] for i in chosen)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.models.ensemble import Ensemble
-    from engine.search.populate import Start
-    from engine.search.space import Individual
+    from engine.search.candidate import Candidate
     from engine.types import Frame
+    from engine.watermark.maker import PatchMaker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +58,8 @@ class NativeTrial:
         X, the stored values with δ and without a mark.
     boxes
         Native lesion boxes.
-    start
-        Variants and patches of the search.
+    maker
+        Patches of the logo at the size that is searched with.
     ensemble
         Judge of the results.
     device
@@ -69,25 +69,24 @@ class NativeTrial:
     frame: Frame
     host: NDArray[np.int32] = field(repr=False)
     boxes: Sequence[Box]
-    start: Start
+    maker: PatchMaker
     ensemble: Ensemble
     device: torch.device
 
-    def mark(self, one: Individual) -> Mark | None:
+    def mark(self, one: Candidate) -> Mark | None:
         """Place a candidate natively; None if rounding would cover a lesion."""
-        sit = self.start.problem.variants[one.variant].sit
-        patch = self.start.maker.native(sit)
+        patch = self.maker.native(one.sit)
         h, w = patch.shape[:2]
         rows, columns = self.frame.stored.shape[:2]
         if w > columns or h > rows:
             return None
-        x, y = self.start.maker.geometry.native_position(one.x, one.y, (w, h))
+        x, y = self.maker.geometry.native_position(one.x, one.y, (w, h))
         footprint = Box(x0=x, y0=y, x1=x + w, y1=y + h)
         if any(overlaps(footprint, box) for box in self.boxes):
             return None
-        return Mark(x=x, y=y, alpha=one.alpha, sit=sit, patch=patch)
+        return Mark(x=x, y=y, alpha=one.alpha, sit=one.sit, patch=patch)
 
-    def result(self, one: Individual) -> NativeResult | None:
+    def result(self, one: Candidate) -> NativeResult | None:
         """Blend, render and judge a candidate; None where `mark` is None."""
         mark = self.mark(one)
         if mark is None:

@@ -1,4 +1,4 @@
-"""What a search minimises: the confidence of the ensemble in its own answer."""
+"""What a search minimises, and when it is content."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cosine_similarity
 
-from engine.precision import reduced_precision
-from engine.search.evolve import Judgement
+from engine.errors import InvalidParameter
+from engine.search.candidate import Judgement
 
 if TYPE_CHECKING:
     from engine.models.ensemble import Ensemble
+    from engine.params import StopRule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,79 +39,174 @@ class Opinion:
 @torch.inference_mode()
 def opinion(ensemble: Ensemble, image: torch.Tensor) -> Opinion:
     """Ask every member about one image ``(3, G, G)`` in [0, 1]."""
-    members = ensemble.member_logits(image[None])[:, 0].double().softmax(dim=-1)
-    mixed = _beta(ensemble, members) @ members
-    return Opinion(
-        label=int(mixed.argmax()),
-        probabilities=tuple(mixed.tolist()),
-        members=tuple(tuple(row) for row in members.tolist()),
-    )
+    return opinions(ensemble, image[None])[0]
 
 
-def _beta(ensemble: Ensemble, like: torch.Tensor) -> torch.Tensor:
-    return ensemble.weights.to(like)
+@torch.inference_mode()
+def opinions(ensemble: Ensemble, images: torch.Tensor) -> list[Opinion]:
+    """Ask every member about images ``(N, 3, G, G)`` in [0, 1]."""
+    logits = ensemble.member_logits(images).double().cpu()
+    mixed = mixed_log_probabilities(ensemble, logits).exp()
+    members = logits.softmax(dim=-1)
+    return [
+        Opinion(
+            label=int(mixed[n].argmax()),
+            probabilities=tuple(mixed[n].tolist()),
+            members=tuple(tuple(row) for row in members[:, n].tolist()),
+        )
+        for n in range(len(mixed))
+    ]
+
+
+def mixed_log_probabilities(ensemble: Ensemble, logits: torch.Tensor) -> torch.Tensor:
+    """Logarithm of Eq. 12, ``(N, C)``, of the members' logits ``(k, N, C)``."""
+    beta = ensemble.weights.to(logits).log()[:, None, None]
+    return (logits.log_softmax(dim=-1) + beta).logsumexp(dim=0)
+
+
+def leads(scores: torch.Tensor, label: int) -> torch.Tensor:
+    """By how much a class leads the strongest other one, ``(...)`` of ``(..., C)``."""
+    others = scores.clone()
+    others[..., label] = -torch.inf
+    return scores[..., label] - others.amax(dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """Judges candidate images of one original.
+    """What is wanted of candidate images of one original.
 
     Attributes
     ----------
     ensemble
         The judges.
     label
-        Class to talk it out of: its own answer on the original.
+        Class to talk them out of: the ensemble's own answer on the original.
     features
-        Features of the original, ``(1, D_i)`` per member.
-    first_success
-        Whether the first success ends the search, as in the paper. Otherwise a
-        whole generation is judged and of its successes the one is taken that
-        moves the features the most (label-free: for images no ensemble was
-        trained on a class name says nothing, so both movements count).
+        Features of the original, ``(D_i,)`` per member.
+    stop
+        When a candidate is good enough.
+    label_free
+        For images no ensemble was trained on, where a class name says nothing:
+        whole generations are judged, and of the candidates that change the
+        prediction the one is taken that moves the features the most.
     """
 
     ensemble: Ensemble
     label: int
     features: tuple[torch.Tensor, ...]
-    first_success: bool
+    stop: StopRule
+    label_free: bool = False
 
-    @torch.inference_mode()
-    def judge(self, pictures: torch.Tensor) -> list[Judgement]:
-        """Judge each picture of ``(N, 3, G, G)`` in [0, 1]; lower is better.
+    def __post_init__(self) -> None:
+        members = len(self.ensemble.members)
+        if self.stop.kind == "vote" and self.stop.votes > members:
+            raise InvalidParameter(
+                f"stop rule vote:{self.stop.votes}: ensemble "
+                f"{self.ensemble.name!r} has only {members} members"
+            )
 
-        Fitness is f_t, the softmax confidence in the label (Eq. 12).
-        Confidences that saturate are told apart by the log-odds of the label
-        against the strongest other class. Success: that class is stronger, to
-        be confirmed in full precision.
+    @property
+    def first_success(self) -> bool:
+        """Whether the first success ends the search, as in the paper."""
+        return not self.label_free and self.stop.kind != "never"
+
+    def judge(self, logits: torch.Tensor) -> list[Judgement]:
+        """Judge candidates by what the members said; lower is better.
+
+        Under the paper's stop rule the fitness is f_t, the softmax confidence in
+        the label (Eq. 12); saturated confidences are told apart by the log-odds.
+        Under the others it is the weighted mean of the members' margins, so that
+        every member counts, those already deceived as well.
+
+        Parameters
+        ----------
+        logits
+            ``(k, N, C)`` float64 on the CPU, of the members.
         """
-        with reduced_precision(pictures.device):
-            logits = self.ensemble.member_logits(pictures).double()
-        weights = _beta(self.ensemble, logits).log()[:, None, None]
-        mixed = (logits.log_softmax(dim=-1) + weights).logsumexp(dim=0)
-        others = mixed.clone()
-        others[:, self.label] = -torch.inf
-        margins = mixed[:, self.label] - others.amax(dim=1)
-        rows = zip(mixed[:, self.label].exp().tolist(), margins.tolist(), strict=True)
-        return [Judgement(fitness=f, tie=m, success=m < 0) for f, m in rows]
+        mixed = mixed_log_probabilities(self.ensemble, logits)
+        odds = leads(mixed, self.label)
+        margins = leads(logits, self.label)
+        fitness = mixed[:, self.label].exp()
+        if self.stop.kind != "ensemble":
+            fitness = self.ensemble.weights.to(margins) @ margins
+        wrong, enough = (margins < 0).sum(dim=0), self._content(margins, odds)
+        return [
+            Judgement(fitness=f, tie=t, wrong=w, deceived=t < 0, success=s)
+            for f, t, w, s in zip(
+                fitness.tolist(),
+                odds.tolist(),
+                wrong.tolist(),
+                enough.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _content(self, margins: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
+        """Whether each candidate meets the stop rule, ``(N,)`` bool."""
+        wrong = margins < 0
+        match self.stop.kind:
+            case "vote":
+                return wrong.sum(dim=0) >= self.stop.votes
+            case "all":
+                return wrong.all(dim=0)
+            case "margin":
+                return (margins <= -self.stop.margin).all(dim=0) & wrong.all(dim=0)
+            case _:
+                return odds < 0
 
     @torch.inference_mode()
     def displacement(self, pictures: torch.Tensor) -> list[float]:
         """Mean over members of 1 - cos to the original's features, 0..2 each."""
         seen = zip(self.ensemble.features(pictures), self.features, strict=True)
-        distances = [1 - cosine_similarity(a, b, dim=1) for a, b in seen]
+        distances = [1 - cosine_similarity(a, b[None], dim=1) for a, b in seen]
         measured: list[float] = torch.stack(distances).mean(dim=0).tolist()
         return measured
 
 
+def surrogate(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Differentiable loss of candidates whose gradient guides a search.
+
+    The weighted mean over members of softplus of the label's lead over the
+    strongest other class: members that are already deceived pull less, so the
+    gradient points to what still holds.
+
+    Parameters
+    ----------
+    logits
+        ``(k, N, C)`` of the members.
+    labels
+        ``(N,)`` int64, the class to be talked out of each picture.
+    weights
+        ``(k,)``, β of Eq. 12.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(N,)``.
+    """
+    index = labels[None, :, None].expand(logits.shape[0], -1, 1)
+    own = logits.gather(2, index)
+    other = logits.scatter(2, index, -torch.inf).amax(dim=2)
+    lead = own[..., 0] - other
+    return torch.einsum("k,kn->n", weights, torch.nn.functional.softplus(lead + 1.0))
+
+
 @torch.inference_mode()
 def objective_for(
-    ensemble: Ensemble, image: torch.Tensor, label: int, *, first_success: bool
+    ensemble: Ensemble,
+    image: torch.Tensor,
+    label: int,
+    stop: StopRule,
+    *,
+    label_free: bool = False,
 ) -> Objective:
     """Make the objective of an original image ``(3, G, G)`` in [0, 1]."""
     return Objective(
         ensemble=ensemble,
         label=label,
-        features=tuple(ensemble.features(image[None])),
-        first_success=first_success,
+        features=tuple(one[0] for one in ensemble.features(image[None])),
+        stop=stop,
+        label_free=label_free,
     )

@@ -1,41 +1,36 @@
-"""Runs a search: batches, early stop, confirmation of what it finds."""
+"""Runs searches of many frames side by side: shared batches, stop, confirmation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from engine.search.evolve import ask, tell
-from engine.watermark.blend import blend, patch_tensor
-from engine.watermark.working import grid_view
+import torch
+
+from engine.precision import reduced_precision
+from engine.search.candidate import Judged
+from engine.search.objective import surrogate
+from engine.search.strategy import GRADIENT_COST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from engine.search.evolve import Judged, SearchState
+    from engine.models.ensemble import Ensemble
+    from engine.search.candidate import Candidate
     from engine.search.objective import Objective
-    from engine.search.populate import Start
-    from engine.search.space import Individual
-    from engine.watermark.blend import GridMark
+    from engine.search.show import Gallery
+    from engine.search.strategy import Ask, Strategy
 
 MAX_CONFIRMATIONS: Final = 8
-"""Candidates confirmed at native size before the search gives up on it."""
+"""Candidates confirmed at native size before a search gives up on it."""
 
 _COMPARED: Final = 16
 """Successes of lowest f_t whose features are compared, label-free."""
 
 _BATCHES: Final = (4, 8, 16)
-"""Sizes of the first batches; the last one repeats. A first success often
-comes early, and on a CPU a small batch is hardly slower per image."""
-
-
-_PATCHES: Final = 32
-"""Drawn patches kept: offspring use those of their ancestors."""
+"""Candidates of one frame in its first batches; the last size repeats. A first
+success often comes early, and a small batch is hardly slower per image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +40,14 @@ class Outcome:
     Attributes
     ----------
     best
-        The confirmed candidate, or the one of lowest f_t.
+        The confirmed candidate, or the one of lowest rank.
     success
         Whether `best` was confirmed.
     queries
-        Candidates judged up to and including `best` where the first success
+        Image queries charged up to and including `best` where the first success
         ends the search, otherwise all.
+    first_error
+        Image queries charged when the ensemble first erred; None if it never did.
     judged
         All candidates judged, in order, those after the success included.
     confirmations
@@ -60,127 +57,219 @@ class Outcome:
     best: Judged
     success: bool
     queries: int
+    first_error: int | None
     judged: tuple[Judged, ...]
     confirmations: int
 
+    @property
+    def gradients(self) -> int:
+        """Candidates whose gradient was taken."""
+        return sum(one.cost > 1 for one in self.judged)
 
-def run_search(
-    start: Start,
-    objective: Objective,
-    host: torch.Tensor,
-    confirm: Callable[[Individual], bool],
-    generator: np.random.Generator,
-    *,
-    tick: Callable[[int], None] = lambda _: None,
-) -> Outcome:
-    """Search until a candidate is confirmed or the budget is spent.
+
+@dataclass(kw_only=True, slots=True)
+class Task:
+    """The search of one frame under way.
+
+    Attributes
+    ----------
+    strategy
+        What proposes candidates.
+    objective
+        What is wanted of them.
+    gallery
+        What shows them.
+    confirm
+        Whether a candidate holds when it is blended at native size.
+    budget
+        Most image queries charged; 0 for what the strategy itself comes to.
+    tick
+        Called with the charge of every batch.
+    judged, tested, outcome
+        The trace, the indices put to the test, and the result once there is one.
+    """
+
+    strategy: Strategy
+    objective: Objective
+    gallery: Gallery
+    confirm: Callable[[Candidate], bool]
+    budget: int = 0
+    tick: Callable[[int], None] = lambda _: None
+    judged: list[Judged] = field(default_factory=list)
+    tested: set[int] = field(default_factory=set)
+    outcome: Outcome | None = None
+    spent: int = 0
+
+    def ask(self) -> Ask:
+        """Ask for the next candidates, as many as the rest of the budget allows."""
+        asked = self.strategy.ask(_batch_size(len(self.judged), self.objective))
+        cost = GRADIENT_COST if asked.gradients else 1
+        left = (self.budget - self.spent) // cost if self.budget else None
+        return asked._replace(candidates=asked.candidates[:left])
+
+    def tell(
+        self, asked: Ask, logits: torch.Tensor, gradients: torch.Tensor | None
+    ) -> None:
+        """Judge what was asked, pass it on, and end the search if it is over."""
+        cost, generation = (
+            GRADIENT_COST if asked.gradients else 1,
+            self.strategy.generation,
+        )
+        fresh = [
+            Judged(candidate, judgement, generation, cost)
+            for candidate, judgement in zip(
+                asked.candidates, self.objective.judge(logits), strict=True
+            )
+        ]
+        self.judged.extend(fresh)
+        self.spent += cost * len(fresh)
+        self.strategy.tell(fresh, gradients)
+        self.tick(cost * len(fresh))
+        over = not self.ask().candidates
+        claims = self._claims(len(fresh), generation, over=over)
+        self._test(claims)
+        if self.outcome is None and (over or len(self.tested) == MAX_CONFIRMATIONS):
+            self._give_up()
+
+    def _claims(self, fresh: int, generation: int, *, over: bool) -> Sequence[int]:
+        """Candidates to confirm now, as indices in order of preference."""
+        everyone = range(len(self.judged))
+        if self.objective.first_success:
+            newest = everyone[len(everyone) - fresh :]
+            return [i for i in newest if self.judged[i].judgement.success]
+        if not self.objective.label_free:
+            found = [i for i in everyone if self.judged[i].judgement.success]
+            return sorted(found, key=lambda i: self.judged[i].rank) if over else []
+        if not (over or self.strategy.generation > generation):
+            return []
+        return self._most_moved(
+            [i for i in everyone if self.judged[i].judgement.success]
+        )
+
+    def _most_moved(self, found: list[int]) -> list[int]:
+        """Order the strongest successes by how far they move the features."""
+        strongest = sorted(found, key=lambda i: self.judged[i].rank)[:_COMPARED]
+        if not strongest:
+            return []
+        pictures = self.gallery.pictures([self.judged[i].candidate for i in strongest])
+        moved = self.objective.displacement(pictures)
+        order = sorted(range(len(moved)), key=lambda k: -moved[k])
+        return [strongest[k] for k in order]
+
+    def _test(self, claims: Sequence[int]) -> None:
+        for claim in claims:
+            if claim in self.tested or len(self.tested) == MAX_CONFIRMATIONS:
+                continue
+            self.tested.add(claim)
+            if self.confirm(self.judged[claim].candidate):
+                upto = self.judged[: claim + 1]
+                whole = self.judged if not self.objective.first_success else upto
+                self._end(claim, success=True, queries=sum(one.cost for one in whole))
+                return
+
+    def _give_up(self) -> None:
+        lowest = min(range(len(self.judged)), key=lambda i: self.judged[i].rank)
+        self._end(lowest, success=False, queries=self.spent)
+
+    def _end(self, index: int, *, success: bool, queries: int) -> None:
+        self.outcome = Outcome(
+            best=self.judged[index],
+            success=success,
+            queries=queries,
+            first_error=_first_error(self.judged),
+            judged=tuple(self.judged),
+            confirmations=len(self.tested),
+        )
+
+
+def run_searches(
+    tasks: Sequence[Task], ensemble: Ensemble, *, precise: bool = False
+) -> list[Outcome]:
+    """Search all frames together until each is content or its budget is spent.
+
+    Candidates of all frames still searching share forward passes; what the
+    members said comes back in one transfer per batch. A frame that is done
+    leaves the batch.
 
     Parameters
     ----------
-    start
-        From `engine.search.populate.start_search`.
-    objective
-        Judges pictures on the model grid.
-    host
-        X = I + δ on the grid, ``(3, G, G)`` float32 in [0, 1].
-    confirm
-        Whether a candidate holds when it is blended at native size.
-    generator
-        Source of the choice of mutations.
-    tick
-        Called with the number of candidates of every batch.
+    tasks
+        One per frame, all for the members of `ensemble`.
+    ensemble
+        The judges.
+    precise
+        Float32 everywhere, also where bfloat16 is faster.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of `tasks`.
     """
-    show = _shower(start, host.device)
-
-    def picture(individuals: Sequence[Individual]) -> torch.Tensor:
-        return blend(host, [show(one) for one in individuals])
-
-    state = start.state
-    tested: set[int] = set()
-    while not state.done and len(tested) < MAX_CONFIRMATIONS:
-        batch = ask(state, _batch_size(state, objective))
-        before, judgements = state, objective.judge(picture(batch))
-        state = tell(state, start.problem, judgements, generator)
-        tick(len(batch))
-        for claim in _claims(before, state, objective, picture):
-            if claim in tested or len(tested) == MAX_CONFIRMATIONS:
-                continue
-            tested.add(claim)
-            if confirm(state.judged[claim].individual):
-                return _found(state, claim, len(tested), objective)
-    return _exhausted(state, len(tested))
+    active = list(tasks)
+    while active:
+        asked = [task.ask() for task in active]
+        plain = [(t, a) for t, a in zip(active, asked, strict=True) if not a.gradients]
+        steep = [(t, a) for t, a in zip(active, asked, strict=True) if a.gradients]
+        if plain:
+            _tell(plain, _look(plain, ensemble, precise=precise), None)
+        if steep:
+            _tell(steep, *_look_back(steep, ensemble, precise=precise))
+        active = [task for task in active if task.outcome is None]
+    return [task.outcome for task in tasks if task.outcome is not None]
 
 
-def _found(
-    state: SearchState, claim: int, tested: int, objective: Objective
-) -> Outcome:
-    return Outcome(
-        best=state.judged[claim],
-        success=True,
-        queries=claim + 1 if objective.first_success else len(state.judged),
-        judged=state.judged,
-        confirmations=tested,
+_Asked = list[tuple[Task, "Ask"]]
+
+
+def _pictures(asked: _Asked) -> torch.Tensor:
+    return torch.cat([task.gallery.pictures(ask.candidates) for task, ask in asked])
+
+
+@torch.inference_mode()
+def _look(asked: _Asked, ensemble: Ensemble, *, precise: bool) -> torch.Tensor:
+    """Logits of every member, ``(k, N, C)`` float64 on the CPU."""
+    pictures = _pictures(asked)
+    with nullcontext() if precise else reduced_precision(pictures.device):
+        return ensemble.member_logits(pictures).cpu().double()
+
+
+def _look_back(
+    asked: _Asked, ensemble: Ensemble, *, precise: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits as in `_look`, and the gradient of the loss in each picture."""
+    pictures = _pictures(asked).requires_grad_()
+    labels = [task.objective.label for task, ask in asked for _ in ask.candidates]
+    with nullcontext() if precise else reduced_precision(pictures.device):
+        logits = ensemble.member_logits(pictures)
+    loss = surrogate(
+        logits.float(), torch.tensor(labels, device=pictures.device), ensemble.weights
     )
+    # Pictures do not mix in evaluation mode: the sum gives each its own gradient.
+    (gradient,) = torch.autograd.grad(loss.sum(), pictures)
+    return logits.detach().cpu().double(), gradient
 
 
-def _exhausted(state: SearchState, tested: int) -> Outcome:
-    lowest = min(range(len(state.judged)), key=lambda i: state.judged[i].rank)
-    return Outcome(
-        best=state.judged[lowest],
-        success=False,
-        queries=len(state.judged),
-        judged=state.judged,
-        confirmations=tested,
-    )
+def _tell(asked: _Asked, logits: torch.Tensor, gradients: torch.Tensor | None) -> None:
+    done = 0
+    for task, ask in asked:
+        mine = slice(done, done + len(ask.candidates))
+        done = mine.stop
+        task.tell(ask, logits[:, mine], None if gradients is None else gradients[mine])
 
 
-def _batch_size(state: SearchState, objective: Objective) -> int:
+def _batch_size(judged: int, objective: Objective) -> int:
     if not objective.first_success:
         return _BATCHES[-1]
-    judged = len(state.judged)
     for i, size in enumerate(_BATCHES):
         if judged < sum(_BATCHES[: i + 1]):
             return size
     return _BATCHES[-1]
 
 
-def _claims(
-    before: SearchState,
-    after: SearchState,
-    objective: Objective,
-    picture: Callable[[Sequence[Individual]], torch.Tensor],
-) -> Sequence[int]:
-    """Find the candidates to confirm now; indices in order of preference."""
-    judged = after.judged
-    if objective.first_success:
-        fresh = range(len(before.judged), len(judged))
-        return [i for i in fresh if judged[i].judgement.success]
-    if not (after.done or after.generation > before.generation):
-        return []
-    found = [i for i, one in enumerate(judged) if one.judgement.success]
-    strongest = sorted(found, key=lambda i: judged[i].rank)[:_COMPARED]
-    if not strongest:
-        return []
-    moved = objective.displacement(picture([judged[i].individual for i in strongest]))
-    order = sorted(range(len(moved)), key=lambda k: -moved[k])
-    return [strongest[k] for k in order]
-
-
-def _shower(start: Start, device: torch.device) -> Callable[[Individual], GridMark]:
-    """Return what shows a candidate on the grid as its native mark would look."""
-    view = grid_view(start.maker.geometry, device)
-    geometry, variants = view.geometry, start.problem.variants
-    make = start.maker.preview()
-
-    @lru_cache(maxsize=_PATCHES)
-    def patch(variant: int) -> NDArray[np.uint8]:
-        return make(variants[variant].sit)
-
-    def show(one: Individual) -> GridMark:
-        drawn = patch(one.variant)
-        h, w = drawn.shape[:2]
-        native = round(w / geometry.reduction), round(h / geometry.reduction)
-        place = geometry.native_position(one.x, one.y, native)
-        return view.mark(place, one.alpha, patch_tensor(drawn, device))
-
-    return show
+def _first_error(judged: Sequence[Judged]) -> int | None:
+    spent = 0
+    for one in judged:
+        spent += one.cost
+        if one.judgement.deceived:
+            return spent
+    return None

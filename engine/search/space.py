@@ -1,95 +1,76 @@
-"""Where marks may lie, and the individuals of a search."""
+"""The candidates of one frame: what may be proposed at all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.types import SIT
+from engine.watermark.sit import draw
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from engine.types import SIT
-
-
-class Individual(NamedTuple):
-    """Genes ρ = [x, y, α] and the transform inherited from its ancestor.
-
-    ``x`` and ``y`` on the model grid, ``alpha`` a byte, ``variant`` an index
-    into the variants of the space.
-    """
-
-    x: int
-    y: int
-    alpha: int
-    variant: int
+    from engine.params import SearchParams
+    from engine.search.candidate import Candidate
+    from engine.search.region import Region
+    from engine.watermark.maker import PatchMaker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
-    """One transform of the logo and the room it needs on the grid.
-
-    ``size`` is the width and height of its footprint.
-    """
-
-    sit: SIT
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Region:
-    """The grid without the lesion boxes.
+class Space:
+    """Candidates of one frame.
 
     Attributes
     ----------
-    sums
-        ``(G+1, G+1)`` int64 summed-area table of the forbidden pixels.
+    region
+        The grid without lesion boxes.
+    maker
+        Patches of the logo at the size that is tried.
+    params
+        Ranges and bounds.
     """
 
-    sums: NDArray[np.int64] = field(repr=False)
+    region: Region
+    maker: PatchMaker
+    params: SearchParams
 
-    @property
-    def side(self) -> int:
-        """Side of the grid, G."""
-        return int(self.sums.shape[0]) - 1
+    def size(self, sit: SIT) -> tuple[int, int]:
+        """Width and height of the footprint of a transformed logo, on the grid."""
+        return self.maker.footprint(sit)
 
-    def feasible(self, x: int, y: int, size: tuple[int, int]) -> bool:
-        """Whether a whole footprint lies inside and meets no lesion box.
+    def feasible(self, one: Candidate) -> bool:
+        """Whether the whole footprint keeps clear of lesions and α of its bounds."""
+        low, high = self.params.alpha_min, self.params.alpha_max
+        return low <= one.alpha <= high and self.region.feasible(
+            one.x, one.y, self.size(one.sit)
+        )
 
-        One pixel more on each side is kept free, so that rounding to native
-        positions cannot bring the mark onto a box.
-        """
-        w, h = size
-        if x < 0 or y < 0 or x + w > self.side or y + h > self.side:
-            return False
-        x0, y0 = max(0, x - 1), max(0, y - 1)
-        x1, y1 = min(self.side, x + w + 1), min(self.side, y + h + 1)
-        s = self.sums
-        return bool(s[y1, x1] - s[y0, x1] - s[y1, x0] + s[y0, x0] == 0)
+    def alpha(self, value: float) -> int:
+        """Nearest allowed α byte."""
+        low, high = self.params.alpha_min, self.params.alpha_max
+        return int(min(max(round(value), low), high))
 
-    def positions(self, size: tuple[int, int]) -> NDArray[np.int64]:
-        """All feasible positions of a footprint, ``(n, 2)`` int64 of (x, y)."""
-        w, h = size
-        if w > self.side or h > self.side:
-            return np.empty((0, 2), dtype=np.int64)
-        xs, ys = np.arange(self.side - w + 1), np.arange(self.side - h + 1)
-        x0, y0 = np.maximum(xs - 1, 0), np.maximum(ys - 1, 0)[:, None]
-        x1 = np.minimum(xs + w + 1, self.side)
-        y1 = np.minimum(ys + h + 1, self.side)[:, None]
-        s = self.sums
-        free = s[y1, x1] - s[y0, x1] - s[y1, x0] + s[y0, x0] == 0
-        return np.argwhere(free)[:, ::-1]
+    def place(self, sit: SIT, generator: np.random.Generator) -> tuple[int, int] | None:
+        """One uniform feasible position (x, y) of a transform, None without any."""
+        free = self.region.positions(self.size(sit))
+        if not len(free):
+            return None
+        x, y = free[generator.integers(len(free))]
+        return int(x), int(y)
 
+    def nearest(self, x: float, y: float, sit: SIT) -> tuple[int, int] | None:
+        """Feasible position nearest to a point, None where there is none."""
+        column, row = round(x), round(y)
+        size = self.size(sit)
+        if self.region.feasible(column, row, size):
+            return column, row
+        free = self.region.positions(size)
+        if not len(free):
+            return None
+        best = np.square(free - np.array([x, y])).sum(axis=1).argmin()
+        return int(free[best, 0]), int(free[best, 1])
 
-def region(forbidden: NDArray[np.bool_]) -> Region:
-    """Build the feasible region.
-
-    Parameters
-    ----------
-    forbidden
-        ``(G, G)`` bool, true inside lesion boxes.
-    """
-    sums = np.zeros((forbidden.shape[0] + 1, forbidden.shape[1] + 1), dtype=np.int64)
-    sums[1:, 1:] = forbidden.cumsum(axis=0).cumsum(axis=1)
-    return Region(sums=sums)
+    def transform(self, generator: np.random.Generator) -> SIT:
+        """Draw a transform within the ranges."""
+        return draw(self.params.sit, generator)

@@ -1,0 +1,166 @@
+"""Chooses the strategy of a frame, with the ladder for lack of room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import NoFeasiblePlacement
+from engine.search.evolve import Evolution, natural_budget
+from engine.search.populate import (
+    TRANSFORMING,
+    on_grid,
+    scatter,
+    transforms,
+    with_alpha,
+)
+from engine.search.space import Space
+from engine.types import SIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+
+    from engine.params import SearchParams
+    from engine.search.region import Region
+    from engine.search.strategy import Strategy
+    from engine.watermark.maker import PatchMaker
+
+SHRINK: Final = 0.8
+"""Factor on the sides of the logo when it has no place."""
+
+MAX_SHRINKS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """A search ready to run.
+
+    Attributes
+    ----------
+    strategy
+        What proposes candidates.
+    space
+        What it proposes them from; its maker draws the logo at the size that
+        found room.
+    fallbacks
+        Steps of the ladder that were taken: ``shrink 0.8``, ``no rotation``,
+        ``off-grid``.
+    """
+
+    strategy: Strategy
+    space: Space
+    fallbacks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Made:
+    """A strategy, and whether some of its population lies off the grid."""
+
+    strategy: Strategy
+    off_grid: bool = False
+
+
+def start_search(
+    maker: PatchMaker,
+    region: Region,
+    params: SearchParams,
+    generator: np.random.Generator,
+) -> Start:
+    """Make the strategy of a frame.
+
+    With too little room the logo is made smaller up to three times, then kept
+    upright; lesion boxes are never given up.
+
+    Parameters
+    ----------
+    maker
+        Patches of the logo for this frame.
+    region
+        The grid without lesion boxes.
+    params
+        Strategy, budget and ranges.
+    generator
+        Source of every draw.
+
+    Raises
+    ------
+    NoFeasiblePlacement
+        No footprint has a place even then.
+    """
+    for smaller, tried, names in _ladder(maker, params):
+        space = Space(region=region, maker=smaller, params=tried)
+        made = _MAKERS[params.strategy](space, generator)
+        if made:
+            off_grid = ("off-grid",) if made.off_grid else ()
+            return Start(
+                strategy=made.strategy, space=space, fallbacks=(*names, *off_grid)
+            )
+    raise NoFeasiblePlacement(
+        "the lesion boxes leave no place for the logo, even at "
+        f"{SHRINK**MAX_SHRINKS:.2f} of its size; use a larger sl or a higher "
+        "lesion threshold, or hold the image"
+    )
+
+
+def _ladder(
+    maker: PatchMaker, params: SearchParams
+) -> Iterator[tuple[PatchMaker, SearchParams, tuple[str, ...]]]:
+    """Yield what to try in turn, with the names of the concessions made."""
+    names: tuple[str, ...] = ()
+    for _ in range(MAX_SHRINKS + 1):
+        yield maker, params, names
+        maker = replace(maker, shrink=maker.shrink * SHRINK)
+        names = (f"shrink {maker.shrink:.3g}",)
+    if params.strategy in TRANSFORMING:
+        maker = replace(maker, shrink=maker.shrink / SHRINK)
+        upright = replace(params.sit, rotation=(0.0, 0.0))
+        names = (f"shrink {maker.shrink:.3g}", "no rotation")
+        yield maker, replace(params, sit=upright), names
+
+
+def _random(space: Space, generator: np.random.Generator) -> _Made | None:
+    """One mark anywhere: the paper's Random."""
+    places = scatter(space, [SIT()], generator)
+    if not places:
+        return None
+    return _Made(
+        strategy=Evolution(space, with_alpha(places, space, generator), 0, generator)
+    )
+
+
+def _random_sit(space: Space, generator: np.random.Generator) -> _Made | None:
+    """As many random marks as HE-SIT would judge: the control."""
+    initial = len(on_grid(space, generator))
+    if not initial:
+        return None
+    count = space.params.budget or natural_budget(initial, space, space.params.n_g)
+    places = scatter(space, transforms(space, count, generator), generator)
+    return _Made(
+        strategy=Evolution(space, with_alpha(places, space, generator), 0, generator)
+    )
+
+
+def _evolving(space: Space, generator: np.random.Generator) -> _Made | None:
+    """HE and HE-SIT: the grid of Eq. 9, filled up to N_p from anywhere."""
+    places = on_grid(space, generator)
+    extra = []
+    if len(places) < space.params.n_p:
+        missing = space.params.n_p - len(places)
+        extra = scatter(space, transforms(space, missing, generator), generator)
+    if not places and not extra:
+        return None
+    population = with_alpha([*places, *extra], space, generator)
+    return _Made(
+        strategy=Evolution(space, population, space.params.n_g, generator),
+        off_grid=bool(extra),
+    )
+
+
+_MAKERS: Final[dict[str, Callable[[Space, np.random.Generator], _Made | None]]] = {
+    "random": _random,
+    "random-sit": _random_sit,
+    "he": _evolving,
+    "he-sit": _evolving,
+}

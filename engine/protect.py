@@ -363,7 +363,7 @@ class Protector:
     def _start(self, prepared: Prepared, generator: np.random.Generator) -> Start:
         free = region(prepared.lesions.forbidden)
         maker = self._maker(prepared.frame)
-        return start_search(maker, free, self.params.search, generator)
+        return start_search(maker, free, self.params.search, generator, prepared.shown)
 
     def _key(self, prepared: Prepared, final: NativeResult) -> FrameKey:
         """Make the key and prove that it works before anything is sent."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from engine.params import SearchParams
     from engine.search.candidate import Candidate
     from engine.search.region import Region
+    from engine.search.show import Gallery
     from engine.watermark.maker import PatchMaker
 
 
@@ -29,11 +30,14 @@ class Space:
         Patches of the logo at the size that is tried.
     params
         Ranges and bounds.
+    gallery
+        Shows candidates; for strategies that look at pictures themselves.
     """
 
     region: Region
     maker: PatchMaker
     params: SearchParams
+    gallery: Gallery | None = None
 
     def size(self, sit: SIT) -> tuple[int, int]:
         """Width and height of the footprint of a transformed logo, on the grid."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.errors import NoFeasiblePlacement
 from engine.search.evolve import Evolution, natural_budget
+from engine.search.gradient import GradientGuided
 from engine.search.populate import (
     TRANSFORMING,
     on_grid,
@@ -14,6 +15,7 @@ from engine.search.populate import (
     transforms,
     with_alpha,
 )
+from engine.search.show import Gallery
 from engine.search.space import Space
 from engine.types import SIT
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy as np
+    import torch
 
     from engine.params import SearchParams
     from engine.search.region import Region
@@ -67,6 +70,7 @@ def start_search(
     region: Region,
     params: SearchParams,
     generator: np.random.Generator,
+    host: torch.Tensor | None = None,
 ) -> Start:
     """Make the strategy of a frame.
 
@@ -83,6 +87,8 @@ def start_search(
         Strategy, budget and ranges.
     generator
         Source of every draw.
+    host
+        X on the grid, ``(3, G, G)``; the gradient-guided search needs it.
 
     Raises
     ------
@@ -90,7 +96,8 @@ def start_search(
         No footprint has a place even then.
     """
     for smaller, tried, names in _ladder(maker, params):
-        space = Space(region=region, maker=smaller, params=tried)
+        gallery = None if host is None else Gallery(smaller, host)
+        space = Space(region=region, maker=smaller, params=tried, gallery=gallery)
         made = _MAKERS[params.strategy](space, generator)
         if made:
             off_grid = ("off-grid",) if made.off_grid else ()
@@ -158,9 +165,19 @@ def _evolving(space: Space, generator: np.random.Generator) -> _Made | None:
     )
 
 
+def _gradient(space: Space, generator: np.random.Generator) -> _Made | None:
+    """First-order scores of every place; the budget of HE-SIT by default."""
+    initial = len(on_grid(space, generator))
+    if not initial:
+        return None
+    budget = space.params.budget or natural_budget(initial, space, space.params.n_g)
+    return _Made(strategy=GradientGuided(space, budget, generator))
+
+
 _MAKERS: Final[dict[str, Callable[[Space, np.random.Generator], _Made | None]]] = {
     "random": _random,
     "random-sit": _random_sit,
     "he": _evolving,
     "he-sit": _evolving,
+    "gradient": _gradient,
 }

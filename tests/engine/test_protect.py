@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import NoFeasiblePlacement
+from engine.errors import InvalidParameter, NoFeasiblePlacement
 from engine.lesion.boxes import overlaps
 from engine.params import DeltaParams, LesionParams, ProtectParams, SearchParams
-from engine.protect import ProtectedFrame, Protector
+from engine.protect import Prepared, ProtectedFrame, Protector
 from engine.recover import recover
 from engine.rendering import render
 from engine.types import Box, Frame, Rendering
@@ -215,3 +215,45 @@ def test_one_preparation_serves_many_searches() -> None:
     assert result.report.strategy == "he"
     assert result.key.sit.rotation == 0.0
     _check(frame, result)
+
+
+def _blocked(prepared: Prepared) -> Prepared:
+    """The same frame with lesions everywhere."""
+    everywhere = (Box(x0=0, y0=0, x1=224, y1=224),)
+    return replace(prepared, lesions=replace(prepared.lesions, boxes=everywhere))
+
+
+def test_frames_that_share_forward_passes_do_not_depend_on_each_other() -> None:
+    frame = _frame("signed ct")
+    protector = _protector(frame)
+    prepared = protector.prepare(frame, seed=b"one")
+    seeds = [b"one", b"two", b"three"]
+    together = protector.finish_many([prepared] * 3, seeds=seeds)
+    alone = [protector.finish(prepared, seed=seed) for seed in seeds]
+    for one, other in zip(together, alone, strict=True):
+        assert isinstance(one, ProtectedFrame)
+        np.testing.assert_array_equal(one.stored, other.stored)
+        assert one.report.queries == other.report.queries
+
+
+def test_a_frame_without_room_does_not_stop_the_others() -> None:
+    frame = _frame("signed ct")
+    protector = _protector(frame)
+    prepared = protector.prepare(frame, seed=b"one")
+    first, second, third = protector.finish_many(
+        [prepared, _blocked(prepared), prepared], seeds=[b"one", b"two", b"three"]
+    )
+    assert isinstance(second, NoFeasiblePlacement)
+    assert "lesion boxes" in str(second)
+    for done in (first, third):
+        assert isinstance(done, ProtectedFrame)
+        _check(frame, done)
+    with pytest.raises(NoFeasiblePlacement):
+        protector.finish(_blocked(prepared), seed=b"two")
+
+
+def test_more_votes_than_members_are_refused() -> None:
+    frame = _frame("tiny")
+    params = replace(QUICK, search=SearchParams(stop="vote:3"))
+    with pytest.raises(InvalidParameter, match="only 2 members"):
+        _protector(frame, params=params).protect(frame, seed=b"one")

@@ -11,22 +11,24 @@ from hypothesis import strategies as st
 from engine.errors import NoFeasiblePlacement
 from engine.lesion.boxes import fill
 from engine.models.ensemble import Ensemble
-from engine.params import SearchParams
+from engine.params import SearchParams, StopRule
+from engine.search.candidate import Candidate, Judged, Judgement
 from engine.search.evolve import (
-    Judgement,
-    Problem,
+    Evolution,
     SearchState,
-    ask,
     dominants,
     mutants,
+    natural_budget,
     offspring_per_parent,
-    tell,
+    succeed,
 )
 from engine.search.grid import grid_points, mutation_step, pitch
 from engine.search.objective import Objective, objective_for, opinion
-from engine.search.populate import Start, budget, start_search
-from engine.search.run import MAX_CONFIRMATIONS, Outcome, run_search
-from engine.search.space import Individual, Region, Variant, region
+from engine.search.region import Region, region
+from engine.search.run import MAX_CONFIRMATIONS, Outcome, Task, run_searches
+from engine.search.show import Gallery
+from engine.search.space import Space
+from engine.search.start import Start, start_search
 from engine.types import SIT, Box
 from engine.watermark.logo import load_logo
 from engine.watermark.maker import PatchMaker
@@ -92,7 +94,7 @@ def test_the_budget_is_the_papers() -> None:
     params = SearchParams()
     assert offspring_per_parent(params.r_c) == 8
     # The paper counts 121 per generation; 8 for each of 15 parents are 120.
-    assert budget(96, params) == 336
+    assert natural_budget(96, _space(), params.n_g) == 336
 
 
 @settings(deadline=None, max_examples=50)
@@ -121,15 +123,14 @@ def test_the_summed_area_table_tells_whole_footprints(data: st.DataObject) -> No
     assert not free.feasible(48 - size[0] + 1, 0, size)
 
 
-def _problem(free: Region = OPEN, **changes: object) -> Problem:
+def _space(free: Region = OPEN, **changes: object) -> Space:
     params = SearchParams(**changes)  # type: ignore[arg-type]
-    variant = Variant(sit=SIT(), size=(112, 62))
-    return Problem(region=free, variants=(variant,), params=params, generations=2)
+    return Space(region=free, maker=_maker(params.sl), params=params)
 
 
 def test_equation_11_gives_27_combinations_less_the_parent() -> None:
-    parent = Individual(x=50, y=60, alpha=150, variant=0)
-    found = mutants(parent, _problem())
+    parent = Candidate(x=50, y=60, alpha=150, sit=SIT())
+    found = mutants(parent, _space())
     assert len(set(found)) == 26
     assert {m.x for m in found} == {47, 50, 53}
     assert {m.y for m in found} == {57, 60, 63}
@@ -138,29 +139,34 @@ def test_equation_11_gives_27_combinations_less_the_parent() -> None:
 
 def test_mutants_respect_bounds_boxes_and_opacity() -> None:
     forbidden = fill([Box(x0=170, y0=0, x1=224, y1=224)], (224, 224))
-    problem = _problem(region(forbidden))
-    found = mutants(Individual(x=56, y=0, alpha=200, variant=0), problem)
+    space = _space(region(forbidden))
+    found = mutants(Candidate(x=56, y=0, alpha=200, sit=SIT()), space)
     assert found
     assert max(m.alpha for m in found) == 204
     assert min(m.y for m in found) == 0
     assert max(m.x for m in found) + 112 < 170
 
 
-def _judgement(one: Individual) -> Judgement:
+def _judge(one: Candidate) -> Judged:
     distance = abs(one.x - 80) + abs(one.y - 90) + abs(one.alpha - 150)
-    return Judgement(fitness=float(distance), tie=0.0, success=False)
+    return Judged(
+        one,
+        Judgement(
+            fitness=float(distance), tie=0.0, wrong=0, deceived=False, success=False
+        ),
+    )
 
 
-def _run_out(start: Start, size: int, seed: int = 0) -> SearchState:
-    generator, state = np.random.default_rng(seed), start.state
-    while not state.done:
-        state = tell(
-            state,
-            start.problem,
-            [_judgement(one) for one in ask(state, size)],
-            generator,
-        )
-    return state
+def _evolution(start: Start) -> Evolution:
+    assert isinstance(start.strategy, Evolution)
+    return start.strategy
+
+
+def _run_out(start: Start, size: int) -> SearchState:
+    strategy = _evolution(start)
+    while asked := strategy.ask(size).candidates:
+        strategy.tell([_judge(one) for one in asked], None)
+    return strategy.state
 
 
 def _start(seed: int = 0, free: Region = OPEN, **changes: object) -> Start:
@@ -170,14 +176,15 @@ def _start(seed: int = 0, free: Region = OPEN, **changes: object) -> Start:
 
 def test_the_search_improves_and_keeps_its_budget() -> None:
     start = _start(strategy="he")
+    pending = _evolution(start).state.pending
     state = _run_out(start, 16)
-    first = min(_judgement(one).fitness for one in start.state.pending)
-    best = min(j.judgement.fitness for j in state.judged)
-    assert len(start.state.pending) == 96
-    assert len(state.judged) <= budget(96, start.problem.params)
+    first = min(_judge(one).rank for one in pending)
+    best = min(j.rank for j in state.judged)
+    assert len(pending) == 96
+    assert len(state.judged) <= start.strategy.bound == 336
     assert state.generation == 2
     assert best < first
-    everyone = [j.individual for j in state.judged]
+    everyone = [j.candidate for j in state.judged]
     assert len(everyone) == len(set(everyone))
 
 
@@ -188,19 +195,25 @@ def test_batches_do_not_change_a_search() -> None:
     )
 
 
+def test_asking_twice_gives_the_same_answer() -> None:
+    strategy = _start(strategy="he-sit").strategy
+    assert strategy.ask(7) == strategy.ask(7)
+
+
 def test_parents_compete_with_offspring() -> None:
     state = _run_out(_start(strategy="he"), 16)
     best = min(state.judged, key=lambda j: j.rank)
-    assert dominants(state, 1) == (best.individual,)
+    assert dominants(state, 1) == (best.candidate,)
 
 
 def test_a_state_is_never_changed() -> None:
     start = _start(strategy="he")
-    before = start.state
-    tell(
+    before = _evolution(start).state
+    succeed(
         before,
-        start.problem,
-        [_judgement(one) for one in ask(before, 10)],
+        start.space,
+        [_judge(one) for one in before.pending[:10]],
+        2,
         np.random.default_rng(0),
     )
     assert len(before.pending) == 96
@@ -212,9 +225,10 @@ def test_every_start_avoids_lesions(strategy: str) -> None:
     boxes = [Box(x0=90, y0=80, x1=130, y1=120), Box(x0=10, y0=150, x1=30, y1=170)]
     forbidden = fill(boxes, (224, 224))
     start = _start(free=region(forbidden), strategy=strategy)
-    assert start.state.pending
-    for one in start.state.pending:
-        w, h = start.problem.variants[one.variant].size
+    pending = _evolution(start).state.pending
+    assert pending
+    for one in pending:
+        w, h = start.space.size(one.sit)
         assert not forbidden[one.y : one.y + h, one.x : one.x + w].any()
         assert 0 <= one.x <= 224 - w
         assert 0 <= one.y <= 224 - h
@@ -222,7 +236,9 @@ def test_every_start_avoids_lesions(strategy: str) -> None:
 
 
 def test_opacities_are_stratified() -> None:
-    alphas = sorted(one.alpha for one in _start(strategy="he").state.pending)
+    alphas = sorted(
+        one.alpha for one in _evolution(_start(strategy="he")).state.pending
+    )
     assert len(alphas) == 96
     for i, alpha in enumerate(alphas):
         low, high = np.clip([255 * i / 96, 255 * (i + 1) / 96 + 1], 100, 204)
@@ -230,12 +246,10 @@ def test_opacities_are_stratified() -> None:
 
 
 def test_random_search_has_the_budget_of_evolution() -> None:
-    evolving = _start(strategy="he-sit")
-    control = _start(strategy="random-sit")
-    assert len(control.state.pending) == budget(
-        len(evolving.state.pending), evolving.problem.params
-    )
-    assert control.problem.generations == 0
+    evolving = _start(strategy="he-sit").strategy
+    control = _evolution(_start(strategy="random-sit"))
+    assert len(control.state.pending) == control.bound == evolving.bound
+    assert control.generations == 0
 
 
 def test_a_lack_of_room_is_met_step_by_step() -> None:
@@ -243,9 +257,9 @@ def test_a_lack_of_room_is_met_step_by_step() -> None:
     strip[:55] = False
     start = _start(free=region(strip), strategy="he")
     assert start.fallbacks[0] == "shrink 0.8"
-    assert start.maker.shrink == pytest.approx(0.8)
+    assert start.space.maker.shrink == pytest.approx(0.8)
     turned = _start(free=region(strip), strategy="he-sit")
-    assert turned.state.pending
+    assert turned.strategy.ask(1).candidates
     strip[:] = True
     strip[:34, :70] = False
     upright = _start(free=region(strip), strategy="he-sit", n_p=1)
@@ -264,7 +278,7 @@ def test_few_grid_points_are_filled_up_from_elsewhere() -> None:
     forbidden[3:80, 3:130] = False
     start = _start(free=region(forbidden), strategy="he")
     assert "off-grid" in start.fallbacks
-    assert start.maker.shrink == 1.0
+    assert start.space.maker.shrink == 1.0
 
 
 PLANTED = (120, 70, 170, 100)
@@ -276,21 +290,30 @@ def _host() -> torch.Tensor:
     return wave.expand(3, -1, -1).contiguous()
 
 
-def _objective(ensemble: Ensemble, *, first_success: bool = True) -> Objective:
-    return objective_for(ensemble, _host(), 0, first_success=first_success)
+def _objective(
+    ensemble: Ensemble, stop: str = "ensemble", *, label_free: bool = False
+) -> Objective:
+    rule = StopRule.parse(stop)
+    return objective_for(ensemble, _host(), 0, rule, label_free=label_free)
 
 
 def _search(
     start: Start, objective: Objective, *, agree: bool = True
-) -> tuple[Outcome, list[Individual]]:
-    asked: list[Individual] = []
+) -> tuple[Outcome, list[Candidate]]:
+    asked: list[Candidate] = []
 
-    def confirm(one: Individual) -> bool:
+    def confirm(one: Candidate) -> bool:
         asked.append(one)
         return agree
 
-    generator = np.random.default_rng(5)
-    return run_search(start, objective, _host(), confirm, generator), asked
+    task = Task(
+        strategy=start.strategy,
+        objective=objective,
+        gallery=Gallery(start.space.maker, _host()),
+        confirm=confirm,
+    )
+    (outcome,) = run_searches([task], objective.ensemble)
+    return outcome, asked
 
 
 @pytest.mark.parametrize("strategy", ["he", "he-sit", "random-sit"])
@@ -301,13 +324,13 @@ def test_a_planted_weakness_is_found(strategy: str, seed: int) -> None:
     assert opinion(ensemble, _host()).label == 0
     outcome, asked = _search(_start(seed, strategy=strategy), objective)
     assert outcome.success
-    assert asked == [outcome.best.individual]
+    assert asked == [outcome.best.candidate]
     # Paper-comparable: the first success in evaluation order ends the count.
     firsts = [i for i, j in enumerate(outcome.judged) if j.judgement.success]
     assert outcome.queries == firsts[0] + 1
     assert len(outcome.judged) <= 336
-    x, y, _, variant = outcome.best.individual
-    w, h = _start(seed, strategy=strategy).problem.variants[variant].size
+    x, y, _, sit = outcome.best.candidate
+    w, h = _start(seed, strategy=strategy).space.size(sit)
     assert x < PLANTED[2]
     assert x + w > PLANTED[0]
     assert y < PLANTED[3]
@@ -335,13 +358,14 @@ def test_results_that_do_not_hold_are_not_believed() -> None:
 
 def test_label_free_search_takes_the_success_that_moves_features_most() -> None:
     ensemble = planted_ensemble(_host(), PLANTED, PLANTED, threshold=0.04)
-    objective = _objective(ensemble, first_success=False)
+    objective = _objective(ensemble, label_free=True)
     start = _start(strategy="he")
+    population = _evolution(start).state.pending
     outcome, asked = _search(start, objective)
     assert outcome.success
     # The whole first generation was judged, and only its best put to the test.
-    assert len(outcome.judged) == outcome.queries == len(start.state.pending)
-    assert asked == [outcome.best.individual]
+    assert len(outcome.judged) == outcome.queries == len(population)
+    assert asked == [outcome.best.candidate]
     successes = [j for j in outcome.judged if j.judgement.success]
     assert len(successes) > 1
     assert objective.displacement(_host()[None]) == pytest.approx([0.0], abs=1e-6)
@@ -352,6 +376,6 @@ def test_saturated_confidences_are_told_apart() -> None:
     ensemble.members[0].threshold = 5.0
     objective = _objective(ensemble)
     pictures = torch.stack([_host(), _host() + 0.01])
-    plain, moved = objective.judge(pictures)
+    plain, moved = objective.judge(ensemble.member_logits(pictures).double())
     assert plain.fitness == moved.fitness == 1.0
     assert moved.tie < plain.tie

@@ -12,6 +12,8 @@ from skimage.metrics import structural_similarity
 from engine.types import LEVELS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _Z95 = 1.959963984540054
@@ -64,6 +66,127 @@ class Proportion:
     def as_dict(self) -> dict[str, Any]:
         """Value, interval and n, for JSON."""
         return {"value": self.value, "interval": self.interval, "n": self.n}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paired:
+    """Two treatments of the same trials, each a success or not (McNemar).
+
+    Attributes
+    ----------
+    first_only, second_only
+        Trials in which only one of them succeeded.
+    n
+        All trials.
+    """
+
+    first_only: int
+    second_only: int
+    n: int
+
+    @property
+    def difference(self) -> float:
+        """Success rate of the first less that of the second; nan without trials."""
+        return (self.first_only - self.second_only) / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference.
+
+        Agresti and Min's: half a trial is added to each of the four cells, which
+        keeps it honest where few trials differ.
+        """
+        b, c, n = self.first_only + 0.5, self.second_only + 0.5, self.n + 2
+        half = _Z95 * math.sqrt(b + c - (b - c) ** 2 / n) / n
+        return max(-1.0, (b - c) / n - half), min(1.0, (b - c) / n + half)
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided p of both being equal (binomial on those that differ)."""
+        differ = self.first_only + self.second_only
+        tail = sum(
+            math.comb(differ, i)
+            for i in range(min(self.first_only, self.second_only) + 1)
+        )
+        return min(1.0, float(2 * tail / 2**differ))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Difference, interval, p and counts, for JSON."""
+        return {
+            "difference": self.difference,
+            "interval": self.interval,
+            "p": self.p_value,
+            "first_only": self.first_only,
+            "second_only": self.second_only,
+            "n": self.n,
+        }
+
+
+def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Compare two treatments trial by trial.
+
+    Raises
+    ------
+    ValueError
+        If they are not of the same length.
+    """
+    both = list(zip(first, second, strict=True))
+    return Paired(
+        first_only=sum(a and not b for a, b in both),
+        second_only=sum(b and not a for a, b in both),
+        n=len(both),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roc:
+    """A receiver operating characteristic and the area under it.
+
+    ``false_positive`` and ``true_positive`` are ``(m,)`` float64 rates, rising
+    from 0 to 1.
+    """
+
+    false_positive: NDArray[np.float64]
+    true_positive: NDArray[np.float64]
+    area: float
+
+
+def micro_roc(labels: Sequence[int], probabilities: NDArray[np.float64]) -> Roc:
+    """Micro-average one-vs-rest ROC (P, Metrics): one-hot and probabilities flattened.
+
+    Parameters
+    ----------
+    labels
+        True class of each of N images, 0..C-1.
+    probabilities
+        ``(N, C)`` in [0, 1], C at least 2.
+
+    Raises
+    ------
+    ValueError
+        There are no images, fewer than two classes, a label that is none of
+        them, or a probability that is no number.
+    """
+    # Only experiments need it: protecting processes start without it.
+    from sklearn.metrics import auc, roc_curve
+
+    p = np.asarray(probabilities, dtype=np.float64)
+    if p.ndim != 2 or p.shape[0] != len(labels) or not len(labels) or p.shape[1] < 2:
+        raise ValueError(
+            f"{len(labels)} labels and probabilities of shape {p.shape}: need (N, C) "
+            "of at least one image and two classes"
+        )
+    if not np.isfinite(p).all() or not 0 <= min(labels) <= max(labels) < p.shape[1]:
+        raise ValueError(
+            "a probability is no number, or a label is none of the classes"
+        )
+    truth = np.eye(p.shape[1], dtype=np.int64)[np.asarray(labels)]
+    false_positive, true_positive, _ = roc_curve(truth.ravel(), p.ravel())
+    return Roc(
+        false_positive=false_positive,
+        true_positive=true_positive,
+        area=float(auc(false_positive, true_positive)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from engine.metrics import Proportion, quality
+from engine.metrics import Proportion, micro_roc, paired, quality
 
 
 def test_psnr_and_rmse_fit_the_papers_pair() -> None:
@@ -66,3 +66,55 @@ def test_wilson_interval(k: int, n: int, low: float, high: float) -> None:
 def test_no_trials_say_nothing() -> None:
     assert math.isnan(Proportion(successes=0, n=0).value)
     assert all(math.isnan(x) for x in Proportion(successes=0, n=0).interval)
+
+
+def test_micro_roc_by_hand() -> None:
+    # Flattened: positives .6 .2 .5 against negatives .4 .8 .5. Of the nine pairs
+    # .6 beats .4 and .5, .5 beats .4 and ties with .5, .2 beats none: 3.5 of 9.
+    roc = micro_roc([0, 0, 1], np.array([[0.6, 0.4], [0.2, 0.8], [0.5, 0.5]]))
+    assert roc.area == pytest.approx(3.5 / 9)
+    assert (roc.false_positive[0], roc.true_positive[0]) == (0, 0)
+    assert (roc.false_positive[-1], roc.true_positive[-1]) == (1, 1)
+
+
+def test_certain_answers_have_area_one_or_zero() -> None:
+    assert micro_roc([0, 1, 2], np.eye(3)).area == 1
+    swapped = np.eye(2)[[1, 0]]
+    assert micro_roc([0, 1], swapped).area == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"),
+    [
+        ([], np.zeros((0, 2))),
+        ([0], np.zeros((1, 1))),
+        ([0, 1], np.full((1, 2), 0.5)),
+        ([2], np.full((1, 2), 0.5)),
+        ([-1], np.full((1, 2), 0.5)),
+        ([0], np.array([[math.nan, 0.5]])),
+    ],
+)
+def test_no_roc_of_nonsense(labels: list[int], probabilities: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"labels and probabilities|no number"):
+        micro_roc(labels, probabilities)
+
+
+def test_paired_comparison() -> None:
+    first = [True] * 8 + [False] * 4
+    second = [True] * 2 + [False] * 7 + [True] * 1 + [False] * 2
+    compared = paired(first, second)
+    assert (compared.first_only, compared.second_only, compared.n) == (6, 1, 12)
+    assert compared.difference == pytest.approx(5 / 12)
+    # 2 * P(at most 1 of 7 by a fair coin) = 2 * 8 / 128.
+    assert compared.p_value == pytest.approx(0.125)
+    low, high = compared.interval
+    assert low < compared.difference < high
+
+
+def test_equal_treatments_do_not_differ() -> None:
+    same = paired([True, False], [True, False])
+    assert same.p_value == 1
+    assert same.difference == 0
+    assert same.interval[0] < 0 < same.interval[1]
+    with pytest.raises(ValueError, match="shorter"):
+        paired([True], [])

@@ -19,7 +19,10 @@ ensure_torchvision()
 
 import timm  # noqa: E402
 from timm.models import register_model  # noqa: E402
+from timm.models.densenet import DenseNet  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+
+from engine.models import small_cnns  # noqa: E402
 
 
 class _Residual(nn.Module):
@@ -92,10 +95,7 @@ class ConvStem(nn.Module):
 @register_model
 def miad_conv_vit_tiny(pretrained: bool = False, **kwargs: object) -> VisionTransformer:
     """ViT of width 192 and depth 6 behind a convolutional stem, average-pooled."""
-    if pretrained:
-        raise ValueError("miad_conv_vit_tiny has no published weights")
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)
+    own = _own_arguments("miad_conv_vit_tiny", pretrained, kwargs)
     settings: dict[str, Any] = {
         "img_size": 128,
         "patch_size": 16,
@@ -107,7 +107,40 @@ def miad_conv_vit_tiny(pretrained: bool = False, **kwargs: object) -> VisionTran
         "global_pool": "avg",
         "embed_layer": ConvStem,
     }
-    return VisionTransformer(**(settings | kwargs))
+    return VisionTransformer(**(settings | own))
+
+
+@register_model
+def miad_vgg_tiny(pretrained: bool = False, **kwargs: object) -> small_cnns.SmallNet:
+    """VGG of nine 3x3 convolutions in five stages; see `small_cnns.vgg`."""
+    own = _own_arguments("miad_vgg_tiny", pretrained, kwargs)
+    return small_cnns.vgg(own.pop("num_classes", 1000), **own)
+
+
+@register_model
+def miad_densenet_tiny(pretrained: bool = False, **kwargs: object) -> DenseNet:
+    """DenseNet of three dense blocks; see `small_cnns.densenet`."""
+    own = _own_arguments("miad_densenet_tiny", pretrained, kwargs)
+    return small_cnns.densenet(own.pop("num_classes", 1000), **own)
+
+
+@register_model
+def miad_inception_tiny(
+    pretrained: bool = False, **kwargs: object
+) -> small_cnns.SmallNet:
+    """Inception v3 with one or two blocks of each kind; see `small_cnns.inception`."""
+    own = _own_arguments("miad_inception_tiny", pretrained, kwargs)
+    return small_cnns.inception(own.pop("num_classes", 1000), **own)
+
+
+def _own_arguments(
+    name: str, pretrained: bool, given: dict[str, object]
+) -> dict[str, Any]:
+    """Drop what timm passes to every model on its own account."""
+    if pretrained:
+        raise ValueError(f"{name} has no published weights")
+    timms = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    return {key: value for key, value in given.items() if key not in timms}
 
 
 def create(name: str, classes: int, arguments: dict[str, Any]) -> nn.Module:

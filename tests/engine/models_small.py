@@ -17,6 +17,9 @@ SMALL = {
     "residual": ("test_resnet", {}),
     "mobile": ("test_efficientnet", {}),
     "vit": ("test_vit", {"img_size": 64}),
+    "vgg": ("miad_vgg_tiny", {"widths": [[8], [8], [16], [16], [16]], "hidden": 16}),
+    "densenet": ("miad_densenet_tiny", {"growth": 8, "blocks": [2, 2, 2]}),
+    "inception": ("miad_inception_tiny", {"width": 16}),
     "conv-vit": ("miad_conv_vit_tiny", {"img_size": 64, "depth": 1, "embed_dim": 48}),
 }
 """Timm architecture and arguments by a name of our own."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from engine.errors import ModelError
+from engine.models import architectures
 from engine.models.card import digest
 from engine.models.classifier import (
     build_backbone,
@@ -64,7 +66,29 @@ def test_cam_layers_give_maps(kind: str) -> None:
     assert maps.ndim == 4
     assert maps.shape[0] == 2
     assert maps.shape[2] == maps.shape[3] > 1
-    assert (reshape is None) == (kind in {"residual", "mobile"})
+    assert (reshape is None) == (not kind.endswith("vit"))
+
+
+@pytest.mark.parametrize("kind", ["vgg", "densenet", "inception"])
+def test_small_cnns_see_a_grid_of_stride_16(kind: str) -> None:
+    model = small_classifier(kind)
+    x = torch.rand(1, 3, 128, 128)
+    maps = cast("Any", model.backbone).forward_features(x)
+    assert maps.shape[-2:] == (8, 8)
+    logits = cast("Any", model.backbone).forward_head(maps)
+    torch.testing.assert_close(logits, model.backbone(x))
+
+
+@pytest.mark.parametrize("family", ["vgg", "densenet", "inception"])
+def test_small_cnns_have_about_a_million_parameters(family: str) -> None:
+    backbone = build_backbone(f"miad_{family}_tiny", 4)
+    assert 0.6e6 < sum(p.numel() for p in backbone.parameters()) < 1.6e6
+
+
+@pytest.mark.parametrize("family", ["vgg", "densenet", "inception", "conv_vit"])
+def test_our_networks_have_no_published_weights(family: str) -> None:
+    with pytest.raises(ValueError, match="no published weights"):
+        getattr(architectures, f"miad_{family}_tiny")(pretrained=True)
 
 
 def test_tokens_become_maps_in_row_order() -> None:

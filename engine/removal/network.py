@@ -1,0 +1,132 @@
+"""What every removal network is made of and gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from typing_extensions import override
+
+Norm = Literal["batch", "instance"]
+Up = Literal["nearest", "bilinear", "transposed"]
+
+SLOPE = 0.2
+"""Of the leaky ReLUs below zero."""
+
+
+class Removal(NamedTuple):
+    """What a remover makes of ``(N, 3, H, W)`` images in [0, 1].
+
+    Attributes
+    ----------
+    image
+        ``(N, 3, H, W)`` with the mark removed; close to [0, 1], not clipped.
+    mask
+        ``(N, 1, H, W)`` in [0, 1]: where a mark is.
+    alpha
+        ``(N, 1, H, W)`` in [0, 1]: its opacity.
+    watermark
+        ``(N, 3, H, W)``: its colours, of use only inside the mask.
+    coarse
+        ``(N, 3, H, W)``: the first of the two stages, of use only inside the
+        mask; None if there is but one stage.
+    """
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    alpha: torch.Tensor
+    watermark: torch.Tensor
+    coarse: torch.Tensor | None = None
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, norm, leaky ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, dilation: int = 1, norm: Norm = "batch"
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(
+                inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False
+            ),
+            make_norm(norm, outputs),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        )
+
+    def fuse(self) -> None:
+        """Fold a batch norm into the convolution, for evaluation only."""
+        convolution, norm = self[0], self[1]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            self[0] = fuse_conv_bn_eval(convolution, norm)
+            self[1] = nn.Identity()
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """Give a batch norm, or an instance norm with scale and shift."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+def double(inputs: int, outputs: int) -> nn.Sequential:
+    """Two convolution blocks."""
+    return nn.Sequential(ConvBlock(inputs, outputs), ConvBlock(outputs, outputs))
+
+
+def fold(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Fold `factor` by `factor` pixels into channels; exact."""
+    return functional.pixel_unshuffle(x, factor) if factor > 1 else x
+
+
+def unfold(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Invert `fold`."""
+    return functional.pixel_shuffle(x, factor) if factor > 1 else x
+
+
+class RemovalNetwork(nn.Module, ABC):
+    """A removal network for images of any size.
+
+    Attributes
+    ----------
+    multiple
+        Sides the network itself takes are multiples of this; other images are
+        padded by repeating their edge, and cut again.
+    """
+
+    multiple: int
+
+    @override
+    def forward(self, x: torch.Tensor) -> Removal:
+        """Remove the mark from ``(N, 3, H, W)`` in [0, 1], any height and width."""
+        rows, columns = x.shape[-2:]
+        # Two cells at the coarsest level at least: a norm over one has no variance.
+        pad = [
+            max(2 * self.multiple - side, -side % self.multiple)
+            for side in (columns, rows)
+        ]
+        if any(pad):
+            x = functional.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
+        found = self._remove(x.contiguous(memory_format=torch.channels_last))
+        if not any(pad):
+            return found
+        parts = (None if p is None else p[..., :rows, :columns] for p in found)
+        return Removal(*parts)
+
+    @abstractmethod
+    def _remove(self, x: torch.Tensor) -> Removal:
+        """Remove the mark from images whose sides are multiples of `multiple`."""
+
+    @abstractmethod
+    def encoder_parts(self) -> tuple[nn.Module, ...]:
+        """List what Eq. 2 keeps frozen: everything before the decoders."""
+
+    def fuse(self) -> Self:
+        """Fold every batch norm into its convolution; evaluation only."""
+        for module in self.modules():
+            if isinstance(module, ConvBlock):
+                module.fuse()
+        return self

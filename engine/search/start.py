@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import NoFeasiblePlacement
+from engine.search.cma import covariance_search
 from engine.search.evolve import Evolution, natural_budget
 from engine.search.gradient import GradientGuided
 from engine.search.populate import (
@@ -174,10 +175,17 @@ def _gradient(space: Space, generator: np.random.Generator) -> _Made | None:
     return _Made(strategy=GradientGuided(space, budget, generator))
 
 
+def _cma_es(space: Space, generator: np.random.Generator) -> _Made | None:
+    """Random candidates, then CMA-ES; the budget of HE-SIT by default."""
+    strategy = covariance_search(space, generator)
+    return _Made(strategy=strategy) if strategy else None
+
+
 _MAKERS: Final[dict[str, Callable[[Space, np.random.Generator], _Made | None]]] = {
     "random": _random,
     "random-sit": _random_sit,
     "he": _evolving,
     "he-sit": _evolving,
     "gradient": _gradient,
+    "cma-es": _cma_es,
 }

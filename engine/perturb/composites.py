@@ -42,7 +42,8 @@ def random_composites(
     Returns
     -------
     list of (keep, add)
-        Each ``(3, rows, columns)`` float32 at the size of δ.
+        At the size of δ, float32: ``keep`` is ``(1, rows, columns)``, ``add``
+        ``(1, rows, columns)`` for a grey frame, otherwise ``(3, rows, columns)``.
     """
     rows, columns = maker.geometry.delta_shape()
     wide, high = maker.geometry.preview
@@ -60,5 +61,7 @@ def random_composites(
             ),
             patch=patch_tensor(resize_patch(patch, (width, height)), device),
         )
-        made.append(canvas(mark, (rows, columns)))
+        keep, add = canvas(mark, (rows, columns))
+        # One matte serves all channels, and a grey mark has only one colour.
+        made.append((keep[:1], add[: 1 if maker.grey else 3]))
     return made

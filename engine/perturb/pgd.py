@@ -1,47 +1,32 @@
-"""Projected gradient steps for δ_D against removal networks (Eq. 3)."""
+"""Projected gradient steps for δ against removal networks (Eqs. 1, 3 and 4)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 
-from engine.precision import reduced_precision
+from engine.errors import EngineError, InvalidParameter, ModelError
+from engine.perturb.host import Host, as_planes, quantise, stack_hosts
+from engine.perturb.objective import TINY, slope
 from engine.types import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from engine.params import DeltaParams
+    from engine.perturb.host import Batch, Composite
+    from engine.perturb.objective import Slope
     from engine.removal.remover import Remover
 
-    Composite = tuple[torch.Tensor, torch.Tensor]
-    """A mark as ``host * keep + add``, each ``(3, rows, columns)``."""
+__all__ = ["Host", "craft_delta", "craft_deltas"]
 
-_TINY: Final = 1e-8
-_MOMENTUM: Final = 1.0
-"""Weight of past gradients with the mixed host, whose marks change every step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Host:
-    """What δ is made for.
-
-    Attributes
-    ----------
-    image
-        I, ``(C, rows, columns)`` float32 in [0, 1]; C is 1 for grey images,
-        which ties δ across the channels a remover sees.
-    frozen
-        ``(rows, columns)`` bool: where δ stays zero.
-    """
-
-    image: torch.Tensor
-    frozen: torch.Tensor
+_CHECK: Final = 5
+"""Steps between two looks at values on the device: each waits for it."""
 
 
 def craft_delta(
@@ -52,23 +37,18 @@ def craft_delta(
     *,
     tick: Callable[[], None] = lambda: None,
 ) -> NDArray[np.int8]:
-    """Make δ that ruins what removers return: δ_D of Eq. 3.
-
-    Starting from zero, every step moves δ along the sign of the gradient of
-    MSE(I, I_w'), then projects it onto the ε-ball, onto pictures in [0, 1] and
-    off the frozen region. Rounded and projected once more at the end, so that
-    nothing moves afterwards.
+    """Make δ for one image; see `craft_deltas`.
 
     Parameters
     ----------
     host
         The image.
     removers
-        Networks to mislead; their losses count alike, whatever their size.
+        Networks to mislead.
     params
-        ε, step, number of iterations and host.
+        What to make.
     composites
-        Random marks; step t uses the one at t modulo their number.
+        Random marks, in place of the host's own.
     tick
         Called after every step.
 
@@ -78,57 +58,240 @@ def craft_delta(
         ``(rows, columns)`` or, for colour, ``(rows, columns, 3)``, in display
         levels.
     """
-    delta = torch.zeros_like(host.image)
-    velocity = torch.zeros_like(host.image)
-    momentum = _MOMENTUM if params.host == "mix" else 0.0
-    steps = params.iterations if removers and params.epsilon else 0
-    for step in range(steps):
-        pick = [composites[step % len(composites)]] if composites else []
-        gradient = _gradient(host.image, delta, removers, params.host, pick)
-        velocity = momentum * velocity + gradient / (gradient.abs().mean() + _TINY)
-        moved = delta + params.step / LEVELS * velocity.sign()
-        delta = _project(moved, host, params.epsilon)
-        tick()
-    return _quantise(delta, host, params.epsilon)
+    alone = replace(host, composites=tuple(composites))
+    (delta,) = craft_deltas([alone], removers, params, tick=lambda _: tick())
+    return delta
 
 
-def _gradient(
-    image: torch.Tensor,
-    delta: torch.Tensor,
+def craft_deltas(
+    hosts: Sequence[Host],
     removers: Sequence[Remover],
-    kind: str,
-    composites: Sequence[Composite],
+    params: DeltaParams,
+    *,
+    batch: int = 8,
+    tick: Callable[[int], None] = lambda _: None,
+) -> list[NDArray[np.int8]]:
+    """Make δ for many images; those of one shape share forward passes.
+
+    Starting from zero, or from the δ of a neighbouring slice, every step moves δ
+    along the sign of the gradient (Eq. 1; against it for Eq. 4), then projects it
+    onto the ε-ball, onto pictures in [0, 1] and off the frozen region. Rounded
+    and projected once more at the end, so that nothing moves afterwards.
+
+    What becomes of an image does not depend on the others, but for the rounding
+    of shared batches, which may turn the sign of gradients next to zero.
+
+    Parameters
+    ----------
+    hosts
+        The images, of any shapes.
+    removers
+        Networks to mislead, in evaluation mode; they count alike, whatever their
+        losses. None means no δ, but noise needs none.
+    params
+        What to make.
+    batch
+        Most images at once; halved where the device's memory does not hold them.
+    tick
+        Called after every step with the number of images it moved; steps lost
+        to memory are told again.
+
+    Returns
+    -------
+    list of NDArray[np.int8]
+        In order; ``(rows, columns)`` or, for colour, ``(rows, columns, 3)``, in
+        display levels.
+
+    Raises
+    ------
+    InvalidParameter
+        If the parameters want something the hosts do not have.
+    ModelError
+        If a remover returns another shape, or NaN.
+    EngineError
+        If memory does not hold a single image.
+    """
+    if batch < 1:
+        raise InvalidParameter(f"batch={batch}: must be at least 1")
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, host in enumerate(hosts):
+        _check_order(host, params)
+        alike.setdefault(host.likeness, []).append(i)
+    done: dict[int, NDArray[np.int8]] = {}
+    for places in alike.values():
+        made = _in_halves(
+            [hosts[i] for i in places],
+            batch,
+            lambda part: _craft(part, removers, params, tick),
+        )
+        done.update(zip(places, made, strict=True))
+    return [done[i] for i in range(len(hosts))]
+
+
+def _check_order(host: Host, params: DeltaParams) -> None:
+    if params.order == "after" and params.kind != "none" and host.target is None:
+        raise InvalidParameter(
+            "order='after' makes δ for a marked picture: give the original as target"
+        )
+
+
+def _in_halves(
+    hosts: Sequence[Host],
+    size: int,
+    craft: Callable[[Sequence[Host]], list[NDArray[np.int8]]],
+) -> list[NDArray[np.int8]]:
+    """Craft at most `size` at once, half as many whenever memory runs out."""
+    made: list[NDArray[np.int8]] = []
+    while len(made) < len(hosts):
+        part = hosts[len(made) : len(made) + size]
+        try:
+            made.extend(craft(part))
+        except torch.OutOfMemoryError as error:
+            if len(part) == 1:
+                shape = tuple(part[0].image.shape)
+                raise EngineError(
+                    f"memory of {part[0].image.device} does not hold δ for one image "
+                    f"of shape {shape}; use fewer or smaller removers, or the cpu"
+                ) from error
+            size = len(part) // 2
+    return made
+
+
+def _craft(
+    hosts: Sequence[Host],
+    removers: Sequence[Remover],
+    params: DeltaParams,
+    tick: Callable[[int], None],
+) -> list[NDArray[np.int8]]:
+    """Make δ for hosts that are alike."""
+    if params.kind == "noise":
+        return [_noise(host, params) for host in hosts]
+    image = torch.stack([host.image for host in hosts])
+    if params.kind == "none" or not removers or not params.epsilon:
+        return quantise(torch.zeros_like(image), image, params.epsilon)
+    state = State.of(hosts, len(removers), params)
+    warm = hosts[0].start is not None
+    delta = _descend(
+        state,
+        removers,
+        params,
+        steps=params.warm_iterations if warm else params.iterations,
+        tick=tick,
+    )
+    return quantise(delta, image, params.epsilon)
+
+
+def _noise(host: Host, params: DeltaParams) -> NDArray[np.int8]:
+    """Uniform noise in ±ε, bounded and rounded like δ: the control."""
+    if host.generator is None:
+        raise InvalidParameter("kind='noise' needs the host's generator")
+    bounds = stack_hosts([host], replace(params, host="clean"))
+    drawn = host.generator.uniform(-params.epsilon, params.epsilon, host.image.shape)
+    levels = torch.from_numpy(drawn).to(host.image)[None] / LEVELS
+    return quantise(bounds.project(levels), bounds.image, params.epsilon)[0]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class State:
+    """The images still moving, all on their device.
+
+    Attributes
+    ----------
+    places
+        ``(B,)`` index of each among all hosts.
+    batch, delta, velocity
+        The hosts, δ, and the gradients summed with momentum.
+    best, waited
+        ``(B,)``: largest objective so far, and steps since it last improved.
+    finite
+        ``(R, B)``: whether every remover has returned only numbers.
+    """
+
+    places: torch.Tensor
+    batch: Batch
+    delta: torch.Tensor
+    velocity: torch.Tensor
+    best: torch.Tensor
+    waited: torch.Tensor
+    finite: torch.Tensor
+
+    @classmethod
+    def of(cls, hosts: Sequence[Host], removers: int, params: DeltaParams) -> State:
+        """Start at zero, or at the hosts' δ."""
+        batch = stack_hosts(hosts, params)
+        delta = torch.zeros_like(batch.image)
+        starts = [host.start for host in hosts if host.start is not None]
+        if starts:
+            delta = torch.stack([as_planes(start) for start in starts]).to(delta)
+        count = torch.zeros(len(hosts), device=delta.device)
+        return cls(
+            places=torch.arange(len(hosts), device=delta.device),
+            batch=batch,
+            delta=batch.project(delta),
+            velocity=torch.zeros_like(delta),
+            best=torch.full_like(count, -torch.inf),
+            waited=count,
+            finite=torch.ones(
+                (removers, len(hosts)), dtype=torch.bool, device=delta.device
+            ),
+        )
+
+    def move(self, here: Slope, params: DeltaParams) -> None:
+        """One step of Eq. 1, and its book-keeping; reads nothing back."""
+        size = here.gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
+        self.velocity.mul_(params.inertia).add_(here.gradient / (size + TINY))
+        stride = params.sign * params.step / LEVELS
+        self.delta = self.batch.project(self.delta + stride * self.velocity.sign())
+        # A share of any loss is a difference of logarithms, whatever its scale.
+        value = params.sign * torch.log(here.losses + TINY).mean(0)
+        gain = torch.log1p(torch.full_like(value, params.min_gain))
+        better = value > self.best + gain
+        self.best = torch.where(better, value, self.best)
+        self.waited = torch.where(better, 0.0, self.waited + 1)
+        self.finite &= here.finite
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep only the images with the indices `rows`."""
+        self.places, self.batch = self.places[rows], self.batch.select(rows)
+        self.delta, self.velocity = self.delta[rows], self.velocity[rows]
+        self.best, self.waited = self.best[rows], self.waited[rows]
+        self.finite = self.finite[:, rows]
+
+
+def _descend(
+    state: State,
+    removers: Sequence[Remover],
+    params: DeltaParams,
+    *,
+    steps: int,
+    tick: Callable[[int], None],
 ) -> torch.Tensor:
-    """Gradient with respect to δ of the summed, normalised removal errors."""
-    variable = delta.detach().clone()
-    variable.requires_grad = True
-    shown = (image + variable).expand(3, -1, -1)
-    marked = [shown * keep + add for keep, add in composites]
-    hosts = {"clean": [shown], "rand": marked, "mix": [shown, *marked]}[kind]
-    batch = torch.stack(hosts or [shown])
-    target = image.expand_as(batch)
-    loss = torch.zeros((), device=image.device)
-    for remover in removers:
-        with reduced_precision(image.device):
-            removed = remover(batch).image
-        error = (removed.float() - target).square().mean()
-        loss = loss + error / (error.detach() + _TINY)
-    (gradient,) = torch.autograd.grad(loss, variable)
-    return gradient
+    """All steps; δ of every host, ``(B, C, rows, columns)``."""
+    result = state.delta.clone()
+    for step in range(steps):
+        here = slope(state.batch, state.delta, removers, params, step)
+        state.move(here, params)
+        tick(len(state.places))
+        if (step + 1) % _CHECK == 0 or step + 1 == steps:
+            _check_finite(state.finite, removers)
+            if params.patience:
+                result[state.places] = state.delta
+                moving = state.waited < max(params.patience, state.batch.marks)
+                state.select(torch.nonzero(moving)[:, 0])
+                if not len(state.places):
+                    break
+    result[state.places] = state.delta
+    return result
 
 
-def _project(delta: torch.Tensor, host: Host, epsilon: int) -> torch.Tensor:
-    bound = epsilon / LEVELS
-    kept = delta.clamp(-bound, bound)
-    kept = (host.image + kept).clamp(0.0, 1.0) - host.image
-    return kept.masked_fill(host.frozen, 0.0)
-
-
-def _quantise(delta: torch.Tensor, host: Host, epsilon: int) -> NDArray[np.int8]:
-    image = (host.image * LEVELS).round()
-    levels = (delta * LEVELS).round().clamp(-epsilon, epsilon)
-    levels = (image + levels).clamp(0, LEVELS) - image
-    planes = levels.masked_fill(host.frozen, 0.0).to(torch.int8).cpu().numpy()
-    if planes.shape[0] == 1:
-        return np.ascontiguousarray(planes[0])
-    return np.ascontiguousarray(planes.transpose(1, 2, 0))
+def _check_finite(finite: torch.Tensor, removers: Sequence[Remover]) -> None:
+    wrong = [
+        remover.name
+        for remover, fine in zip(removers, finite.all(dim=1).tolist(), strict=True)
+        if not fine
+    ]
+    if wrong:
+        raise ModelError(
+            f"remover {', '.join(map(repr, wrong))} returns NaN or infinite values, "
+            "or has such gradients: check its weights"
+        )

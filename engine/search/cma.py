@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from engine.search.candidate import Candidate
 from engine.search.evolve import natural_budget
-from engine.search.populate import on_grid, scatter, transforms, with_alpha
+from engine.search.populate import DRAWS, on_grid, scatter, transforms, with_alpha
 from engine.search.strategy import Ask, Strategy
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.search.candidate import Judged
+    from engine.search.populate import Place
     from engine.search.space import Space
 
 RANDOM_SHARE: Final = 0.4
@@ -254,7 +255,11 @@ def covariance_search(
         len(on_grid(space, generator)), space, params.n_g
     )
     count = -int(-budget * RANDOM_SHARE // 1)
-    places = scatter(space, transforms(space, count, generator), generator)
+    places: list[Place] = []
+    for _ in range(DRAWS):
+        # Near lesions many transforms have no place; others have.
+        sits = transforms(space, count - len(places), generator)
+        places += scatter(space, sits, generator)
     if not places:
         return None
     return Covariance(space, with_alpha(places, space, generator), budget, generator)

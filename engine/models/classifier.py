@@ -114,8 +114,7 @@ class Classifier(nn.Module):
         for prefix, path in _CAM_STAGE.items():
             if prefix in self.card.architecture:
                 return [self.backbone.get_submodule(path)]
-        last = backbone.feature_info[-1]["module"]
-        return [self.backbone.get_submodule(last)]
+        return [_before_pooling(self.backbone, backbone.feature_info[-1]["module"])]
 
     @property
     def cam_reshape(self) -> Reshape | None:
@@ -131,6 +130,18 @@ class Classifier(nn.Module):
             return maps.reshape(maps.shape[0], maps.shape[1], rows, columns)
 
         return reshape
+
+
+def _before_pooling(backbone: nn.Module, path: str) -> nn.Module:
+    """Take the layer at `path`, or the one before it where that only pools.
+
+    timm names the last max-pool of a VGG; the maps before it are twice as fine.
+    """
+    layer = backbone.get_submodule(path)
+    parent, _, index = path.rpartition(".")
+    if isinstance(layer, nn.MaxPool2d) and index.isdigit() and int(index) > 0:
+        return backbone.get_submodule(f"{parent}.{int(index) - 1}")
+    return layer
 
 
 def build_backbone(

@@ -1,11 +1,11 @@
-"""The diagnosis ensemble: softmax averaging over members (Eq. 12)."""
+"""The diagnosis ensemble: what its members say together (Eq. 12)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -13,6 +13,49 @@ from typing_extensions import override
 
 from engine.errors import ModelError
 from engine.models.classifier import Classifier, load_classifier
+
+Combine = Literal["probability", "logit", "geometric"]
+"""How members are combined; see `combine`."""
+
+
+def combine(
+    member_logits: torch.Tensor, weights: torch.Tensor, how: Combine = "probability"
+) -> torch.Tensor:
+    """Eq. 12: one distribution from the logits of several members.
+
+    Parameters
+    ----------
+    member_logits
+        ``(k, N, C)``, any floating type; computed in float32 at least.
+    weights
+        β, ``(k,)``, not negative, sum 1.
+    how
+        ``probability``: f_ens = Σ β_i softmax(z_i), the paper's "ensemble
+        confidence". ``logit``: softmax(Σ β_i z_i). ``geometric``: Π softmax(z_i)^β_i,
+        renormalised. The last two are the same distribution, since the
+        normalisers of the members do not depend on the class; both names are
+        kept because the literature uses both.
+
+    Returns
+    -------
+    torch.Tensor
+        Natural logarithms of the probabilities, ``(N, C)``, differentiable.
+
+    Raises
+    ------
+    ModelError
+        If `how` is unknown.
+    """
+    _check_combine(how)
+    z = member_logits if member_logits.itemsize >= 4 else member_logits.float()
+    beta = weights.to(z.dtype).view(-1, 1, 1)
+    if how == "logit":
+        return (beta * z).sum(0).log_softmax(-1)
+    log_p = z.log_softmax(-1)
+    if how == "geometric":
+        return (beta * log_p).sum(0).log_softmax(-1)
+    # In logarithms, so that a confident ensemble keeps a gradient.
+    return torch.logsumexp(log_p + beta.log(), dim=0)
 
 
 class Ensemble(nn.Module):
@@ -27,6 +70,8 @@ class Ensemble(nn.Module):
     weights
         β of Eq. 12, one per member, not negative, normalised to sum 1; None for
         equal weights.
+    combine
+        How Eq. 12 combines the members, see the function `combine`.
 
     Raises
     ------
@@ -39,9 +84,13 @@ class Ensemble(nn.Module):
         name: str,
         members: Iterable[Classifier],
         weights: Sequence[float] | None = None,
+        *,
+        combine: Combine = "probability",
     ) -> None:
         super().__init__()
+        _check_combine(combine)
         self.name = name
+        self.combine: Combine = combine
         self._members = nn.ModuleList(members)
         _check_members(name, self.members)
         self.labels: tuple[str, ...] = self.members[0].labels
@@ -78,9 +127,24 @@ class Ensemble(nn.Module):
         """Softmax of every member, ``(k, N, C)``, of ``(N, 3, H, W)``."""
         return self.member_logits(x).softmax(dim=-1)
 
+    def log_probabilities(self, x: torch.Tensor) -> torch.Tensor:
+        """Logarithm of `probabilities`, exact also where those round to 0 or 1."""
+        return combine(self.member_logits(x), self.weights, self.combine)
+
     def probabilities(self, x: torch.Tensor) -> torch.Tensor:
-        """Eq. 12: the β-weighted mean of the members' softmax, ``(N, C)``."""
-        return torch.einsum("k,knc->nc", self.weights, self.member_probabilities(x))
+        """Eq. 12, by default the β-weighted mean of the members' softmax.
+
+        Parameters
+        ----------
+        x
+            ``(N, 3, H, W)`` float in [0, 1], any height and width.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(N, C)``, 0..1, rows sum to 1.
+        """
+        return self.log_probabilities(x).exp().clamp(max=1)
 
     @override
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +175,14 @@ class Ensemble(nn.Module):
             f"{self.name} without {name}",
             [self.members[i] for i in kept],
             [float(self.weights[i]) for i in kept],
+            combine=self.combine,
         ).to(self.weights.device)
+
+
+def _check_combine(how: str) -> None:
+    known = get_args(Combine)
+    if how not in known:
+        raise ModelError(f"combine={how!r}: must be one of {', '.join(known)}")
 
 
 def _check_members(name: str, members: tuple[Classifier, ...]) -> None:
@@ -142,13 +213,28 @@ def _normalise(name: str, weights: Sequence[float] | None, k: int) -> torch.Tens
     return beta / beta.sum()
 
 
-def load_ensemble(directory: Path, device: str | torch.device = "cpu") -> Ensemble:
+def load_ensemble(
+    directory: Path,
+    device: str | torch.device = "cpu",
+    *,
+    weights: Sequence[float] | None = None,
+    combine: Combine = "probability",
+) -> Ensemble:
     """Load every classifier whose card lies in `directory`, in order of name.
+
+    Parameters
+    ----------
+    directory
+        With one card and one weights file per member.
+    device
+        Where to put the members.
+    weights, combine
+        β and kind of Eq. 12, as in `Ensemble`; β in order of name.
 
     Returns
     -------
     Ensemble
-        Named after the directory, equal weights, in evaluation mode.
+        Named after the directory, in evaluation mode.
 
     Raises
     ------
@@ -162,7 +248,8 @@ def load_ensemble(directory: Path, device: str | torch.device = "cpu") -> Ensemb
             "`miad-gateway models train` or name another directory"
         )
     members = [load_classifier(card, device) for card in cards]
-    return Ensemble(directory.name, members).to(device).eval()
+    ensemble = Ensemble(directory.name, members, weights, combine=combine)
+    return ensemble.to(device).eval()
 
 
 def packaged_ensembles() -> dict[str, Path]:

@@ -9,13 +9,24 @@ import torch
 
 from engine.errors import ModelError
 from engine.models.classifier import save_classifier
-from engine.models.ensemble import Ensemble, load_ensemble
+from engine.models.ensemble import Combine, Ensemble, combine, load_ensemble
 from tests.engine.models_small import LABELS, small_classifier
 
+HOW: tuple[Combine, ...] = ("probability", "logit", "geometric")
+BETA = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 
-def small_ensemble(weights: list[float] | None = None) -> Ensemble:
+
+def small_ensemble(
+    weights: list[float] | None = None, how: Combine = "probability"
+) -> Ensemble:
     members = [small_classifier(kind) for kind in ("residual", "mobile", "vit")]
-    return Ensemble("small", members, weights).eval()
+    return Ensemble("small", members, weights, combine=how).eval()
+
+
+def logits(scale: float = 3.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    z = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+    return z * scale
 
 
 @pytest.mark.parametrize("weights", [None, [2.0, 1.0, 1.0]])
@@ -30,6 +41,68 @@ def test_probabilities_follow_equation_12(weights: list[float] | None) -> None:
     torch.testing.assert_close(ensemble.probabilities(x), expected)
     torch.testing.assert_close(ensemble(x), expected)
     torch.testing.assert_close(ensemble.probabilities(x).sum(1), torch.ones(4))
+
+
+def test_each_reading_of_equation_12_is_what_its_name_says() -> None:
+    z = logits()
+    beta = BETA.view(3, 1, 1)
+    product = (z.softmax(-1) ** beta).prod(0)
+    expected = {
+        "probability": (beta * z.softmax(-1)).sum(0),
+        "logit": (beta * z).sum(0).softmax(-1),
+        "geometric": product / product.sum(-1, keepdim=True),
+    }
+    for how in HOW:
+        torch.testing.assert_close(combine(z, BETA, how).exp(), expected[how])
+
+
+def test_mean_of_logits_is_the_geometric_mean_and_not_the_arithmetic_one() -> None:
+    z = logits()
+    probability, logit, geometric = (combine(z, BETA, how) for how in HOW)
+    torch.testing.assert_close(logit, geometric)
+    assert (logit - probability).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_one_member_alone_is_its_softmax(how: Combine) -> None:
+    z = logits()
+    only_second = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(combine(z, only_second, how), z[1].log_softmax(-1))
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_combination_can_be_differentiated(how: Combine, scale: float) -> None:
+    z = logits(scale).requires_grad_()
+    (gradient,) = torch.autograd.grad(combine(z, BETA, how)[:, 0].sum(), z)
+    assert gradient.isfinite().all()
+    if scale == 1.0:
+        assert torch.autograd.gradcheck(lambda v: combine(v, BETA, how), (z,))
+    # Confident members keep a gradient: the least likely class has one.
+    assert gradient.abs().sum() > 0.1
+
+
+def test_half_precision_logits_are_combined_in_single() -> None:
+    z = logits().bfloat16()
+    together = combine(z, BETA)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together, combine(z.float(), BETA.float()))
+
+
+def test_unknown_combination_is_refused() -> None:
+    for make in (lambda how: combine(logits(), BETA, how), small_ensemble):
+        with pytest.raises(ModelError, match="must be one of probability"):
+            make(how="majority")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_ensemble_combines_as_told(how: Combine) -> None:
+    ensemble = small_ensemble([0.5, 0.3, 0.2], how)
+    x = torch.rand(2, 3, 64, 64)
+    expected = combine(ensemble.member_logits(x), BETA.float(), how)
+    torch.testing.assert_close(ensemble.log_probabilities(x), expected)
+    torch.testing.assert_close(ensemble.probabilities(x), expected.exp())
+    assert ensemble.without("vit").combine == how
 
 
 def test_members_answer_in_order() -> None:
@@ -92,6 +165,14 @@ def test_a_directory_of_cards_is_an_ensemble(tmp_path: Path) -> None:
     assert ensemble.names == ("residual", "vit")
     assert not ensemble.training
     assert not any(p.requires_grad for p in ensemble.parameters())
+
+
+def test_a_directory_is_combined_as_told(tmp_path: Path) -> None:
+    for kind in ("vit", "residual"):
+        save_classifier(small_classifier(kind), tmp_path)
+    ensemble = load_ensemble(tmp_path, weights=[3.0, 1.0], combine="logit")
+    assert ensemble.combine == "logit"
+    assert ensemble.weights.tolist() == [0.75, 0.25]
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from typing_extensions import override
 
 Norm = Literal["batch", "instance"]
 Up = Literal["nearest", "bilinear", "transposed"]
+
+S = TypeVar("S")
 
 SLOPE = 0.2
 """Of the leaky ReLUs below zero."""
@@ -66,10 +70,33 @@ class ConvBlock(nn.Sequential):
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Give a batch norm, or an instance norm with scale and shift."""
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm2d(channels, affine=True)
+    """Give a batch norm, or an instance norm with scale and shift.
+
+    Raises
+    ------
+    ValueError
+        If `norm` is neither "batch" nor "instance".
+    """
+    match norm:
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "instance":
+            return nn.InstanceNorm2d(channels, affine=True)
+        case _:
+            raise ValueError(f"norm={norm!r}: must be batch or instance")
+
+
+def changed(sizes: S, changes: Mapping[str, object]) -> S:
+    """Copy a frozen class of sizes with some fields changed, named at run time.
+
+    Raises
+    ------
+    TypeError
+        If a field is unknown.
+    """
+    known = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(sizes)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {**known, **changes}
+    return type(sizes)(**values)
 
 
 def double(inputs: int, outputs: int) -> nn.Sequential:
@@ -113,8 +140,13 @@ class RemovalNetwork(nn.Module, ABC):
         found = self._remove(x.contiguous(memory_format=torch.channels_last))
         if not any(pad):
             return found
-        parts = (None if p is None else p[..., :rows, :columns] for p in found)
-        return Removal(*parts)
+        return Removal(
+            image=found.image[..., :rows, :columns],
+            mask=found.mask[..., :rows, :columns],
+            alpha=found.alpha[..., :rows, :columns],
+            watermark=found.watermark[..., :rows, :columns],
+            coarse=None if found.coarse is None else found.coarse[..., :rows, :columns],
+        )
 
     @abstractmethod
     def _remove(self, x: torch.Tensor) -> Removal:

@@ -1,9 +1,10 @@
-"""Load and save removers; a remover is a `WDNet` with its model card."""
+"""Load and save removers: removal networks with their model cards."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save
@@ -14,9 +15,14 @@ from engine.errors import ModelError
 from engine.models.card import ModelCard, digest, read_card
 from engine.models.classifier import load_weights
 from engine.models.compat import channels_last
-from engine.removal.wdnet import Removal, WDNet
+from engine.removal.network import Removal, RemovalNetwork
+from engine.removal.splitnet import SplitNet
+from engine.removal.wdnet import WDNet
 
-ARCHITECTURES = {"wdnet": WDNet}
+ARCHITECTURES: Final[dict[str, type[WDNet | SplitNet]]] = {
+    "splitnet": SplitNet,
+    "wdnet": WDNet,
+}
 """Networks a card may name."""
 
 
@@ -29,7 +35,7 @@ class Remover(nn.Module):
         From the card.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard) -> None:
+    def __init__(self, network: RemovalNetwork, card: ModelCard) -> None:
         super().__init__()
         self.network = network
         self.card = card
@@ -45,26 +51,33 @@ class Remover(nn.Module):
         return removal
 
 
-def build_network(card: ModelCard) -> WDNet:
-    """Untrained network of a card.
+def build_network(architecture: str, arguments: dict[str, Any]) -> RemovalNetwork:
+    """Untrained network by the name and arguments on a card.
+
+    Parameters
+    ----------
+    architecture
+        "wdnet" or "splitnet".
+    arguments
+        Sizes to change, see `engine.removal.wdnet.WDNetSizes` and
+        `engine.removal.splitnet.SplitNetSizes`.
 
     Raises
     ------
     ModelError
-        If the card names an unknown network or arguments it does not take.
+        If the network is unknown or does not take the arguments.
     """
-    factory = ARCHITECTURES.get(card.architecture)
+    factory = ARCHITECTURES.get(architecture)
     if factory is None:
         raise ModelError(
-            f"remover {card.name!r}: unknown network {card.architecture!r}; known: "
+            f"unknown removal network {architecture!r}; known: "
             f"{', '.join(sorted(ARCHITECTURES))}"
         )
     try:
-        return factory(**card.architecture_arguments)
+        return factory(**arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ModelError(
-            f"remover {card.name!r}: {card.architecture} does not take "
-            f"{card.architecture_arguments} ({error})"
+            f"removal network {architecture!r} does not take {arguments} ({error})"
         ) from error
 
 
@@ -83,7 +96,7 @@ def load_remover(path: Path, device: str | torch.device = "cpu") -> Remover:
         If a file is missing or damaged, or the weights do not fit the card.
     """
     card_file, card = read_card(path)
-    network = build_network(card)
+    network = build_network(card.architecture, card.architecture_arguments)
     load_weights(network, card_file.with_suffix(".safetensors"))
     network.eval().fuse()
     channels_last(network)
@@ -93,7 +106,9 @@ def load_remover(path: Path, device: str | torch.device = "cpu") -> Remover:
     return remover.to(device)
 
 
-def save_remover(network: WDNet, card: ModelCard, directory: Path) -> ModelCard:
+def save_remover(
+    network: RemovalNetwork, card: ModelCard, directory: Path
+) -> ModelCard:
     """Write ``NAME.safetensors`` (fp16) and ``NAME.json``; the card as written."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / f"{card.name}.safetensors"

@@ -10,10 +10,9 @@ Watermark Removal", AAAI 2021).
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
@@ -26,6 +25,7 @@ from engine.removal.network import (
     Removal,
     RemovalNetwork,
     Up,
+    changed,
     fold,
     unfold,
 )
@@ -119,6 +119,7 @@ class Residuals(nn.ModuleList):
             ConvBlock(channels, channels, norm=sizes.norm) for _ in range(sizes.blocks)
         )
 
+    @override
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape is kept."""
         for block in self:
@@ -163,6 +164,7 @@ class Encoder(nn.ModuleList):
             for a, b in itertools.pairwise([inputs, *widths])
         )
 
+    @override
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Features of every level, the finest first."""
         features: list[torch.Tensor] = []
@@ -198,14 +200,15 @@ class MaskAttention(nn.Module):
     @override
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`mask` is ``(N, 1, H, W)``, at least as large as the features."""
-        mask = functional.adaptive_avg_pool2d(mask, x.shape[-2:])
+        mask = functional.adaptive_avg_pool2d(mask, (x.shape[-2], x.shape[-1]))
         mask = functional.pad(mask, (2, 2, 2, 2), mode="replicate")
         mask = functional.conv2d(mask, self.kernel.to(mask.dtype))
         mean = spatial_mean(x)
         inside: torch.Tensor = self.block(x * self.inside(mean))
         outside, second = self.outside(mean), self.second(mean)
         # (1 - M)·outside·x + M·(block + second·x), with the gates joined first.
-        return x * (outside + mask * (second - outside)) + mask * inside
+        gate: torch.Tensor = outside + mask * (second - outside)
+        return x * gate + mask * inside
 
 
 class RefineNet(nn.Module):
@@ -254,9 +257,9 @@ class SplitNet(RemovalNetwork):
         Fields of `SplitNetSizes` to change.
     """
 
-    def __init__(self, sizes: SplitNetSizes | None = None, **changes: Any) -> None:
+    def __init__(self, sizes: SplitNetSizes | None = None, **changes: object) -> None:
         super().__init__()
-        sizes = dataclasses.replace(sizes or SplitNetSizes(), **changes)
+        sizes = changed(sizes or SplitNetSizes(), changes)
         self.sizes = sizes
         widths = _widths(sizes.width, sizes)
         self.multiple = sizes.fold * 2 ** (sizes.levels - 1)
@@ -265,7 +268,10 @@ class SplitNet(RemovalNetwork):
         shared, own = steps[: sizes.shared], steps[sizes.shared :]
         self.shared = nn.ModuleList(UpBlock(a, b, b, sizes) for a, b in shared)
         self.gates = nn.ModuleDict(
-            {t: nn.ModuleList(Gate(b, sizes.reduction) for _, b in shared) for t in TASKS}
+            {
+                t: nn.ModuleList(Gate(b, sizes.reduction) for _, b in shared)
+                for t in TASKS
+            }
         )
         self.branches = nn.ModuleDict(
             {t: nn.ModuleList(UpBlock(a, b, b, sizes) for a, b in own) for t in TASKS}

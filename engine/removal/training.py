@@ -21,8 +21,9 @@ from engine.models.dataset import Images, Progress, list_split, load_images
 from engine.models.initial import load_initial
 from engine.removal.composites import Composite, Marker, MarkRanges, blend_layer
 from engine.removal.measure import measure_remover
+from engine.removal.network import Removal
 from engine.removal.remover import save_remover
-from engine.removal.wdnet import Removal, WDNet
+from engine.removal.wdnet import WDNet
 from engine.watermark.logo import Logo, load_logo
 
 Report = Callable[[int, int, float], None]

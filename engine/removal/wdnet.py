@@ -1,151 +1,224 @@
-"""A small watermark remover after WDNet, written from the published facts.
+"""A watermark remover after WDNet, written from the published facts.
 
 It predicts where a mark is (mask M), how opaque (α) and what colours it has
 (W), takes it off by the inverse of blending, and repairs what is left (Liu,
-Zhu, Bai, "WDNet: watermark-decomposition network", 2021). Differences, all for
-speed and for gradients: two by two pixels are folded into channels first, so
-that no convolution runs at full resolution; masks stay soft everywhere; the
-result is not clipped, so that a gradient reaches every pixel.
+Zhu, Bai, "WDNet: Watermark-Decomposition Network for Visible Watermark
+Removal", WACV 2021).
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from typing_extensions import override
 
-ALPHA_MAX = 0.95
-"""Highest opacity the network can predict: beyond it nothing shows through."""
+from engine.removal.network import (
+    SLOPE,
+    ConvBlock,
+    Removal,
+    RemovalNetwork,
+    changed,
+    double,
+    fold,
+    unfold,
+)
+
+CHANNELS = 3 + 1 + 1
+"""Per pixel: colours, opacity and mask."""
 
 
-class Removal(NamedTuple):
-    """What a remover makes of ``(N, 3, H, W)`` images in [0, 1].
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WDNetSizes:
+    """How large a `WDNet` is; the defaults are the shipped small one's.
 
     Attributes
     ----------
-    image
-        ``(N, 3, H, W)`` with the mark removed; close to [0, 1], not clipped.
-    mask
-        ``(N, 1, H, W)`` in [0, 1]: where a mark is.
-    alpha
-        ``(N, 1, H, W)`` in [0, 1]: its opacity.
-    watermark
-        ``(N, 3, H, W)`` in [0, 1]: its colours.
-    """
-
-    image: torch.Tensor
-    mask: torch.Tensor
-    alpha: torch.Tensor
-    watermark: torch.Tensor
-
-
-class ConvBlock(nn.Sequential):
-    """3x3 convolution, batch norm, leaky ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(
-                inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False
-            ),
-            nn.BatchNorm2d(outputs),
-            nn.LeakyReLU(0.2, inplace=True),
-        )
-
-    def fuse(self) -> None:
-        """Fold the batch norm into the convolution, for evaluation only."""
-        convolution, norm = self[0], self[1]
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            self[0] = fuse_conv_bn_eval(convolution, norm)
-            self[1] = nn.Identity()
-
-
-def _double(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(ConvBlock(inputs, outputs), ConvBlock(outputs, outputs))
-
-
-def _colour_opacity_mask(
-    maps: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    values = torch.sigmoid(maps)
-    return values[:, :3], values[:, 3:4], values[:, 4:]
-
-
-class WDNet(nn.Module):
-    """Mini WDNet, fully convolutional.
-
-    Parameters
-    ----------
-    width
-        Channels at half resolution; they double per level up to four times that.
+    width, cap
+        Channels of the first level; they double per level up to `cap` times that.
     levels
-        How often the grid is halved after the first folding.
+        How often the grid is halved.
+    taper
+        Whether an up-block gives half the channels of the skip it joins, as
+        published, or as many.
     dilations
         Dilations of the convolutions at the coarsest level.
     other
         Free feature channels handed to the refinement.
-    refine
-        Channels of the refinement; it has two residual blocks.
+    refine, blocks
+        Channels of the refinement and number of its residual blocks.
+    repair
+        What the refinement gives: a "residual" on the analytic inverse, or as
+        published the image itself, as a "sigmoid".
+    fold
+        2 folds two by two pixels into channels first, so that no convolution
+        runs at full resolution; 1 is the published full resolution.
+    up
+        How up-blocks enlarge.
+    alpha_max
+        Highest opacity the network can predict: beyond it nothing shows through.
+    margin
+        How far the analytic inverse may leave [0, 1] before it is clipped, and
+        gradients with it.
     """
 
-    def __init__(
-        self,
-        *,
-        width: int = 16,
-        levels: int = 4,
-        dilations: tuple[int, ...] = (1, 2, 4),
-        other: int = 8,
-        refine: int = 16,
-    ) -> None:
-        super().__init__()
-        widths = [min(width * 2**i, width * 4) for i in range(levels + 1)]
-        self.multiple = 2 ** (levels + 1)
-        self.other = other
-        self.encoder = nn.ModuleList([_double(12, widths[0])])
-        for a, b in itertools.pairwise(widths):
-            self.encoder.append(_double(a, b))
-        last = widths[-1]
-        self.bottleneck = nn.Sequential(*(ConvBlock(last, last, d) for d in dilations))
-        self.decoder = nn.ModuleList(
-            _double(a + b, a)
-            for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
+    width: int = 16
+    cap: int = 4
+    levels: int = 4
+    taper: bool = False
+    dilations: tuple[int, ...] = (1, 2, 4)
+    other: int = 8
+    refine: int = 16
+    blocks: int = 2
+    repair: Literal["residual", "sigmoid"] = "residual"
+    fold: int = 2
+    up: Literal["nearest", "bilinear"] = "nearest"
+    alpha_max: float = 0.95
+    margin: float = 0.5
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Give the published sizes."""
+        return cls(
+            width=64,
+            cap=8,
+            taper=True,
+            dilations=(2, 4, 6),
+            other=64,
+            refine=128,
+            blocks=3,
+            repair="sigmoid",
+            fold=1,
+            up="bilinear",
+            alpha_max=1 - 1e-6,
+            margin=0.0,
         )
-        self.heads = nn.Conv2d(widths[0], 4 * (3 + 1 + 1) + other, 1)
-        self.refine_in = ConvBlock(24 + other, refine)
-        self.refine_blocks = nn.ModuleList(_double(refine, refine) for _ in range(2))
-        self.refine_out = nn.Conv2d(refine, 12, 3, padding=1)
-        nn.init.zeros_(self.refine_out.weight)
-        assert self.refine_out.bias is not None
-        nn.init.zeros_(self.refine_out.bias)
+
+
+class _Residual(nn.Module):
+    """Refinement to a residual: blocks of two convolutions that add."""
+
+    def __init__(self, inputs: int, outputs: int, sizes: WDNetSizes) -> None:
+        super().__init__()
+        self.first = ConvBlock(inputs, sizes.refine)
+        self.blocks = nn.ModuleList(
+            double(sizes.refine, sizes.refine) for _ in range(sizes.blocks)
+        )
+        self.last = nn.Conv2d(sizes.refine, outputs, 3, padding=1)
+        # From zero: untrained, the network is the analytic inverse.
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
 
     @override
-    def forward(self, x: torch.Tensor) -> Removal:
-        """Remove the mark from ``(N, 3, H, W)`` in [0, 1], any height and width."""
-        rows, columns = x.shape[-2:]
-        pad = (-columns % self.multiple, -rows % self.multiple)
-        if any(pad):
-            x = functional.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
-        found = self._remove(x.contiguous(memory_format=torch.channels_last))
-        return Removal(*(part[..., :rows, :columns] for part in found))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        residual: torch.Tensor = self.last(x)
+        return residual
 
+
+class _Whole(nn.Module):
+    """Refinement to the image before its sigmoid, as published."""
+
+    def __init__(self, inputs: int, outputs: int, sizes: WDNetSizes) -> None:
+        super().__init__()
+        half, full = sizes.refine // 2, sizes.refine
+        self.first = nn.Sequential(
+            ConvBlock(inputs, half), nn.Conv2d(half, full, 3, padding=1)
+        )
+        self.blocks = nn.ModuleList(_before(full, full) for _ in range(sizes.blocks))
+        self.last = _before(full, outputs)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        whole: torch.Tensor = self.last(x)
+        return whole
+
+
+def _before(inputs: int, outputs: int) -> nn.Sequential:
+    """Norm and activation before the convolution."""
+    return nn.Sequential(
+        nn.BatchNorm2d(inputs),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+    )
+
+
+class WDNet(RemovalNetwork):
+    """Watermark decomposition, fully convolutional.
+
+    ``WDNet(WDNetSizes.paper())`` has the published structure and size (21.0 M
+    parameters). It differs in that the U-Net's activations are leaky too.
+
+    Parameters
+    ----------
+    sizes
+        How large; None for the shipped small one's.
+    **changes
+        Fields of `WDNetSizes` to change.
+    """
+
+    def __init__(self, sizes: WDNetSizes | None = None, **changes: object) -> None:
+        super().__init__()
+        sizes = changed(sizes or WDNetSizes(), changes)
+        self.sizes = sizes
+        self.multiple = sizes.fold * 2**sizes.levels
+        cells = sizes.fold**2
+        widths = [sizes.width * min(2**i, sizes.cap) for i in range(sizes.levels + 1)]
+        self.encoder = nn.ModuleList(
+            double(a, b) for a, b in itertools.pairwise([3 * cells, *widths])
+        )
+        last = widths[-1]
+        self.bottleneck = nn.Sequential(
+            *(ConvBlock(last, last, d) for d in sizes.dilations)
+        )
+        self.decoder = nn.ModuleList()
+        for skip in widths[-2::-1]:
+            # Tapering stops at the first level's width.
+            given = max(skip // 2, sizes.width) if sizes.taper else skip
+            self.decoder.append(double(last + skip, given))
+            last = given
+        self.heads = nn.Conv2d(last, CHANNELS * cells + sizes.other, 1)
+        refinement = _Residual if sizes.repair == "residual" else _Whole
+        self.refine = refinement(sizes.other + 2 * 3 * cells, 3 * cells, sizes)
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Give the network at its published size."""
+        return cls(WDNetSizes.paper())
+
+    @override
+    def encoder_parts(self) -> tuple[nn.Module, ...]:
+        return (self.encoder, self.bottleneck)
+
+    @override
     def _remove(self, x: torch.Tensor) -> Removal:
-        folded = functional.pixel_unshuffle(x, 2)
+        sizes = self.sizes
+        folded = fold(x, sizes.fold)
         found = self.heads(self._features(folded))
         # float32 under autocast too: half precision would cost grey levels.
-        maps = functional.pixel_shuffle(found[:, self.other :].float(), 2)
-        watermark, alpha, mask = _colour_opacity_mask(maps)
-        opacity = ALPHA_MAX * mask * alpha
+        maps = torch.sigmoid(unfold(found[:, sizes.other :].float(), sizes.fold))
+        watermark, alpha, mask = maps[:, :3], maps[:, 3:4], maps[:, 4:]
+        opacity = sizes.alpha_max * mask * alpha
         plain = (x - opacity * watermark) / (1 - opacity)
-        plain = plain.clamp(-0.5, 1.5)
-        repair = self._refine(
-            found[:, : self.other], functional.pixel_unshuffle(plain, 2), folded
-        ).float()
-        image = (plain + repair) * mask + (1 - mask) * x
-        return Removal(image=image, mask=mask, alpha=opacity, watermark=watermark)
+        plain = plain.clamp(-sizes.margin, 1 + sizes.margin)
+        repaired = self._repair(found[:, : sizes.other], plain, folded)
+        return Removal(
+            image=repaired * mask + (1 - mask) * x,
+            mask=mask,
+            alpha=opacity,
+            watermark=watermark,
+            coarse=plain,
+        )
 
     def _features(self, folded: torch.Tensor) -> torch.Tensor:
         skips = [self.encoder[0](folded)]
@@ -153,25 +226,19 @@ class WDNet(nn.Module):
             skips.append(stage(functional.max_pool2d(skips[-1], 2)))
         features: torch.Tensor = self.bottleneck(skips.pop())
         for stage in self.decoder:
-            larger = functional.interpolate(features, scale_factor=2.0, mode="nearest")
+            larger = functional.interpolate(
+                features, scale_factor=2.0, mode=self.sizes.up
+            )
             features = stage(torch.cat([skips.pop(), larger], dim=1))
         return features
 
-    def _refine(
+    def _repair(
         self, other: torch.Tensor, plain: torch.Tensor, folded: torch.Tensor
     ) -> torch.Tensor:
-        features: torch.Tensor = self.refine_in(torch.cat([other, plain, folded], 1))
-        for block in self.refine_blocks:
-            features = features + block(features)
-        return functional.pixel_shuffle(self.refine_out(features), 2)
-
-    def encoder_parts(self) -> tuple[nn.Module, ...]:
-        """List what Eq. 2 keeps frozen: everything before the decoder."""
-        return (self.encoder, self.bottleneck)
-
-    def fuse(self) -> WDNet:
-        """Fold every batch norm into its convolution; evaluation only."""
-        for module in self.modules():
-            if isinstance(module, ConvBlock):
-                module.fuse()
-        return self
+        if self.sizes.repair == "sigmoid":
+            other = torch.sigmoid(other)
+        given = torch.cat([other, fold(plain, self.sizes.fold), folded], dim=1)
+        repair = unfold(self.refine(given).float(), self.sizes.fold)
+        return (
+            torch.sigmoid(repair) if self.sizes.repair == "sigmoid" else plain + repair
+        )

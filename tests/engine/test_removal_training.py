@@ -72,7 +72,7 @@ def test_equation_2_moves_the_decoder_and_not_the_encoder() -> None:
     frozen = {k for k in before if k.startswith(("encoder.", "bottleneck."))}
     assert frozen
     assert not moved & frozen
-    assert {"heads.weight", "refine_out.weight"} <= moved
+    assert {"heads.weight", "refine.last.weight"} <= moved
 
 
 def test_pieces_are_cut_from_whole_composites() -> None:

@@ -118,11 +118,14 @@ def test_card_of_another_shape_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "splitnet"}, "unknown network 'splitnet'; known: wdnet"),
+        (
+            {"architecture": "slbr"},
+            "known: splitnet, wdnet",
+        ),
         ({"architecture_arguments": {"depth": 3}}, "does not take"),
     ],
 )
 def test_unknown_networks_are_refused(changes: dict[str, object], message: str) -> None:
     card = ModelCard.from_json(small_card().to_json() | changes)
     with pytest.raises(ModelError, match=message):
-        build_network(card)
+        build_network(card.architecture, card.architecture_arguments)

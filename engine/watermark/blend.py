@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.errors import InvalidParameter
 from engine.types import LEVELS
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def patch_tensor(patch: NDArray[np.uint8], device: torch.device) -> torch.Tensor
 
 
 def blend(host: torch.Tensor, marks: Sequence[GridMark]) -> torch.Tensor:
-    """One picture per mark: αI_f + (1 - αI_m)X with a soft matte (Eq. 6).
+    """One picture per mark: αI_f + (1 - αI_m)X (Eq. 6).
 
     Parameters
     ----------
@@ -52,12 +53,69 @@ def blend(host: torch.Tensor, marks: Sequence[GridMark]) -> torch.Tensor:
         ``(N, 3, G, G)`` float32 in [0, 1].
     """
     pictures = host.expand(len(marks), -1, -1, -1).clone()
-    for picture, mark in zip(pictures, marks, strict=True):
-        h, w = mark.patch.shape[1:]
-        opacity = mark.alpha / LEVELS
-        window = picture[:, mark.y : mark.y + h, mark.x : mark.x + w]
-        window.mul_(1 - opacity * mark.patch[3]).add_(opacity * mark.patch[:3])
+    _lay(pictures, marks)
     return pictures
+
+
+def blend_many(
+    hosts: torch.Tensor, index: Sequence[int], marks: Sequence[GridMark]
+) -> torch.Tensor:
+    """One picture per mark, each on the host it is for (Eq. 6).
+
+    Parameters
+    ----------
+    hosts
+        ``(B, 3, G, G)`` float32 in [0, 1], X of every frame.
+    index
+        N numbers of hosts, one per mark.
+    marks
+        N marks.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(N, 3, G, G)`` float32 in [0, 1]; nothing larger is ever made.
+
+    Raises
+    ------
+    InvalidParameter
+        There are not as many marks as numbers, or a number is of no host.
+    """
+    if len(index) != len(marks) or any(not 0 <= i < len(hosts) for i in index):
+        raise InvalidParameter(
+            f"{len(marks)} marks on hosts {list(index)[:4]}...: give each mark the "
+            f"number of its host, 0..{len(hosts) - 1}"
+        )
+    chosen = torch.tensor(list(index), dtype=torch.int64).to(
+        hosts.device, non_blocking=True
+    )
+    pictures = hosts.index_select(0, chosen)
+    _lay(pictures, marks)
+    return pictures
+
+
+def _lay(pictures: torch.Tensor, marks: Sequence[GridMark]) -> None:
+    """Blend each mark into its picture, in place."""
+    patches = _to_device([mark.patch for mark in marks], pictures.device)
+    for i, (mark, patch) in enumerate(zip(marks, patches, strict=True)):
+        h, w = patch.shape[1:]
+        opacity = mark.alpha / LEVELS
+        window = pictures[i, :, mark.y : mark.y + h, mark.x : mark.x + w]
+        window.mul_(1 - opacity * patch[3]).add_(patch[:3], alpha=opacity)
+
+
+def _to_device(
+    patches: Sequence[torch.Tensor], device: torch.device
+) -> Sequence[torch.Tensor]:
+    """All patches on a device, by one transfer; no launch waits for another."""
+    if all(patch.device == device for patch in patches):
+        return patches
+    flat = torch.cat([patch.reshape(-1) for patch in patches])
+    if device.type == "cuda":
+        flat = flat.pin_memory()
+    moved = flat.to(device, non_blocking=True)
+    parts = torch.split(moved, [patch.numel() for patch in patches])
+    return [part.view(p.shape) for part, p in zip(parts, patches, strict=True)]
 
 
 def canvas(mark: GridMark, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

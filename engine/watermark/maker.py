@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engine.watermark import sit
-from engine.watermark.patch import render_patch, scale_logo, scaled_size
+from engine.watermark.patch import scale_logo, scaled_size
+from engine.watermark.stored import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,8 @@ class PatchMaker:
         Whether the frame is grey.
     shrink
         Further factor on the sides, below 1 where the full size has no place.
+    matte
+        ``soft`` keeps the alpha of the logo, ``binary`` makes it 0 or 1.
     """
 
     logo: Logo
@@ -43,6 +45,7 @@ class PatchMaker:
     sl: float
     grey: bool
     shrink: float = 1.0
+    matte: Literal["soft", "binary"] = "soft"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,9 +63,52 @@ class PatchMaker:
             max(1, round(height * geometry.side / geometry.rows)),
         )
 
+    def extent(self, one: SIT) -> tuple[int, int]:
+        """Native width and height that hold the patch, whatever its shape."""
+        return sit.turned_size(self.size, one.rotation)
+
+    def footprint(self, one: SIT) -> tuple[int, int]:
+        """Width and height on the grid that hold the patch, whatever its shape."""
+        geometry, (w, h) = self.geometry, self.extent(one)
+        return (
+            -(-w * geometry.side // geometry.columns),
+            -(-h * geometry.side // geometry.rows),
+        )
+
+    def native_place(self, place: tuple[int, int], one: SIT) -> tuple[int, int]:
+        """Native column and row of an extent whose footprint is at a grid place."""
+        return self.geometry.native_position(*place, self.extent(one))
+
     def native(self, one: SIT) -> NDArray[np.uint8]:
-        """``(h'', w'', 4)`` uint8 premultiplied patch at native size."""
-        return render_patch(self.logo, self.size, one, grey=self.grey)
+        """``(h'', w'', 4)`` uint8 premultiplied patch at native size, cut."""
+        return self._drawn(one)[0]
+
+    def mark(self, place: tuple[int, int], alpha: int, one: SIT) -> Mark:
+        """Draw the native mark of a candidate.
+
+        Parameters
+        ----------
+        place
+            Column and row on the grid of the corner of the footprint.
+        alpha
+            Opacity byte.
+        one
+            The transform.
+
+        Returns
+        -------
+        Mark
+            Inside the extent at `native_place`, cut to what is not transparent.
+        """
+        patch, inset = self._drawn(one)
+        column, row = self.native_place(place, one)
+        return Mark(
+            x=column + inset[0], y=row + inset[1], alpha=alpha, sit=one, patch=patch
+        )
+
+    def matted(self, planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Premultiplied planes ``(h, w, C)`` with the matte that is wanted."""
+        return sit.binary(planes) if self.matte == "binary" else planes
 
     def preview(self) -> Callable[[SIT], NDArray[np.uint8]]:
         """Return what makes patches at preview size, the logo scaled once.
@@ -73,20 +119,15 @@ class PatchMaker:
         reduction = self.geometry.reduction
         w, h = (max(1, round(side * reduction)) for side in self.size)
         scaled = scale_logo(self.logo, (w, h))
-        return lambda one: sit.apply(scaled, one, grey=self.grey)
+        return lambda one: self._cut(scaled, one)[0]
 
-    def footprint(self, one: SIT) -> tuple[int, int]:
-        """Width and height on the grid that hold the patch, whatever its shape."""
-        geometry, (w, h) = self.geometry, self.size
-        if one.rotation:
-            # One pixel more: a rotated canvas starts and ends between pixels.
-            angle = math.radians(one.rotation)
-            across, down = abs(math.cos(angle)), abs(math.sin(angle))
-            w, h = (
-                math.ceil(w * across + h * down) + 1,
-                math.ceil(w * down + h * across) + 1,
-            )
-        return (
-            -(-w * geometry.side // geometry.columns),
-            -(-h * geometry.side // geometry.rows),
-        )
+    def _drawn(self, one: SIT) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        return self._cut(scale_logo(self.logo, self.size), one)
+
+    def _cut(
+        self, scaled: NDArray[np.uint8], one: SIT
+    ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Patch of a scaled logo, and its corner within the extent."""
+        planes = sit.turn(sit.coloured(scaled, one, grey=self.grey), one.rotation)
+        patch, inset = sit.cut(self.matted(planes))
+        return patch if not self.grey else patch[..., [0, 0, 0, 1]], inset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from engine.params import SITRanges
 from engine.rendering import render
 from engine.types import SIT, Box, Frame, Rendering
 from engine.watermark import sit
-from engine.watermark.blend import GridMark, blend, canvas, patch_tensor
+from engine.watermark.blend import GridMark, blend, blend_many, canvas, patch_tensor
 from engine.watermark.draw_logo import draw as draw_logo
 from engine.watermark.logo import load_logo
 from engine.watermark.maker import PatchMaker
+from engine.watermark.paint import GridPainter
 from engine.watermark.patch import render_patch, resize_patch, scaled_size
+from engine.watermark.resample import axis
 from engine.watermark.stored import Mark, add_mark
 from engine.watermark.working import Geometry, grid_view, working_image
 
@@ -281,3 +284,76 @@ def test_rendering_rounds_half_up_and_mirrors() -> None:
     np.testing.assert_array_equal(plain, [0, 0, 64, 128, 191, 255, 255])
     mirrored = render(stored, Rendering(lo=0.0, hi=4.0, inverted=True))
     np.testing.assert_array_equal(mirrored, 255 - plain)
+
+
+def _shaded(size: tuple[int, int]) -> Frame:
+    rows, columns = size
+    yy, xx = np.mgrid[:rows, :columns]
+    levels = 110 + 60 * np.sin(xx / columns * 9) + 50 * np.cos(yy / rows * 7)
+    return Frame(
+        stored=np.clip(levels * 16, 0, 4095).astype(np.int32),
+        rendering=Rendering(lo=0.0, hi=4095.0),
+        minimum=0,
+        maximum=4095,
+    )
+
+
+@pytest.mark.parametrize("matte", ["soft", "binary"])
+@pytest.mark.parametrize(
+    "size", [(60, 90), (224, 224), (300, 260), (512, 512), (700, 500), (1600, 2000)]
+)
+def test_the_search_sees_the_final_mark_within_a_level(
+    size: tuple[int, int], matte: Literal["soft", "binary"]
+) -> None:
+    frame = _shaded(size)
+    geometry = Geometry(columns=size[1], rows=size[0])
+    maker = PatchMaker(logo=LOGO, geometry=geometry, sl=2.0, grey=True, matte=matte)
+    painter = GridPainter(maker)
+    host = working_image(frame.stored, frame.rendering, CPU)
+    rng = np.random.default_rng(5)
+    for one in (SIT(), *(sit.draw(SITRanges(), rng) for _ in range(3))):
+        w, h = maker.footprint(one)
+        x, y = int(rng.integers(0, 225 - w)), int(rng.integers(0, 225 - h))
+        final = add_mark(frame.stored, frame, maker.mark((x, y), 140, one))
+        shown = working_image(final, frame.rendering, CPU)
+        mark = painter.mark((x, y), 140, one)
+        off = 255 * (shown - blend(host, [mark])[0]).abs()
+        inside = off[:, y : y + h, x : x + w]
+        assert 255 * (shown - host).abs().max() > 60
+        assert inside.mean() < (1.0 if matte == "soft" else 2.0)
+        assert off.mean() < 0.3
+        if geometry.reduction == 1 and matte == "soft":
+            assert off.max() <= 2.5
+
+
+def test_marks_of_many_frames_are_blended_in_one_batch() -> None:
+    hosts = torch.rand((3, 3, 50, 50), generator=torch.Generator().manual_seed(0))
+    patch = patch_tensor(render_patch(LOGO, (20, 12), SIT(), grey=False), CPU)
+    marks = [GridMark(x=i, y=2 * i, alpha=40 * i + 1, patch=patch) for i in range(5)]
+    index = [2, 0, 2, 1, 0]
+    batch = blend_many(hosts, index, marks)
+    for one, host, mark in zip(batch, index, marks, strict=True):
+        torch.testing.assert_close(one, blend(hosts[host], [mark])[0])
+    with pytest.raises(InvalidParameter, match="number of its host"):
+        blend_many(hosts, [0, 1, 2, 3, 0], marks)
+    with pytest.raises(InvalidParameter, match="5 marks"):
+        blend_many(hosts, [0], marks)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 900), st.integers(1, 300), st.data())
+def test_an_axis_resizes_as_the_working_image_does(
+    length: int, side: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, length - 1))
+    stop = data.draw(st.integers(start + 1, length))
+    whole = torch.zeros((1, 1, 1, length))
+    values = np.random.default_rng(length).random(stop - start).astype(np.float32)
+    whole[0, 0, 0, start:stop] = torch.from_numpy(values)
+    expected = torch.nn.functional.interpolate(
+        whole, (1, side), mode="bilinear", antialias=True, align_corners=False
+    )[0, 0, 0].numpy()
+    made, low = axis(length, side).apply(values[:, None], start)
+    placed = np.zeros(side, np.float32)
+    placed[low : low + len(made)] = made[:, 0]
+    np.testing.assert_allclose(placed, expected, atol=1e-5)

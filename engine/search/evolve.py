@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from engine.search.candidate import Candidate, Judged
-from engine.search.grid import mutation_step
+from engine.search.genes import breed, most_offspring
+from engine.search.selection import dominants
 from engine.search.strategy import Ask, Strategy
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from engine.search.candidate import Candidate, Judged
     from engine.search.space import Space
 
 
@@ -96,10 +95,7 @@ class Evolution(Strategy):
 
 def natural_budget(initial: int, space: Space, generations: int) -> int:
     """Most candidates `generations` of offspring come to after `initial` ones."""
-    if not initial:
-        return 0
-    params = space.params
-    return initial + generations * params.n_p * offspring_per_parent(params.r_c)
+    return initial + generations * most_offspring(space) if initial else 0
 
 
 def succeed(
@@ -111,8 +107,7 @@ def succeed(
 ) -> SearchState:
     """Return the state after the first pending candidates were judged.
 
-    When a generation is through, the next one is bred from the N_p best of
-    all judged (parents and offspring compete, so the best is never lost).
+    When a generation is through, the next one is bred from the dominants.
     """
     after = replace(
         state,
@@ -121,58 +116,10 @@ def succeed(
     )
     if after.pending or after.generation >= generations:
         return after
-    parents = dominants(after, space.params.n_p)
+    parents = dominants(after.judged, space.params)
+    known = [one.candidate for one in after.judged]
     return replace(
         after,
-        pending=_offspring(parents, after, space, generator),
+        pending=breed(parents, known, space, generator),
         generation=after.generation + 1,
     )
-
-
-def dominants(state: SearchState, count: int) -> tuple[Candidate, ...]:
-    """Pick the `count` candidates of lowest f_t, best first."""
-    best = sorted(state.judged, key=lambda one: one.rank)[:count]
-    return tuple(one.candidate for one in best)
-
-
-def offspring_per_parent(r_c: float) -> int:
-    """How many of the 27 gene combinations of a parent are tried."""
-    return max(1, math.floor(27 * r_c))
-
-
-def mutants(parent: Candidate, space: Space) -> list[Candidate]:
-    """All feasible combinations of g, g + s and g - s per gene (Eq. 11).
-
-    Combining mutated with unchanged genes is the paper's crossover. The parent
-    itself is left out; α is clipped to its bounds.
-    """
-    params = space.params
-    s_p = mutation_step(params.r_p, params.n_g)
-    found: dict[Candidate, None] = {}
-    for dx, dy, da in itertools.product((0, 1, -1), repeat=3):
-        child = parent._replace(
-            x=parent.x + dx * s_p,
-            y=parent.y + dy * s_p,
-            alpha=space.alpha(parent.alpha + da * params.s_alpha),
-        )
-        if child != parent and space.feasible(child):
-            found[child] = None
-    return list(found)
-
-
-def _offspring(
-    parents: Sequence[Candidate],
-    state: SearchState,
-    space: Space,
-    generator: np.random.Generator,
-) -> tuple[Candidate, ...]:
-    """Breed new candidates of all parents, those of the best parent first."""
-    known = {one.candidate for one in state.judged}
-    quota = offspring_per_parent(space.params.r_c)
-    born: list[Candidate] = []
-    for parent in parents:
-        fresh = [child for child in mutants(parent, space) if child not in known]
-        chosen = generator.permutation(len(fresh))[:quota]
-        born.extend(fresh[i] for i in chosen)
-        known.update(fresh[i] for i in chosen)
-    return tuple(born)

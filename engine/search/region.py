@@ -18,7 +18,8 @@ class Region:
     Attributes
     ----------
     sums
-        ``(G+1, G+1)`` int64 summed-area table of the forbidden pixels.
+        ``(G+3, G+3)`` int64 summed-area table of the forbidden pixels, its edges
+        doubled: a footprint with one pixel more on each side may reach beyond.
     """
 
     sums: NDArray[np.int64] = field(repr=False)
@@ -26,7 +27,7 @@ class Region:
     @property
     def side(self) -> int:
         """Side of the grid, G."""
-        return int(self.sums.shape[0]) - 1
+        return int(self.sums.shape[0]) - 3
 
     def feasible(self, x: int, y: int, size: tuple[int, int]) -> bool:
         """Whether a whole footprint lies inside and meets no lesion box.
@@ -37,10 +38,8 @@ class Region:
         w, h = size
         if x < 0 or y < 0 or x + w > self.side or y + h > self.side:
             return False
-        x0, y0 = max(0, x - 1), max(0, y - 1)
-        x1, y1 = min(self.side, x + w + 1), min(self.side, y + h + 1)
-        s = self.sums
-        return bool(s[y1, x1] - s[y0, x1] - s[y1, x0] + s[y0, x0] == 0)
+        s, x1, y1 = self.sums, x + w + 2, y + h + 2
+        return bool(s[y1, x1] - s[y, x1] - s[y1, x] + s[y, x] == 0)
 
     def free(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """Whether each position is feasible.
@@ -54,12 +53,8 @@ class Region:
         w, h = size
         if w > self.side or h > self.side:
             return np.empty((0, 0), dtype=np.bool_)
-        xs, ys = np.arange(self.side - w + 1), np.arange(self.side - h + 1)
-        x0, y0 = np.maximum(xs - 1, 0), np.maximum(ys - 1, 0)[:, None]
-        x1 = np.minimum(xs + w + 1, self.side)
-        y1 = np.minimum(ys + h + 1, self.side)[:, None]
-        s = self.sums
-        free: NDArray[np.bool_] = s[y1, x1] - s[y0, x1] - s[y1, x0] + s[y0, x0] == 0
+        s, w, h = self.sums, w + 2, h + 2
+        free: NDArray[np.bool_] = s[h:, w:] - s[:-h, w:] == s[h:, :-w] - s[:-h, :-w]
         return free
 
     def positions(self, size: tuple[int, int]) -> NDArray[np.int64]:
@@ -75,6 +70,6 @@ def region(forbidden: NDArray[np.bool_]) -> Region:
     forbidden
         ``(G, G)`` bool, true inside lesion boxes.
     """
-    sums = np.zeros((forbidden.shape[0] + 1, forbidden.shape[1] + 1), dtype=np.int64)
-    sums[1:, 1:] = forbidden.cumsum(axis=0).cumsum(axis=1)
-    return Region(sums=sums)
+    inside = np.pad(forbidden.astype(np.int64), ((1, 0), (1, 0)))
+    sums = inside.cumsum(axis=0).cumsum(axis=1)
+    return Region(sums=np.pad(sums, 1, mode="edge"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.types import SIT
+from engine.search.grid import Grid
 from engine.watermark.sit import draw
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engine.search.candidate import Candidate
     from engine.search.region import Region
     from engine.search.show import Gallery
+    from engine.types import SIT
     from engine.watermark.maker import PatchMaker
 
 
@@ -39,6 +40,12 @@ class Space:
     params: SearchParams
     gallery: Gallery | None = None
 
+    @property
+    def grid(self) -> Grid:
+        """Positions of Eq. 9 for the logo before rotation."""
+        (w, h), side = self.maker.grid_size, self.region.side
+        return Grid(room=(side - w, side - h), r_p=self.params.r_p)
+
     def size(self, sit: SIT) -> tuple[int, int]:
         """Width and height of the footprint of a transformed logo, on the grid."""
         return self.maker.footprint(sit)
@@ -57,11 +64,12 @@ class Space:
 
     def place(self, sit: SIT, generator: np.random.Generator) -> tuple[int, int] | None:
         """One uniform feasible position (x, y) of a transform, None without any."""
-        free = self.region.positions(self.size(sit))
-        if not len(free):
+        free = self.region.free(self.size(sit))
+        places = np.flatnonzero(free)
+        if not len(places):
             return None
-        x, y = free[generator.integers(len(free))]
-        return int(x), int(y)
+        y, x = divmod(int(places[generator.integers(len(places))]), free.shape[1])
+        return x, y
 
     def nearest(self, x: float, y: float, sit: SIT) -> tuple[int, int] | None:
         """Feasible position nearest to a point, None where there is none."""

@@ -10,15 +10,14 @@ from engine.search.cma import covariance_search
 from engine.search.evolve import Evolution, natural_budget
 from engine.search.gradient import GradientGuided
 from engine.search.populate import (
-    TRANSFORMING,
+    anywhere,
     on_grid,
-    scatter,
-    transforms,
+    one_transform,
+    transforming,
     with_alpha,
 )
 from engine.search.show import Gallery
 from engine.search.space import Space
-from engine.types import SIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,11 +95,11 @@ def start_search(
     NoFeasiblePlacement
         No footprint has a place even then.
     """
-    for smaller, tried, names in _ladder(maker, params):
+    for smaller, tried, names in _ladder(maker, one_transform(params, generator)):
         gallery = None if host is None else Gallery(smaller, host)
         space = Space(region=region, maker=smaller, params=tried, gallery=gallery)
         made = _MAKERS[params.strategy](space, generator)
-        if made:
+        if made and made.strategy.ask(1).candidates:
             off_grid = ("off-grid",) if made.off_grid else ()
             return Start(
                 strategy=made.strategy, space=space, fallbacks=(*names, *off_grid)
@@ -121,7 +120,7 @@ def _ladder(
         yield maker, params, names
         maker = replace(maker, shrink=maker.shrink * SHRINK)
         names = (f"shrink {maker.shrink:.3g}",)
-    if params.strategy in TRANSFORMING:
+    if transforming(params):
         maker = replace(maker, shrink=maker.shrink / SHRINK)
         upright = replace(params.sit, rotation=(0.0, 0.0))
         names = (f"shrink {maker.shrink:.3g}", "no rotation")
@@ -130,7 +129,7 @@ def _ladder(
 
 def _random(space: Space, generator: np.random.Generator) -> _Made | None:
     """One mark anywhere: the paper's Random."""
-    places = scatter(space, [SIT()], generator)
+    places = anywhere(space, 1, generator)
     if not places:
         return None
     return _Made(
@@ -140,11 +139,9 @@ def _random(space: Space, generator: np.random.Generator) -> _Made | None:
 
 def _random_sit(space: Space, generator: np.random.Generator) -> _Made | None:
     """As many random marks as HE-SIT would judge: the control."""
-    initial = len(on_grid(space, generator))
-    if not initial:
+    places = anywhere(space, _budget(space, generator), generator)
+    if not places:
         return None
-    count = space.params.budget or natural_budget(initial, space, space.params.n_g)
-    places = scatter(space, transforms(space, count, generator), generator)
     return _Made(
         strategy=Evolution(space, with_alpha(places, space, generator), 0, generator)
     )
@@ -153,10 +150,7 @@ def _random_sit(space: Space, generator: np.random.Generator) -> _Made | None:
 def _evolving(space: Space, generator: np.random.Generator) -> _Made | None:
     """HE and HE-SIT: the grid of Eq. 9, filled up to N_p from anywhere."""
     places = on_grid(space, generator)
-    extra = []
-    if len(places) < space.params.n_p:
-        missing = space.params.n_p - len(places)
-        extra = scatter(space, transforms(space, missing, generator), generator)
+    extra = anywhere(space, max(0, space.params.n_p - len(places)), generator)
     if not places and not extra:
         return None
     population = with_alpha([*places, *extra], space, generator)
@@ -179,6 +173,13 @@ def _cma_es(space: Space, generator: np.random.Generator) -> _Made | None:
     """Random candidates, then CMA-ES; the budget of HE-SIT by default."""
     strategy = covariance_search(space, generator)
     return _Made(strategy=strategy) if strategy else None
+
+
+def _budget(space: Space, generator: np.random.Generator) -> int:
+    """Candidates to judge: as parameters say, or as many as HE-SIT would."""
+    params = space.params
+    initial = max(len(on_grid(space, generator)), params.n_p)
+    return params.budget or natural_budget(initial, space, params.n_g)
 
 
 _MAKERS: Final[dict[str, Callable[[Space, np.random.Generator], _Made | None]]] = {

@@ -23,6 +23,7 @@ from engine.search.region import region
 from engine.search.run import Task, run_searches
 from engine.search.show import Gallery
 from engine.search.start import start_search
+from engine.search.trace import trace_of
 from engine.summary import Summary, summarise
 from engine.watermark.maker import PatchMaker
 from engine.watermark.stored import apply_delta, make_key
@@ -35,14 +36,15 @@ if TYPE_CHECKING:
 
     from engine.lesion.boxes import Lesions
     from engine.models.ensemble import Ensemble
-    from engine.params import ProtectParams, SearchParams
+    from engine.params import DeltaParams, ProtectParams, SearchParams
     from engine.removal.remover import Remover
     from engine.report import FrameReport
-    from engine.search.candidate import Candidate
+    from engine.search.candidate import Candidate, Judgement
     from engine.search.native import NativeResult
     from engine.search.objective import Opinion
     from engine.search.run import Outcome
     from engine.search.start import Start
+    from engine.search.trace import Trace
     from engine.types import Box, Frame, FrameKey
     from engine.watermark.logo import Logo
 
@@ -55,12 +57,14 @@ if TYPE_CHECKING:
 class ProtectedFrame:
     """A protected frame: what is sent, what gives the original back, and how.
 
-    ``stored`` is int32 in the range and shape of the original.
+    ``stored`` is int32 in the range and shape of the original; ``trace`` tells
+    every candidate of the search.
     """
 
     stored: NDArray[np.int32] = field(repr=False)
     key: FrameKey
     report: FrameReport
+    trace: Trace = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,15 +142,24 @@ class Protector:
         self.device = torch.device(device)
 
     def variant(
-        self, *, ensemble: Ensemble | None = None, search: SearchParams | None = None
+        self,
+        *,
+        ensemble: Ensemble | None = None,
+        removers: Sequence[Remover] | None = None,
+        search: SearchParams | None = None,
+        delta: DeltaParams | None = None,
     ) -> Protector:
-        """Make a protector that differs in ensemble or search parameters."""
+        """Make a protector that differs in models or parameters."""
         return Protector(
             ensemble=ensemble or self.ensemble,
             objective=self.objective,
-            removers=self.removers,
+            removers=self.removers if removers is None else removers,
             logo=self.logo,
-            params=replace(self.params, search=search or self.params.search),
+            params=replace(
+                self.params,
+                search=search or self.params.search,
+                delta=delta or self.params.delta,
+            ),
             device=self.device,
         )
 
@@ -175,18 +188,46 @@ class Protector:
         return self.finish(prepared, seed=seed, progress=progress)
 
     def prepare(
-        self, frame: Frame, *, seed: bytes, progress: Progress = _quiet
+        self,
+        frame: Frame,
+        *,
+        seed: bytes,
+        lesions: Lesions | None = None,
+        delta: NDArray[np.int8] | None = None,
+        progress: Progress = _quiet,
     ) -> Prepared:
-        """Find lesions and make δ: all that does not depend on the search."""
+        """Find lesions and make δ: all that does not depend on the search.
+
+        Parameters
+        ----------
+        frame
+            The original.
+        seed
+            As in `protect`.
+        lesions
+            On the model grid, where they are known already.
+        delta
+            δ in the shape of a key's, where it is known already; the lesion
+            guard is applied to it.
+        progress
+            Told of every step.
+        """
         clock = time.perf_counter()
         geometry = _geometry(frame)
         image = working_image(frame.stored, frame.rendering, self.device)
-        label = opinion(self.ensemble, image).label
-        lesions = localise(self.ensemble, image, label, self.params.lesion)
+        if lesions is None:
+            label = opinion(self.ensemble, image).label
+            lesions = localise(self.ensemble, image, label, self.params.lesion)
         boxes = tuple(geometry.native_box(box) for box in lesions.boxes)
         progress("mask", 1, 1)
         masked = time.perf_counter()
-        delta = self._delta(frame, boxes, self._generator("delta", seed), progress)
+        frozen = self._guarded(geometry, boxes)
+        if delta is None:
+            generator = self._generator("delta", seed)
+            delta = self._delta(frame, frozen, generator, progress)
+        else:
+            guard = frozen if delta.ndim == frozen.ndim else frozen[..., None]
+            delta = np.where(guard, np.int8(0), delta)
         host = apply_delta(frame, delta)
         shown = working_image(host, frame.rendering, self.device)
         return Prepared(
@@ -258,23 +299,12 @@ class Protector:
         self, prepared: Prepared, seed: bytes, progress: Progress
     ) -> _Search | NoFeasiblePlacement:
         """Set up the search of a frame."""
-        generator = self._generator("search", seed)
+        drawn_from = self._seed("search", seed)
         try:
-            start = self._start(prepared, generator)
+            start = self._start(prepared, np.random.default_rng(drawn_from))
         except NoFeasiblePlacement as error:
             return error
         before = opinion(self.ensemble, prepared.image)
-        trial = _Trial(
-            NativeTrial(
-                frame=prepared.frame,
-                host=prepared.host,
-                boxes=prepared.boxes,
-                maker=start.space.maker,
-                ensemble=self.ensemble,
-                device=self.device,
-            ),
-            before.label,
-        )
         params = self.params.search
         objective = objective_for(
             self.ensemble,
@@ -282,6 +312,16 @@ class Protector:
             before.label,
             params.stop_rule,
             label_free=self.objective == "label-free",
+        )
+        trial = _Trial(
+            NativeTrial(
+                frame=prepared.frame,
+                host=prepared.host,
+                boxes=prepared.boxes,
+                maker=start.space.maker,
+                objective=objective,
+                device=self.device,
+            )
         )
         bound = start.strategy.bound
         task = Task(
@@ -293,7 +333,12 @@ class Protector:
             tick=_counter("search", min(bound, params.budget or bound), progress),
         )
         return _Search(
-            prepared=prepared, start=start, before=before, trial=trial, task=task
+            prepared=prepared,
+            start=start,
+            seed=drawn_from,
+            before=before,
+            trial=trial,
+            task=task,
         )
 
     def _done(
@@ -327,22 +372,34 @@ class Protector:
                 fallbacks=search.start.fallbacks,
             )
         )
-        return ProtectedFrame(stored=final.stored, key=key, report=report)
+        trace = trace_of(
+            outcome,
+            search.start,
+            search.task.objective,
+            boxes=prepared.lesions.boxes,
+            seed=search.seed,
+            sent=trial.sent,
+        )
+        return ProtectedFrame(stored=final.stored, key=key, report=report, trace=trace)
+
+    def _guarded(self, geometry: Geometry, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+        """Where δ must stay zero, shape of δ."""
+        guard = self.params.delta.lesion_guard
+        kept = [geometry.delta_box(box) for box in boxes if guard]
+        return fill(kept, geometry.delta_shape())
 
     def _delta(
         self,
         frame: Frame,
-        boxes: Sequence[Box],
+        frozen: NDArray[np.bool_],
         generator: np.random.Generator,
         progress: Progress,
     ) -> NDArray[np.int8]:
-        geometry, params = _geometry(frame), self.params
-        shape = geometry.delta_shape()
+        params = self.params
         levels = render(frame.stored, frame.rendering)
-        guarded = [geometry.delta_box(b) for b in boxes if params.delta.lesion_guard]
         host = Host(
-            image=levels_to_tensor(levels, shape, self.device),
-            frozen=torch.from_numpy(fill(guarded, shape)).to(self.device),
+            image=levels_to_tensor(levels, frozen.shape, self.device),
+            frozen=torch.from_numpy(frozen).to(self.device),
         )
         composites = random_composites(
             self._maker(frame), params.search, generator, self.device
@@ -379,11 +436,12 @@ class Protector:
         return key
 
     def _generator(self, purpose: str, seed: bytes) -> np.random.Generator:
-        """Draws that depend on parameters and frame only, not on order."""
+        return np.random.default_rng(self._seed(purpose, seed))
+
+    def _seed(self, purpose: str, seed: bytes) -> int:
+        """Seed of draws that depend on parameters and frame only, not on order."""
         text = f"{self.params.seed}/{purpose}/".encode() + seed
-        return np.random.default_rng(
-            int.from_bytes(hashlib.sha256(text).digest(), "big")
-        )
+        return int.from_bytes(hashlib.sha256(text).digest(), "big")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -392,6 +450,7 @@ class _Search:
 
     prepared: Prepared
     start: Start
+    seed: int
     before: Opinion
     trial: _Trial
     task: Task
@@ -400,16 +459,21 @@ class _Search:
 class _Trial:
     """Native results of one search; the last is kept, it is often the final one."""
 
-    def __init__(self, native: NativeTrial, label: int) -> None:
+    def __init__(self, native: NativeTrial) -> None:
         self._native = native
-        self._label = label
         self._last: tuple[Candidate, NativeResult | None] | None = None
         self.count = 0
 
-    def confirm(self, one: Candidate) -> bool:
-        """Whether the ensemble still errs on the final stored values."""
+    @property
+    def sent(self) -> Candidate:
+        """The candidate `final` gave the result of."""
+        assert self._last is not None
+        return self._last[0]
+
+    def confirm(self, one: Candidate) -> Judgement | None:
+        """Judge the final stored values of a candidate."""
         result = self._result(one)
-        return result is not None and result.opinion.label != self._label
+        return None if result is None else result.judgement
 
     def final(self, outcome: Outcome) -> NativeResult:
         """Give the confirmed result, or the best one that can be placed."""

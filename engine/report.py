@@ -53,9 +53,12 @@ class FrameReport:
     lesion_boxes, lesion_source
         Boxes at native size and where they come from (``cnn``,
         ``transformer``, ``central``).
-    queries, evaluated, confirmations, model_forwards
-        Candidates up to the success, all that were judged, those tested at
-        native size, and single-model forwards in all.
+    queries, first_error, evaluated
+        Image queries up to the success, those charged when the ensemble first
+        erred (None if it never did), and all candidates that were judged.
+    gradients, confirmations, model_forwards
+        Candidates whose gradient was taken, those tested at native size, and
+        single-model forwards in all.
     delta_max, delta_rms
         Of δ on its grid, in display levels.
     ssim, psnr, rmse
@@ -85,7 +88,9 @@ class FrameReport:
     lesion_boxes: tuple[Box, ...]
     lesion_source: str
     queries: int
+    first_error: int | None
     evaluated: int
+    gradients: int
     confirmations: int
     model_forwards: int
     delta_max: int

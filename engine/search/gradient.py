@@ -187,8 +187,7 @@ class GradientGuided(Strategy):
         free = self.space.region.free(size)
         if not free.any():
             return None
-        y0, x0 = (int(v[0]) for v in np.nonzero(free)) if False else (0, 0)
-        probe = Candidate(x=x0, y=y0, alpha=255, sit=sit)
+        probe = Candidate(x=0, y=0, alpha=255, sit=sit)
         scores = slope.scores(self._gallery, probe, free)
         row, column = np.unravel_index(int(np.argmin(scores)), scores.shape)
         value = float(scores[row, column])

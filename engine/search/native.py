@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from engine.lesion.boxes import overlaps
-from engine.search.objective import Opinion, opinion
+from engine.search.objective import spoken
 from engine.types import Box
 from engine.watermark.stored import Mark, add_mark
 from engine.watermark.working import working_image
@@ -15,11 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
-    from engine.models.ensemble import Ensemble
-    from engine.search.candidate import Candidate
+    from engine.search.candidate import Candidate, Judgement
+    from engine.search.objective import Objective, Opinion
     from engine.types import Frame
     from engine.watermark.maker import PatchMaker
 
@@ -38,12 +39,15 @@ class NativeResult:
         ``(3, G, G)`` what the models see of it.
     opinion
         What the ensemble says of it.
+    judgement
+        What the objective says of it, in full precision.
     """
 
     mark: Mark
     stored: NDArray[np.int32] = field(repr=False)
     shown: torch.Tensor = field(repr=False)
     opinion: Opinion
+    judgement: Judgement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +64,7 @@ class NativeTrial:
         Native lesion boxes.
     maker
         Patches of the logo at the size that is searched with.
-    ensemble
+    objective
         Judge of the results.
     device
         Where it runs.
@@ -70,7 +74,7 @@ class NativeTrial:
     host: NDArray[np.int32] = field(repr=False)
     boxes: Sequence[Box]
     maker: PatchMaker
-    ensemble: Ensemble
+    objective: Objective
     device: torch.device
 
     def mark(self, one: Candidate) -> Mark | None:
@@ -93,9 +97,13 @@ class NativeTrial:
             return None
         stored = add_mark(self.host, self.frame, mark)
         shown = working_image(stored, self.frame.rendering, self.device)
+        ensemble = self.objective.ensemble
+        with torch.inference_mode():
+            logits = ensemble.member_logits(shown[None]).double().cpu()
         return NativeResult(
             mark=mark,
             stored=stored,
             shown=shown,
-            opinion=opinion(self.ensemble, shown),
+            opinion=spoken(ensemble, logits)[0],
+            judgement=self.objective.judge(logits)[0],
         )

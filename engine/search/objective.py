@@ -45,7 +45,11 @@ def opinion(ensemble: Ensemble, image: torch.Tensor) -> Opinion:
 @torch.inference_mode()
 def opinions(ensemble: Ensemble, images: torch.Tensor) -> list[Opinion]:
     """Ask every member about images ``(N, 3, G, G)`` in [0, 1]."""
-    logits = ensemble.member_logits(images).double().cpu()
+    return spoken(ensemble, ensemble.member_logits(images).double().cpu())
+
+
+def spoken(ensemble: Ensemble, logits: torch.Tensor) -> list[Opinion]:
+    """Put logits ``(k, N, C)`` float64 on the CPU into one opinion per image."""
     mixed = mixed_log_probabilities(ensemble, logits).exp()
     members = logits.softmax(dim=-1)
     return [

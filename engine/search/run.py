@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.models.ensemble import Ensemble
-    from engine.search.candidate import Candidate
+    from engine.search.candidate import Candidate, Judgement
     from engine.search.objective import Objective
     from engine.search.show import Gallery
     from engine.search.strategy import Ask, Strategy
@@ -40,9 +40,10 @@ class Outcome:
     Attributes
     ----------
     best
-        The confirmed candidate, or the one of lowest rank.
+        The confirmed candidate; else the one of lowest rank that deceives the
+        ensemble at native size; else the one of lowest rank.
     success
-        Whether `best` was confirmed.
+        Whether `best` was confirmed to meet the stop rule.
     queries
         Image queries charged up to and including `best` where the first success
         ends the search, otherwise all.
@@ -80,7 +81,8 @@ class Task:
     gallery
         What shows them.
     confirm
-        Whether a candidate holds when it is blended at native size.
+        Judges a candidate blended at native size, in full precision; None where
+        it has no place there.
     budget
         Most image queries charged; 0 for what the strategy itself comes to.
     tick
@@ -92,7 +94,7 @@ class Task:
     strategy: Strategy
     objective: Objective
     gallery: Gallery
-    confirm: Callable[[Candidate], bool]
+    confirm: Callable[[Candidate], Judgement | None]
     budget: int = 0
     tick: Callable[[int], None] = lambda _: None
     judged: list[Judged] = field(default_factory=list)
@@ -161,15 +163,28 @@ class Task:
             if claim in self.tested or len(self.tested) == MAX_CONFIRMATIONS:
                 continue
             self.tested.add(claim)
-            if self.confirm(self.judged[claim].candidate):
+            held = self.confirm(self.judged[claim].candidate)
+            if held is not None and held.success:
                 upto = self.judged[: claim + 1]
-                whole = self.judged if not self.objective.first_success else upto
+                whole = upto if self.objective.first_success else self.judged
                 self._end(claim, success=True, queries=sum(one.cost for one in whole))
                 return
 
     def _give_up(self) -> None:
-        lowest = min(range(len(self.judged)), key=lambda i: self.judged[i].rank)
-        self._end(lowest, success=False, queries=self.spent)
+        """Take the best that at least deceives the ensemble natively, or the best."""
+        ranked = sorted(range(len(self.judged)), key=lambda i: self.judged[i].rank)
+        best = ranked[0]
+        for one in [i for i in ranked if self.judged[i].judgement.deceived]:
+            if len(self.tested) >= 2 * MAX_CONFIRMATIONS:
+                break
+            if one in self.tested and self.objective.stop.kind in {"ensemble", "never"}:
+                continue
+            self.tested.add(one)
+            held = self.confirm(self.judged[one].candidate)
+            if held is not None and held.deceived:
+                best = one
+                break
+        self._end(best, success=False, queries=self.spent)
 
     def _end(self, index: int, *, success: bool, queries: int) -> None:
         self.outcome = Outcome(

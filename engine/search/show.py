@@ -30,9 +30,15 @@ class Gallery:
         Patches of the logo.
     host
         X = I + δ on the grid, ``(3, G, G)`` float32 in [0, 1].
+
+    Attributes
+    ----------
+    maker, host
+        As given.
     """
 
     def __init__(self, maker: PatchMaker, host: torch.Tensor) -> None:
+        self.maker = maker
         self.host = host
         self._view = grid_view(maker.geometry, host.device)
         make = maker.preview()

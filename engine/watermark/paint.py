@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
     _Planes = NDArray[np.float32]
 
-_KEPT: Final = 32
-"""Patches and recoloured logos kept: offspring use those of their ancestors."""
+_KEPT: Final = 4
+"""Drawn logos kept: neighbours in a batch often share a transform. More would
+only displace the rest of the batch from the caches of the processor."""
+
+_FINER: Final = 1.5
+"""How much finer than the preview of a large frame the logo is kept: a place
+between pixels would blur it otherwise."""
 
 
 class GridPainter:
@@ -44,16 +49,15 @@ class GridPainter:
         wide, high = maker.geometry.preview
         native = maker.geometry.columns, maker.geometry.rows
         self._pixel = wide / native[0], high / native[1]
-        w, h = maker.size
-        self._logo = _palette(
-            scale_logo(
-                maker.logo,
-                (
-                    max(1, round(w * self._pixel[0])),
-                    max(1, round(h * self._pixel[1])),
-                ),
-            )
-        )
+        finer = min(1.0, _FINER * maker.geometry.reduction)
+        w, h = (max(1, round(side * finer)) for side in maker.size)
+        logo = scale_logo(maker.logo, (w, h))
+        self._binary = maker.matte == "binary"
+        if self._binary and maker.geometry.reduction < 1:
+            # Here a pixel is an average of native ones: its matte is a share.
+            hard = np.where(logo[..., 3:] >= 128, 255, 0).astype(np.uint8)
+            logo = np.concatenate([logo[..., :3], hard], axis=2)
+        self._logo = _palette(logo)
         self._coloured = lru_cache(_KEPT)(self._recolour)
         self._whole = lru_cache(_KEPT)(self._draw)
 
@@ -103,15 +107,14 @@ class GridPainter:
         if sit.rotation:
             to_logo = transforms.logo_from_canvas((w, h), size, sit.rotation)
             planes = transforms.warp(planes, to_logo, size)
-        return self._finished(planes)
+        return self._lean(_hardened(planes) if self._binary else planes)
 
-    def _finished(self, planes: _Planes) -> _Planes:
-        """Matte as wanted, and of equal colours one: what is resampled."""
-        if self.maker.matte == "binary":
-            alpha = planes[..., 3:]
-            full = planes * (LEVELS / np.maximum(alpha, 1))
-            planes = np.where(alpha >= LEVELS / 2, full, np.float32(0))
-        return np.ascontiguousarray(planes[..., 2:]) if self.maker.grey else planes
+    def _lean(self, planes: _Planes) -> _Planes:
+        """Leave out all but one of equal colours: they need not be resampled."""
+        if not self.maker.grey:
+            return planes
+        pairs = planes.view(np.complex64)[..., 1]
+        return np.ascontiguousarray(pairs).view(np.float32).reshape(*pairs.shape, 2)
 
     def _draw_between(
         self, sit: SIT, column: int, row: int
@@ -130,7 +133,7 @@ class GridPainter:
         to_logo = transforms.logo_from_canvas(maker.size, (width, height), sit.rotation)
         to_pixels = np.diag([w / maker.size[0], h / maker.size[1], 1.0])
         drawn = transforms.warp(planes, to_pixels @ to_logo @ to_canvas, (wide, high))
-        return self._finished(drawn), (left, top)
+        return self._lean(drawn), (left, top)
 
 
 def _palette(rgba: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
@@ -142,3 +145,11 @@ def _palette(rgba: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int
     packed = np.ascontiguousarray(seen).view(np.uint32)[..., 0]
     colours, index = np.unique(packed, return_inverse=True)
     return colours.view(np.uint8).reshape(1, -1, 4), index.reshape(packed.shape)
+
+
+def _hardened(planes: _Planes) -> _Planes:
+    """`sit.binary` for floats of 0 to 255."""
+    alpha = planes[..., 3:]
+    kept = np.float32(LEVELS) / np.maximum(alpha, np.float32(1))
+    hard: _Planes = np.where(alpha >= LEVELS / 2, planes * kept, np.float32(0))
+    return hard

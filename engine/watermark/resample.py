@@ -26,8 +26,9 @@ class Axis:
     ----------
     length, side
         Pixels before and after.
-    first
-        ``(side,)`` int32: first pixel each result looks at, never decreasing.
+    first, last
+        ``(side,)`` int32: first and last pixel each result looks at, never
+        decreasing.
     weights
         ``(side, taps)`` float32: of the pixels from there on; unused taps are 0.
     """
@@ -35,12 +36,12 @@ class Axis:
     length: int
     side: int
     first: NDArray[np.int32] = field(repr=False)
+    last: NDArray[np.int32] = field(repr=False)
     weights: NDArray[np.float32] = field(repr=False)
 
     def reach(self, start: int, stop: int) -> tuple[int, int]:
         """Half-open range of results that see any of the pixels [start, stop)."""
-        last = self.first + (self.weights > 0).sum(axis=1) - 1
-        low = int(np.searchsorted(last, start))
+        low = int(np.searchsorted(self.last, start))
         high = int(np.searchsorted(self.first, stop))
         return low, max(high, low + 1)
 
@@ -92,4 +93,5 @@ def axis(length: int, side: int) -> Axis:
     weights = np.take_along_axis(dense, pixel, axis=1)
     # Where the clip repeated the last pixel it must not count twice.
     weights[first[:, None] + np.arange(taps) >= length] = 0
-    return Axis(length=length, side=side, first=first, weights=weights)
+    last = (first + used.sum(axis=1) - 1).astype(np.int32)
+    return Axis(length=length, side=side, first=first, last=last, weights=weights)

@@ -248,7 +248,8 @@ def _direction(degrees: float) -> tuple[float, float]:
 
 def _value(rgba: NDArray[np.uint8], sit: SIT) -> NDArray[np.uint8]:
     luma = np.asarray(Image.fromarray(rgba[..., :3]).convert("L"))
-    return _scaled(sit.value)[luma][..., None]
+    shown: NDArray[np.uint8] = _scaled(sit.value)[luma]
+    return shown[..., None]
 
 
 def _hsv(rgba: NDArray[np.uint8], sit: SIT) -> NDArray[np.uint8]:
@@ -256,11 +257,17 @@ def _hsv(rgba: NDArray[np.uint8], sit: SIT) -> NDArray[np.uint8]:
         return rgba[..., :3]
     turned = np.floor(_BYTES + sit.hue / 360 * _HUES).astype(np.int64) % _HUES
     tables = (turned.astype(np.uint8), _scaled(sit.saturation), _scaled(sit.value))
-    hsv = Image.fromarray(rgba[..., :3]).convert("HSV")
-    changed = hsv.point(np.concatenate(tables).tolist())
-    return np.asarray(changed.convert("RGB"))
+    hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV"))
+    changed = np.empty_like(hsv)
+    for c, table in enumerate(tables):
+        changed[..., c] = table[hsv[..., c]]
+    size = hsv.shape[1], hsv.shape[0]
+    shown = Image.frombytes("HSV", size, changed.tobytes()).convert("RGB")
+    rgb: NDArray[np.uint8] = np.asarray(shown)
+    return rgb
 
 
 def _scaled(factor: float) -> NDArray[np.uint8]:
     """Table of all bytes times a factor, clipped."""
-    return np.minimum(np.rint(_BYTES * factor), 255.0).astype(np.uint8)
+    table: NDArray[np.float64] = np.rint(_BYTES * factor)
+    return np.minimum(table, 255.0).astype(np.uint8)

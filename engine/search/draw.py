@@ -63,26 +63,32 @@ def draw(trace: Trace, picture: NDArray[np.uint8]) -> Image.Image:
 class _Looks:
     """How entries are shown.
 
-    ``low`` and ``high`` are the range of the fitness; ``title`` says
-    what it is.
+    ``low`` and ``high`` are the range of the fitness, ``name`` what it is in a
+    word, ``title`` in a line; ``queries`` says how they are counted.
     """
 
     low: float
     high: float
+    name: str
     title: str
+    queries: str
 
     @classmethod
     def of(cls, trace: Trace) -> _Looks:
         known = [one.judgement.fitness for one in trace.entries]
         known = [v for v in known if math.isfinite(v)] or [0.0]
+        low, high = min(known), max(known)
         confident = trace.params.stop_rule.kind == "ensemble"
-        wanted = f"'{trace.labels[trace.label]}'"
+        scale = "confidence 0..1" if confident else "mean lead over other classes"
+        dear = any(one.cost > 1 for one in trace.entries)
         return cls(
-            low=min(known),
-            high=max(known) if max(known) > min(known) else min(known) + 1e-3,
-            title=f"How sure the models still are of {wanted}: "
-            + ("confidence 0..1" if confident else "mean lead over other classes")
-            + " (lower is better)",
+            low=low,
+            high=high if high > low else low + 1e-3,
+            name="confidence" if confident else "lead",
+            title=f"How sure the models still are of '{trace.labels[trace.label]}': "
+            f"{scale} (lower is better)",
+            queries="image queries: one for each mark judged"
+            + (", three with its gradient" if dear else ""),
         )
 
     def colour(self, one: Judged) -> Colour:
@@ -215,7 +221,7 @@ def _course(pen: Pen, trace: Trace, looks: _Looks) -> None:
             pen.dot(place, looks.radius(one), looks.colour(one))
     _best(pen, panel, trace, charged)
     _first_error(pen, panel, trace, charged)
-    _taken(pen, panel, trace, charged)
+    _taken(pen, panel, trace, looks)
 
 
 def _axes(pen: Pen, panel: Panel, looks: _Looks) -> None:
@@ -231,7 +237,7 @@ def _axes(pen: Pen, panel: Panel, looks: _Looks) -> None:
     corner = panel.left, panel.bottom
     pen.line([(panel.left, panel.top), corner, (panel.right, panel.bottom)], _FAINT)
     middle = (panel.left + panel.right) / 2, panel.bottom + 34
-    pen.text(middle, "image queries, one for each mark judged", _INK, anchor="ma")
+    pen.text(middle, looks.queries, _INK, anchor="ma")
 
 
 def _generations(pen: Pen, panel: Panel, trace: Trace, charged: list[int]) -> None:
@@ -241,15 +247,15 @@ def _generations(pen: Pen, panel: Panel, trace: Trace, charged: list[int]) -> No
         for i in range(1, len(charged))
         if trace.entries[i].generation != trace.entries[i - 1].generation
     ]
-    clear = -math.inf
+    clear, row = -math.inf, panel.top - 20
+    pen.text((panel.left - 4, row), "generation", _FAINT, size=13, anchor="ra")
     for i in starts:
         x = panel.at(charged[i] - 0.5, 0)[0]
         if i:
             pen.line([(x, panel.top), (x, panel.bottom)], _RULE, width=1.5)
         number = trace.entries[i].generation
-        name = f"generation {number}" if not i else f"{number}"
         if x > clear:
-            clear = x + 8 + pen.text((x + 4, panel.top - 20), name, _FAINT, size=13)
+            clear = x + 8 + pen.text((x + 4, row), f"{number}", _FAINT, size=13)
 
 
 def _best(pen: Pen, panel: Panel, trace: Trace, charged: list[int]) -> None:
@@ -274,8 +280,9 @@ def _first_error(pen: Pen, panel: Panel, trace: Trace, charged: list[int]) -> No
     pen.dashes((x, panel.top), (x, panel.bottom), _ERROR)
 
 
-def _taken(pen: Pen, panel: Panel, trace: Trace, charged: list[int]) -> None:
+def _taken(pen: Pen, panel: Panel, trace: Trace, looks: _Looks) -> None:
     """Ring the mark that was taken, and say in words what it is."""
+    charged = list(accumulate(one.cost for one in trace.entries))
     one = trace.entries[trace.result]
     if math.isfinite(one.judgement.fitness):
         pen.ring(panel.at(charged[trace.result], one.judgement.fitness), 9, _TAKEN)
@@ -283,10 +290,11 @@ def _taken(pen: Pen, panel: Panel, trace: Trace, charged: list[int]) -> None:
     x, members = panel.left - 52, len(trace.members)
     pen.ring((x + 10, low + 7), 7, _TAKEN)
     said = (
-        f"taken: query {charged[trace.result]}, {one.judgement.fitness:.3g}, "
+        f"taken: query {charged[trace.result]}, "
+        f"{looks.name} {one.judgement.fitness:.3g}, "
         f"{one.judgement.wrong} of {members} models wrong, "
         f"opacity {one.candidate.alpha / 255:.0%}, "
-        f"{'confirmed' if trace.success else 'NOT confirmed'} at full size"
+        f"goal {'reached' if trace.success else 'NOT reached'} at full size"
     )
     pen.text((x + 30, low - 2), said, _INK)
     low += 36

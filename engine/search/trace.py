@@ -199,7 +199,7 @@ class Trace:
             It is not a trace, damaged, or of another version.
         """
         try:
-            plain: dict[str, Any] = json.loads(text)
+            plain: dict[str, Any] = dict(json.loads(text))
             version = plain.pop("version")
             if version != VERSION:
                 raise InvalidTrace(

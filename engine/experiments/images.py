@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 class Sample:
     """One labelled image.
 
-    ``name`` is CLASS/FILE, ``label`` the index of its class in the ensemble.
+    ``name`` is CLASS/FILE, ``label`` the index of its class in the ensemble,
+    ``index`` its place in the selection.
     """
 
     name: str
     label: int
     frame: Frame = field(repr=False)
+    index: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,9 @@ class Selection:
     examined: int
 
 
-def load_sample(data: Path, name: str, labels: tuple[str, ...]) -> Sample:
+def load_sample(
+    data: Path, name: str, labels: tuple[str, ...], index: int = 0
+) -> Sample:
     """Read an image as a frame of 8 bits, grey where it has no colour.
 
     Parameters
@@ -60,6 +64,8 @@ def load_sample(data: Path, name: str, labels: tuple[str, ...]) -> Sample:
         CLASS/FILE.
     labels
         Classes of the ensemble.
+    index
+        Place in the selection.
     """
     with Image.open(data / name) as picture:
         rgb = np.asarray(picture.convert("RGB")).astype(np.int32)
@@ -70,7 +76,8 @@ def load_sample(data: Path, name: str, labels: tuple[str, ...]) -> Sample:
         minimum=0,
         maximum=LEVELS,
     )
-    return Sample(name=name, label=labels.index(name.partition("/")[0]), frame=frame)
+    label = labels.index(name.partition("/")[0])
+    return Sample(name=name, label=label, frame=frame, index=index)
 
 
 def select(data: Path, ensemble: Ensemble, n: int, seed: int) -> Selection:

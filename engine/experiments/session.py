@@ -8,94 +8,76 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import torch
 
 from engine.errors import InvalidParameter
 from engine.experiments.images import Selection, load_sample, select
-from engine.experiments.measure import Record, measure_image, record_from
-from engine.models.ensemble import load_ensemble
-from engine.params import ProtectParams
-from engine.protect import Protector
-from engine.removal.remover import load_remover
-from engine.watermark.logo import load_logo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_CHUNK: Final = 4
-"""Images a process measures before it hands its results in."""
+    from _typeshed import DataclassInstance
+
+    from engine.experiments.bench import Bench, Setup
+    from engine.experiments.images import Sample
+
+_CHUNK: Final = 2
+"""Images a process measures before it hands its results in: loading the models
+takes a second or two, an image much longer."""
+
+R = TypeVar("R", bound="DataclassInstance")
+
+
+class Plan(Protocol[R]):
+    """What is measured of every image: a frozen dataclass of its options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Name of the table, also of its command and files."""
+
+    @property
+    def record(self) -> type[R]:
+        """Type of the records, a frozen dataclass of plain values and tuples."""
+
+    def measure(self, bench: Bench, sample: Sample) -> list[R]:
+        """Measure one image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setup:
-    """What is measured, as values that another process can be given.
-
-    Attributes
-    ----------
-    data
-        Folder with one folder per class.
-    ensemble
-        Directory of the ensemble.
-    removers
-        Directories of the removers δ is made against.
-    params
-        Parameters of protection; their seed orders the images too.
-    """
-
-    data: Path
-    ensemble: Path
-    removers: tuple[Path, ...]
-    params: ProtectParams
-
-    def protector(self) -> Protector:
-        """Load models and logo.
-
-        Raises
-        ------
-        ModelError
-            A model is missing or damaged.
-        """
-        return Protector(
-            ensemble=load_ensemble(self.ensemble),
-            objective="diagnosis",
-            removers=[load_remover(path) for path in self.removers],
-            logo=load_logo(),
-            params=self.params,
-        )
-
-    def fingerprint(self) -> str:
-        """Digest of models, logo and parameters: what records depend on."""
-        digest = hashlib.sha256(json.dumps(asdict(self.params)).encode())
-        digest.update(load_logo().sha256.encode())
-        for folder in (self.ensemble, *self.removers):
-            for card in sorted(folder.glob("*.json")):
-                digest.update(str(json.loads(card.read_bytes())["sha256"]).encode())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class Measured(Generic[R]):
     """All records of a measurement and the images they are of."""
 
     selection: Selection
-    records: tuple[Record, ...]
+    records: tuple[R, ...]
+
+
+def fingerprint(setup: Setup, plan: Plan[R]) -> str:
+    """Digest of all that records depend on."""
+    options = json.dumps([plan.name, asdict(plan)])
+    text = f"{setup.fingerprint()} {options}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def run_session(
     setup: Setup,
+    plan: Plan[R],
     n: int,
     journal: Path,
     *,
     jobs: int = 1,
     tick: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Measured:
+) -> Measured[R]:
     """Measure n images; those a journal already holds are not done again.
 
     Parameters
     ----------
     setup
+        Data, models and parameters.
+    plan
         What to measure.
     n
         How many images.
@@ -109,61 +91,70 @@ def run_session(
     Raises
     ------
     InvalidParameter
-        The journal belongs to other models or parameters.
+        The journal belongs to other models, parameters or options.
     """
-    protector = setup.protector()
-    selection = select(setup.data, protector.ensemble, n, setup.params.seed)
-    done = _open_journal(journal, setup.fingerprint())
-    todo = [name for name in selection.names if name not in done]
+    bench = setup.bench()
+    selection = select(setup.data, bench.ensemble, n, setup.params.seed)
+    done = _open_journal(journal, fingerprint(setup, plan), plan)
+    todo = [(i, m) for i, m in enumerate(selection.names) if m not in done]
     tick(len(selection.names) - len(todo), len(selection.names))
-    fresh = _alone(setup, protector, todo) if jobs == 1 else _spread(setup, todo, jobs)
+    alone = jobs == 1
+    fresh = (
+        _alone(setup, plan, bench, todo) if alone else _spread(setup, plan, todo, jobs)
+    )
     for name, records in fresh:
-        _append(journal, {"image": name, "records": [r.as_dict() for r in records]})
+        _append(journal, {"image": name, "records": [asdict(r) for r in records]})
         done[name] = records
         tick(sum(one in done for one in selection.names), len(selection.names))
     ordered = [record for name in selection.names for record in done[name]]
     return Measured(selection=selection, records=tuple(ordered))
 
 
+_Numbered = tuple[int, str]
+"""Place of an image in the selection, and its name."""
+
+
 def _alone(
-    setup: Setup, protector: Protector, names: Sequence[str]
-) -> Iterator[tuple[str, list[Record]]]:
-    for name in names:
-        sample = load_sample(setup.data, name, tuple(protector.ensemble.labels))
-        yield name, measure_image(protector, sample)
+    setup: Setup, plan: Plan[R], bench: Bench, names: Sequence[_Numbered]
+) -> Iterator[tuple[str, list[R]]]:
+    for index, name in names:
+        sample = load_sample(setup.data, name, tuple(bench.ensemble.labels), index)
+        yield name, plan.measure(bench, sample)
 
 
 def _spread(
-    setup: Setup, names: Sequence[str], jobs: int
-) -> Iterator[tuple[str, list[Record]]]:
+    setup: Setup, plan: Plan[R], names: Sequence[_Numbered], jobs: int
+) -> Iterator[tuple[str, list[R]]]:
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     # A forked child would inherit the state of torch's threads.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        tasks = [pool.submit(_measure_chunk, setup, chunk) for chunk in chunks]
+        tasks = [pool.submit(_measure_chunk, setup, plan, chunk) for chunk in chunks]
         for task in as_completed(tasks):
             yield from task.result()
 
 
 def _measure_chunk(
-    setup: Setup, names: Sequence[str]
-) -> list[tuple[str, list[Record]]]:
+    setup: Setup, plan: Plan[R], names: Sequence[_Numbered]
+) -> list[tuple[str, list[R]]]:
     torch.set_num_threads(1)
-    return list(_alone(setup, setup.protector(), names))
+    return list(_alone(setup, plan, setup.bench(), names))
 
 
-def _open_journal(journal: Path, fingerprint: str) -> dict[str, list[Record]]:
+def _open_journal(journal: Path, digest: str, plan: Plan[R]) -> dict[str, list[R]]:
     """Read the records by image; start a journal where there is none."""
     if not journal.exists():
         journal.parent.mkdir(parents=True, exist_ok=True)
-        _append(journal, {"fingerprint": fingerprint})
+        _append(journal, {"fingerprint": digest})
         return {}
     head, *entries = _read(journal)
-    if head.get("fingerprint") != fingerprint:
+    if head.get("fingerprint") != digest:
         raise InvalidParameter(
-            f"{journal} holds records of other models or parameters; "
+            f"{journal} holds records of other models, parameters or options; "
             "move it away or name another journal"
         )
-    return {e["image"]: [record_from(r) for r in e["records"]] for e in entries}
+    return {
+        e["image"]: [plan.record(**_tuples(r)) for r in e["records"]] for e in entries
+    }
 
 
 def _read(journal: Path) -> list[dict[str, Any]]:
@@ -178,3 +169,12 @@ def _read(journal: Path) -> list[dict[str, Any]]:
 def _append(journal: Path, entry: dict[str, Any]) -> None:
     with journal.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, allow_nan=False) + "\n")
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - a JSON value
+    """Turn lists into tuples throughout: JSON knows no tuples."""
+    if isinstance(value, list):
+        return tuple(_tuples(one) for one in value)
+    if isinstance(value, dict):
+        return {key: _tuples(one) for key, one in value.items()}
+    return value

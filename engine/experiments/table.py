@@ -1,185 +1,197 @@
-"""Sums records up into the tables of docs/results.md."""
+"""Sums records of marked images up, one line per case."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
-from engine.experiments.measure import DELTA_ONLY, LEFT_OUT, STRATEGIES, WITHOUT_DELTA
-from engine.metrics import Proportion
+import numpy as np
+
+from engine.experiments.bench import ALL, ONLY, WITHOUT
+from engine.experiments.marked import DELTA_ONLY, ORIGINAL
+from engine.experiments.text import known, mean, share
+from engine.metrics import Proportion, micro_roc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from engine.experiments.measure import Record
+    from engine.experiments.marked import MarkRecord
 
-_NAMES = {
+NAMES: Final = {
+    ORIGINAL: "Original",
     DELTA_ONLY: "δ only (control)",
     "random": "Random mark",
     "he": "HE",
     "he-sit": "HE-SIT",
     "random-sit": "Random search with SIT (control)",
-    WITHOUT_DELTA: "HE-SIT without δ",
+    "gradient": "Gradient-guided",
+    "cma-es": "CMA-ES",
 }
+"""How strategies are called in the tables."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One row of the main table.
+    """All images of one case.
 
     Attributes
     ----------
-    row
-        Name as in the records.
-    accuracy
-        Share of images on which the searched ensemble still is right: lower is
+    strategy, sources, stop
+        As in `engine.experiments.marked.Case`.
+    seen
+        Share of images on which the sources together still are right: lower is
         better protection.
-    members
-        The same for each member.
-    queries, queries_found
-        Mean candidates judged, over all images and over those that succeeded.
+    auc
+        Micro-average one-vs-rest area of the sources together.
+    members, member_auc
+        The same for every member.
+    changed
+        Share of right answers of every member over all mild changes; no interval,
+        since changes of one image are not independent.
+    queries, queries_found, first_error
+        Mean image queries: over all images, over those on which the sources err
+        in the end, and up to the first error where there was one.
+    erred
+        Images on which the sources erred at least once during the search.
+    model_forwards, gradients, seconds, alpha
+        Means over placed images.
+    ssim, psnr, rmse, mark_ssim, mark_psnr
+        Means over placed images, as in `engine.experiments.marked.MarkRecord`.
     smaller, unplaced
         Images that needed a smaller logo, and those without any place.
-    alpha, ssim, psnr, rmse, seconds
-        Means over placed images.
     """
 
-    row: str
-    accuracy: Proportion
+    strategy: str
+    sources: str
+    stop: str
+    seen: Proportion
+    auc: float
     members: dict[str, Proportion]
+    member_auc: dict[str, float]
+    changed: dict[str, float] = field(default_factory=dict)
     queries: float
-    queries_found: float | None
-    smaller: Proportion
-    unplaced: Proportion
+    queries_found: float
+    first_error: float
+    erred: Proportion
+    model_forwards: float
+    gradients: float
     alpha: float
     ssim: float
-    psnr: float | None
+    psnr: float
     rmse: float
+    mark_ssim: float
+    mark_psnr: float
+    smaller: Proportion
+    unplaced: Proportion
     seconds: float
+
+    @property
+    def own(self) -> Proportion:
+        """Accuracy of the model under attack: of the member left out, if one is."""
+        if self.sources.startswith(WITHOUT):
+            return self.members[self.sources.removeprefix(WITHOUT)]
+        return self.seen
+
+    @property
+    def own_auc(self) -> float:
+        """Area of the model under attack."""
+        if self.sources.startswith(WITHOUT):
+            return self.member_auc[self.sources.removeprefix(WITHOUT)]
+        return self.auc
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as plain values that JSON can hold."""
-        plain = {name: getattr(self, name) for name in self.__slots__}
-        for name in ("accuracy", "smaller", "unplaced"):
-            plain[name] = plain[name].as_dict()
-        plain["members"] = {k: v.as_dict() for k, v in self.members.items()}
-        return plain
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
 
 
-def lines(records: Sequence[Record]) -> list[Line]:
-    """One line per row, in the order of the records' first appearance."""
-    grouped: dict[str, list[Record]] = {}
-    for record in records:
-        grouped.setdefault(record.row, []).append(record)
-    return [_line(row, group) for row, group in grouped.items()]
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, float):
+        return known(value)
+    return value.as_dict() if isinstance(value, Proportion) else value
 
 
-def _line(row: str, group: Sequence[Record]) -> Line:
+def lines(records: Sequence[MarkRecord]) -> list[Line]:
+    """One line per case, in the order of the records' first appearance."""
+    grouped: dict[tuple[str, str, str], list[MarkRecord]] = {}
+    for one in records:
+        grouped.setdefault((one.strategy, one.sources, one.stop), []).append(one)
+    return [_summed(group) for group in grouped.values()]
+
+
+def _summed(group: Sequence[MarkRecord]) -> Line:
+    first = group[0]
     placed = [r for r in group if r.placed]
-    found = [r.queries for r in placed if r.ensemble != r.label]
-    psnrs = [r.psnr for r in placed if r.psnr is not None]
+
+    def over(get: Callable[[MarkRecord], float | None]) -> float:
+        return mean(get(r) for r in placed)
+
     return Line(
-        row=row,
-        accuracy=_share(r.ensemble == r.label for r in group),
-        members={
-            name: _share(r.members[name] == r.label for r in group)
-            for name in group[0].members
-        },
-        queries=_mean([r.queries for r in placed]),
-        queries_found=_mean(found) if found else None,
-        smaller=_share(any("shrink" in f for f in r.fallbacks) for r in group),
-        unplaced=_share(not r.placed for r in group),
-        alpha=_mean([r.alpha / 255 for r in placed]),
-        ssim=_mean([r.ssim for r in placed]),
-        psnr=_mean(psnrs) if psnrs else None,
-        rmse=_mean([r.rmse for r in placed]),
-        seconds=_mean([r.seconds for r in placed]),
+        strategy=first.strategy,
+        sources=first.sources,
+        stop=first.stop,
+        seen=share(r.seen_right for r in group),
+        auc=area(group),
+        members={m: share(r.right(m) for r in group) for m in first.members},
+        member_auc={m: area(group, m) for m in first.members},
+        changed={m: after_changes(group, m) for m in first.changed},
+        queries=over(lambda r: r.queries),
+        queries_found=mean(r.queries for r in placed if not r.seen_right),
+        first_error=over(lambda r: r.first_error),
+        erred=share(r.first_error is not None for r in group),
+        model_forwards=over(lambda r: r.model_forwards),
+        gradients=over(lambda r: r.gradients),
+        alpha=over(lambda r: r.alpha / 255),
+        ssim=over(lambda r: r.ssim),
+        psnr=over(lambda r: r.psnr),
+        rmse=over(lambda r: r.rmse),
+        mark_ssim=over(lambda r: r.mark_ssim),
+        mark_psnr=over(lambda r: r.mark_psnr),
+        smaller=share(any("shrink" in f for f in r.fallbacks) for r in group),
+        unplaced=share(not r.placed for r in group),
+        seconds=over(lambda r: r.seconds),
     )
 
 
-def _share(holds: Iterable[bool]) -> Proportion:
-    answers = list(holds)
-    return Proportion(successes=sum(answers), n=len(answers))
+def area(group: Sequence[MarkRecord], member: str | None = None) -> float:
+    """Micro-average one-vs-rest AUC of a member, or of the sources together."""
+    rows = [r.members[member] if member else r.seen for r in group]
+    return micro_roc([r.label for r in group], np.asarray(rows)).area
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def after_changes(group: Sequence[MarkRecord], member: str) -> float:
+    """Share of right answers of a member over images and changes."""
+    return mean(float(c == r.label) for r in group for c in r.changed[member])
 
 
-def strategy_table(table: Sequence[Line]) -> list[str]:
-    """Markdown of ensemble accuracy, cost and quality per strategy."""
-    columns = (
-        "",
-        "ensemble accuracy (95 %)",
-        "mean queries",
-        "of successes",
-        "mean α",
-        "smaller logo",
-        "no place",
-        "PSNR dB",
-        "SSIM",
-        "s/image",
-    )
-    out = _header(columns)
-    out.append("| Original | 100 % (by selection) | | | | | | | | |")
-    for line in table:
-        if line.row.startswith(LEFT_OUT):
-            continue
-        marked = line.row != DELTA_ONLY
-        cells = [
-            _NAMES[line.row],
-            percent(line.accuracy),
-            f"{line.queries:.1f}" if marked else "",
-            f"{line.queries_found:.1f}" if line.queries_found and marked else "",
-            f"{line.alpha:.2f}" if marked else "",
-            f"{line.smaller.value:.0%}" if marked else "",
-            f"{line.unplaced.value:.0%}" if marked else "",
-            "" if line.psnr is None else f"{line.psnr:.1f}",
-            f"{line.ssim:.3f}",
-            f"{line.seconds:.2f}",
-        ]
-        out.append(f"| {' | '.join(cells)} |")
-    return out
+def left_out(record: MarkRecord) -> str:
+    """Name of the member a record leaves out."""
+    return record.sources.removeprefix(WITHOUT)
 
 
-def member_table(table: Sequence[Line]) -> list[str]:
-    """Markdown of each member's own accuracy per strategy."""
-    names = list(table[0].members)
-    out = _header(("", *names))
-    for line in table:
-        if not line.row.startswith(LEFT_OUT):
-            cells = " | ".join(percent(line.members[name]) for name in names)
-            out.append(f"| {_NAMES[line.row]} | {cells} |")
-    return out
+def black_box(records: Sequence[MarkRecord]) -> list[MarkRecord]:
+    """Keep the records searched without a member."""
+    return [r for r in records if r.sources.startswith(WITHOUT)]
 
 
-def left_out_table(table: Sequence[Line]) -> list[str]:
-    """Markdown of black-box accuracy: searched without a member, tested on it."""
-    by_row = {line.row: line for line in table}
-    columns = (
-        "left out",
-        "random mark on it",
-        "searched ensemble",
-        "left-out member",
-        "mean queries",
-    )
-    out = _header(columns)
-    for line in table:
-        if line.row.startswith(LEFT_OUT):
-            name = line.row.removeprefix(LEFT_OUT)
-            control = by_row[STRATEGIES[0]].members[name]
-            out.append(
-                f"| {name} | {percent(control)} | {percent(line.accuracy)} "
-                f"| {percent(line.members[name])} | {line.queries:.1f} |"
-            )
-    return out
+def of_sources(table: Sequence[Line], kind: str) -> list[Line]:
+    """Lines searched on the whole ensemble, one member, or all but one.
+
+    Parameters
+    ----------
+    table
+        The lines.
+    kind
+        `ALL`, `ONLY` or `WITHOUT`.
+    """
+    if kind == ALL:
+        return [line for line in table if line.sources == ALL]
+    if kind not in {ONLY, WITHOUT}:
+        raise ValueError(f"{kind!r} is none of {ALL!r}, {ONLY!r} and {WITHOUT!r}")
+    return [line for line in table if line.sources.startswith(kind)]
 
 
-def _header(columns: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-
-
-def percent(share: Proportion) -> str:
-    """Write a share with its interval, in per cent."""
-    low, high = share.interval
-    return f"{share.value:.1%} ({low:.0%}-{high:.0%})"
+def named(table: Sequence[Line], strategy: str) -> list[Line]:
+    """Lines of one strategy."""
+    return [line for line in table if line.strategy == strategy]

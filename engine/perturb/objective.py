@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from engine.params import DeltaParams
     from engine.perturb.host import Batch
+    from engine.removal.network import Removal
     from engine.removal.remover import Remover
-    from engine.removal.wdnet import Removal
 
 TINY: Final = 1e-8
 """Keeps a division by a loss or a gradient that has vanished finite."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from engine.errors import EngineError, InvalidParameter, ModelError
+from engine.errors import InvalidParameter, ModelError
+from engine.models.batches import OutOfMemory, is_out_of_memory
 from engine.perturb.host import Host, as_planes, quantise, stack_hosts
 from engine.perturb.objective import TINY, slope
 from engine.types import LEVELS
@@ -108,7 +109,7 @@ def craft_deltas(
         If the parameters want something the hosts do not have.
     ModelError
         If a remover returns another shape, or NaN.
-    EngineError
+    OutOfMemory
         If memory does not hold a single image.
     """
     if batch < 1:
@@ -144,17 +145,35 @@ def _in_halves(
     made: list[NDArray[np.int8]] = []
     while len(made) < len(hosts):
         part = hosts[len(made) : len(made) + size]
-        try:
-            made.extend(craft(part))
-        except torch.OutOfMemoryError as error:
-            if len(part) == 1:
-                shape = tuple(part[0].image.shape)
-                raise EngineError(
-                    f"memory of {part[0].image.device} does not hold δ for one image "
-                    f"of shape {shape}; use fewer or smaller removers, or the cpu"
-                ) from error
+        done = _attempt(part, craft)
+        if done is None:
             size = len(part) // 2
+            if part[0].image.device.type == "cuda":
+                torch.cuda.empty_cache()
+        else:
+            made.extend(done)
     return made
+
+
+def _attempt(
+    part: Sequence[Host],
+    craft: Callable[[Sequence[Host]], list[NDArray[np.int8]]],
+) -> list[NDArray[np.int8]] | None:
+    # The error holds the frames, and they the tensors, that filled the memory:
+    # it must be gone before the next attempt.
+    try:
+        return craft(part)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(part) == 1:
+            image = part[0].image
+            raise OutOfMemory(
+                f"memory of {image.device} does not hold δ for one image of shape "
+                f"{tuple(image.shape)}; use fewer or smaller removers, another "
+                "device, or free its memory"
+            ) from error
+    return None
 
 
 def _craft(

@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from engine.perturb.host import Composite, Host
-from engine.removal.wdnet import Removal
+from engine.removal.network import Removal
 
 
 class TinyRemover(nn.Module):

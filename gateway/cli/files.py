@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -19,6 +19,7 @@ from gateway.cli.options import JsonOption
 from gateway.errors import GatewayError, Unprotectable
 
 if TYPE_CHECKING:
+    from gateway.cli.traces import TraceFiles
     from gateway.stages.offline import Job, OfflineSite
     from gateway.stages.protect import ProtectedObject
 
@@ -47,6 +48,17 @@ ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace results and records that are there.")
 ]
 
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        dir_okay=False,
+        metavar="FILE.json",
+        help="Write how each mark's place was searched, and a drawing FILE.png that "
+        "shows the image; further frames get FILE-2, FILE-3 and so on.",
+    ),
+]
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -55,7 +67,8 @@ class Answer:
     """What became of one file.
 
     ``status`` is ``protected``, ``recovered``, ``held`` (with ``reason``),
-    ``failed``, or ``skipped`` for files in a folder that are not DICOM.
+    ``failed``, or ``skipped`` for files in a folder that are not DICOM. ``traces``
+    names the files that tell the searches, one per frame.
     """
 
     input: str
@@ -64,6 +77,7 @@ class Answer:
     reason: str = ""
     message: str = ""
     report: dict[str, Any] | None = None
+    traces: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
@@ -72,11 +86,13 @@ class Answer:
 
 
 @app.command()
-def protect(
+def protect(  # noqa: PLR0913 - the options of a typer command are its arguments
     files: FilesArgument,
     output: OutputOption,
+    *,
     site: SiteOption = None,
     ensemble: EnsembleOption = None,
+    trace: TraceOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -88,6 +104,7 @@ def protect(
     from gateway.stages.protectors import Protectors, judged_by
 
     place = _site(site)
+    traces = _traces(trace, force=force)
     jobs = list(find_files(files))
     settings = place.protection()
     if ensemble is not None:
@@ -102,7 +119,11 @@ def protect(
     )
     with _bar("protecting", len(jobs)) as bar:
         answers = [
-            bar.done(_answer(job, lambda job: _protected(work.protect(job, bar.tell))))
+            bar.done(
+                _answer(
+                    job, lambda job: _protected(work.protect(job, bar.tell), traces)
+                )
+            )
             for job in jobs
         ]
     _finish(answers, json=json)
@@ -140,9 +161,29 @@ def _site(given: Path | None) -> OfflineSite:
     return default_site() if given is None else OfflineSite(given)
 
 
-def _protected(result: tuple[Path, ProtectedObject]) -> dict[str, Any]:
+def _traces(first: Path | None, *, force: bool) -> TraceFiles | None:
+    """Open the files for traces, before any work is done."""
+    if first is None:
+        return None
+    from gateway.cli.traces import TraceFiles
+
+    try:
+        return TraceFiles(first, force=force)
+    except GatewayError as error:
+        raise typer.BadParameter(str(error), param_hint="--trace") from error
+
+
+def _protected(
+    result: tuple[Path, ProtectedObject], traces: TraceFiles | None
+) -> dict[str, Any]:
     path, made = result
-    return {"status": "protected", "output": str(path), "report": made.report}
+    names = traces.write(made) if traces else []
+    return {
+        "status": "protected",
+        "output": str(path),
+        "report": made.report,
+        "traces": names,
+    }
 
 
 def _recovered(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engine.search.trace import Trace
     from engine.types import Frame, FrameKey
     from gateway.dicom.derive import Derived
     from gateway.dicom.identifiers import UidMapper
@@ -72,6 +73,10 @@ class MarkedFrame(Protocol):
     @property
     def report(self) -> Report:
         """What was achieved."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """How the place of the mark was searched, where one was."""
 
 
 class FrameProtector(Protocol):
@@ -119,6 +124,8 @@ class ProtectedObject:
         Of the derived object.
     reports
         What the engine says of each frame.
+    traces
+        How the mark of each frame was searched; None where it was not.
     record_bytes
         Octets of the record.
     """
@@ -131,6 +138,7 @@ class ProtectedObject:
     study_instance_uid: str
     transfer_syntax_uid: str
     reports: tuple[Report, ...] = field(repr=False)
+    traces: tuple[Trace | None, ...] = field(repr=False)
     record_bytes: int
 
     @property
@@ -206,6 +214,7 @@ def protect_object(
         study_instance_uid=derived.study_instance_uid,
         transfer_syntax_uid=str(ExplicitVRLittleEndian),
         reports=tuple(frame.report for frame in marked),
+        traces=tuple(frame.trace for frame in marked),
         record_bytes=size,
     )
 

@@ -16,6 +16,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from engine.search.trace import Trace
 from engine.types import SIT, Frame, FrameKey
 from engine.watermark.stored import Mark, add_mark, apply_delta, make_key
 from gateway.dicom.identifiers import UidMapper
@@ -41,6 +42,7 @@ class FastFrame:
     stored: NDArray[np.int32]
     key: FrameKey
     report: FastReport
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True)

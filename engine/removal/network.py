@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 Norm = Literal["batch", "instance"]
 Up = Literal["nearest", "bilinear", "transposed"]
+Fold = Literal[1, 2, 4]
 
 S = TypeVar("S")
 
@@ -77,13 +78,16 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     ValueError
         If `norm` is neither "batch" nor "instance".
     """
-    match norm:
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "instance":
-            return nn.InstanceNorm2d(channels, affine=True)
-        case _:
-            raise ValueError(f"norm={norm!r}: must be batch or instance")
+    check_choice("norm", norm, get_args(Norm))
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
+    """Refuse a value that is none of the known ones, with ValueError."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r}: known are {', '.join(map(str, known))}")
 
 
 def changed(sizes: S, changes: Mapping[str, object]) -> S:

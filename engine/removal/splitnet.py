@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from torch import nn
@@ -21,11 +21,13 @@ from typing_extensions import override
 
 from engine.removal.network import (
     ConvBlock,
+    Fold,
     Norm,
     Removal,
     RemovalNetwork,
     Up,
     changed,
+    check_choice,
     fold,
     unfold,
 )
@@ -67,9 +69,15 @@ class SplitNetSizes:
     blocks: int = 1
     refine: int = 8
     reduction: int = 4
-    fold: int = 2
+    fold: Fold = 2
     norm: Norm = "batch"
     up: Up = "nearest"
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("up", self.up, get_args(Up))
+        check_choice("fold", self.fold, get_args(Fold))
+        check_choice("shared", self.shared, tuple(range(self.levels)))
 
     @classmethod
     def paper(cls) -> Self:

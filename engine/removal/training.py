@@ -2,90 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from engine.errors import InvalidParameter
+from engine.errors import InvalidParameter, ModelError
 from engine.models.card import ModelCard
 from engine.models.compat import channels_last, usable_device
-from engine.models.dataset import Images, Progress, list_split, load_images
+from engine.models.dataset import Images, Progress, load_images
 from engine.models.initial import load_initial
-from engine.removal.composites import Composite, Marker, MarkRanges, blend_layer
-from engine.removal.measure import measure_remover
-from engine.removal.network import Removal
-from engine.removal.remover import save_remover
-from engine.removal.wdnet import WDNet
+from engine.removal.adversary import Adversary
+from engine.removal.composites import Composite, Marker, blend_layer
+from engine.removal.losses import fine_tuning_loss, make_loss
+from engine.removal.measure import measure_remover, split_samples
+from engine.removal.network import Removal, RemovalNetwork
+from engine.removal.perceptual import Vgg16Features
+from engine.removal.recipe import RemoverParams, describe
+from engine.removal.remover import build_network, save_remover
 from engine.watermark.logo import Logo, load_logo
 
 Report = Callable[[int, int, float], None]
 """Called with steps done, steps in all and the smoothed loss."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemoverParams:
-    """How a remover is trained.
-
-    Attributes
-    ----------
-    name
-        For the card and the files.
-    arguments
-        Of `WDNet`.
-    side, crop
-        Side of the images marks are put on, and of the piece trained on.
-    steps, batch, learning_rate
-        Of AdamW, one cycle.
-    fine_tune
-        Further steps after Eq. 2: decoder only, encoder frozen, squared error.
-    colour
-        Share of gray images that are tinted, so that coloured marks occur.
-    bf16
-        Whether to compute in bfloat16 where torch's autocast allows.
-    device
-        What to compute on, in torch's words, e.g. ``cuda``.
-    seed
-        Every random draw derives from it.
-    ranges, logo
-        Of the random marks; a logo file, empty for the packaged logo.
-    data, licence, initial_source
-        For the model card; the last is where the initial weights came from and
-        under which licence.
-    """
-
-    name: str = "wdnet"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    side: int = 224
-    crop: int = 128
-    steps: int = 3000
-    batch: int = 8
-    learning_rate: float = 2e-3
-    fine_tune: int = 0
-    colour: float = 0.25
-    bf16: bool = False
-    device: str = "cpu"
-    seed: int = 2023
-    ranges: MarkRanges = field(default_factory=MarkRanges)
-    logo: str = ""
-    data: str = ""
-    licence: str = ""
-    initial_source: str = "source not stated"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop <= self.side:
-            raise InvalidParameter(
-                f"crop={self.crop}: must lie in 1..{self.side}, the side of the images"
-            )
-        if self.steps < 1 or self.batch < 1 or self.fine_tune < 0:
-            raise InvalidParameter("steps and batch must be positive")
+_KEPT = 0.98
+"""Of the smoothed loss, per step."""
 
 
 class RemoverTrainer:
@@ -106,19 +53,52 @@ class RemoverTrainer:
     ) -> None:
         self.params = params
         self.hosts = hosts
-        device = usable_device(params.device)
+        self.device = usable_device(params.device)
         torch.manual_seed(params.seed)
         self.rng = np.random.default_rng(params.seed)
-        self.network = WDNet(**params.arguments)
+        self.network = _network(params)
         if initial is not None:
             load_initial(self.network, initial)
         channels_last(self.network)
-        self.network.to(device)
-        self._kind = device.type
+        self.network.to(self.device)
         self.marker = Marker(params.ranges, _logo(params))
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=params.learning_rate, weight_decay=1e-4
+            self.network.parameters(),
+            lr=params.learning_rate,
+            betas=params.momentum,
+            weight_decay=params.weight_decay,
         )
+        self.draws = torch.Generator().manual_seed(params.seed)
+        features = None
+        if params.perceptual:
+            features = Vgg16Features(Path(params.perceptual)).to(self.device)
+        self.loss = make_loss(params.loss, generator=self.draws, features=features)
+        self.adversary = Adversary(self.device) if params.adversary else None
+        self.index = 0
+        self.smoothed = math.nan
+
+    def advance(self) -> float:
+        """Take the next step, of either stage; the smoothed loss.
+
+        Raises
+        ------
+        ModelError
+            If the loss is no number any more.
+        """
+        p = self.params
+        if self.index < p.steps:
+            loss = self.step(self.index)
+        else:
+            loss = self.fine_tune_step(self.index - p.steps)
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"{p.name}: the loss is {loss} at step {self.index + 1}; lower "
+                "learning_rate, or train in float32 (bf16=false)"
+            )
+        first = math.isnan(self.smoothed)
+        self.smoothed = loss if first else _KEPT * self.smoothed + (1 - _KEPT) * loss
+        self.index += 1
+        return self.smoothed
 
     def draw(self) -> Composite:
         """One batch of pieces of marked images, most of them with the mark on."""
@@ -132,7 +112,7 @@ class RemoverTrainer:
         boxes = [self._box(matte[0]) for matte in layer[:, 3:]]
         pieces, layers = (_crop(part, boxes, p.crop) for part in (host, layer))
         truth = blend_layer(pieces, layers, opacity)
-        return Composite(*(part.to(p.device) for part in truth))
+        return Composite(*(part.to(self.device) for part in truth))
 
     def _vary(self, host: torch.Tensor) -> torch.Tensor:
         if self.rng.random() < 0.5:
@@ -158,23 +138,31 @@ class RemoverTrainer:
 
     def step(self, index: int) -> float:
         """One step of the whole network on the full loss; the loss."""
-        self._set_rate(index / self.params.steps)
+        self._set_rate(index / max(1, self.params.steps))
         self.network.train()
         truth = self.draw()
-        return self._descend(removal_loss(self._run(truth), truth))
+        found = self._run(truth)
+        loss = self.loss(found, truth)
+        if self.adversary is None:
+            return self._descend(loss)
+        total = self._descend(loss + self.adversary.cost(truth.marked, found.image))
+        self.adversary.learn(truth.marked, found.image, truth.host, index)
+        return total
 
     def fine_tune_step(self, index: int) -> float:
         """One step after Eq. 2: mean squared error, encoder frozen; the loss."""
-        self._set_rate(0.5 + 0.5 * index / max(1, self.params.fine_tune), scale=0.1)
+        done = index / max(1, self.params.fine_tune)
+        self._set_rate(done, self.params.fine_tune_rate)
         self.network.train()
         for part in self.network.encoder_parts():
+            # In evaluation the statistics of its norms are frozen too.
             part.eval().requires_grad_(requires_grad=False)
         truth = self.draw()
-        loss = functional.mse_loss(self._run(truth).image, truth.host)
-        return self._descend(loss)
+        return self._descend(fine_tuning_loss(self._run(truth), truth))
 
     def _run(self, truth: Composite) -> Removal:
-        with torch.autocast(self._kind, torch.bfloat16, enabled=self.params.bf16):
+        kind = self.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.params.bf16):
             removal: Removal = self.network(truth.marked)
         return removal
 
@@ -186,10 +174,62 @@ class RemoverTrainer:
         return float(loss.detach())
 
     def _set_rate(self, done: float, scale: float = 1.0) -> None:
-        rise = min(1.0, (done + 1e-3) / 0.1)
-        fall = 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        share = 1.0
+        if self.params.schedule == "cycle":
+            rise = min(1.0, (done + 1e-3) / 0.1)
+            fall = 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            share = rise * fall
         for group in self.optimizer.param_groups:
-            group["lr"] = self.params.learning_rate * rise * fall * scale
+            group["lr"] = self.params.learning_rate * share * scale
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to go on later."""
+        state = {
+            "params": _params_text(self.params),
+            "index": self.index,
+            "smoothed": self.smoothed,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "adversary": self.adversary.state() if self.adversary else None,
+            "rng": self.rng.bit_generator.state,
+            "draws": self.draws.get_state(),
+        }
+        partial = path.with_name(path.name + ".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises
+        ------
+        ModelError
+            If it was written by a training with other parameters.
+        """
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["params"] != _params_text(self.params):
+            raise ModelError(
+                f"{path}: written by a training with other parameters "
+                f"({state['params']}); delete it, or train with those"
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.adversary is not None:
+            self.adversary.restore(state["adversary"])
+        self.rng.bit_generator.state = state["rng"]
+        self.draws.set_state(state["draws"])
+        self.index, self.smoothed = int(state["index"]), float(state["smoothed"])
+
+
+def _params_text(params: RemoverParams) -> str:
+    return json.dumps(dataclasses.asdict(params), sort_keys=True)
+
+
+def _network(params: RemoverParams) -> RemovalNetwork:
+    try:
+        return build_network(params.architecture, params.arguments)
+    except ModelError as error:
+        raise InvalidParameter(str(error)) from error
 
 
 def _crop(whole: torch.Tensor, boxes: list[tuple[int, int]], side: int) -> torch.Tensor:
@@ -198,40 +238,6 @@ def _crop(whole: torch.Tensor, boxes: list[tuple[int, int]], side: int) -> torch
         for image, (y, x) in zip(whole, boxes, strict=True)
     ]
     return torch.stack(pieces)
-
-
-def removal_loss(found: Removal, truth: Composite) -> torch.Tensor:
-    """Loss of a removal: result, mask, opacity and colours.
-
-    Five times the absolute error inside the mark (relative to its area), five
-    times that over the whole image, twice the cross-entropy of the mask, and
-    the absolute errors of opacity (whole image) and colours (inside the mark).
-    """
-    area = truth.mask.sum() * 3 + 1
-    error = (found.image - truth.host).abs()
-    inside = (error * truth.mask).sum() / area
-    colours = ((found.watermark - truth.watermark).abs() * truth.mask).sum() / area
-    mask = found.mask.clamp(1e-4, 1 - 1e-4)
-    return (
-        5 * inside
-        + 5 * error.mean()
-        + 2 * functional.binary_cross_entropy(mask, truth.mask)
-        + 2 * (found.alpha - truth.alpha).abs().mean()
-        + 0.5 * colours
-    )
-
-
-def describe(params: RemoverParams) -> str:
-    """Put the recipe in one line, for the model card."""
-    p, r = params, params.ranges
-    tuned = f", then {p.fine_tune} steps of Eq. 2" if p.fine_tune else ""
-    return (
-        f"AdamW, one cycle to {p.learning_rate:g}, {p.steps} steps of {p.batch} pieces "
-        f"of {p.crop} px of {p.side} px composites (sl {r.sl[0]:g} to {r.sl[1]:g}, "
-        f"opacity {r.alpha[0]:g} to {r.alpha[1]:g}, {r.logos:.0%} logo, the rest words "
-        f"and shapes; rotation {r.sit.rotation[0]:g} to {r.sit.rotation[1]:g} degrees)"
-        f"{tuned}; {'bfloat16' if p.bf16 else 'float32'}; seed {p.seed}"
-    )
 
 
 def train_remover(
@@ -245,36 +251,42 @@ def train_remover(
 ) -> ModelCard:
     """Train a remover on the images of ``data/train`` and write it to `out`.
 
+    Without split folders one image in four is held out (3:1, by patient where
+    known). An interrupted training goes on from ``out/NAME.checkpoint``, which is
+    removed at the end.
+
     Returns
     -------
     ModelCard
-        With the quality measured on ``data/test`` (``data`` itself without
-        splits) in ``measures``.
+        With the quality measured on ``data/test`` (the images held out) in
+        ``measures``.
 
     Raises
     ------
     DatasetError
         If the images cannot be used.
     ModelError
-        If the initial weights do not fit.
+        If the initial weights or the checkpoint do not fit, or the loss diverges.
     InvalidParameter
-        If the logo is not readable.
+        If the network is unknown or the logo is not readable.
     """
-    samples = list_split(data, "train").samples
-    hosts = load_images(samples, params.side, progress)
-    trainer = RemoverTrainer(params, hosts, initial)
-    total = params.steps + params.fine_tune
-    smooth = 0.0
-    for index in range(total):
-        if index < params.steps:
-            loss = trainer.step(index)
-        else:
-            loss = trainer.fine_tune_step(index - params.steps)
-        smooth = loss if index == 0 else 0.98 * smooth + 0.02 * loss
+    samples = split_samples(data, "train")
+    trainer = RemoverTrainer(
+        params, load_images(samples, params.side, progress), initial
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / f"{params.name}.checkpoint"
+    if checkpoint.is_file():
+        trainer.resume(checkpoint)
+    while trainer.index < params.total:
+        loss = trainer.advance()
+        if trainer.index % params.save_every == 0:
+            trainer.save(checkpoint)
         if report is not None:
-            report(index + 1, total, smooth)
+            report(trainer.index, params.total, loss)
     card = _card(params, len(samples), initial)
     save_remover(trainer.network.cpu(), card, out)
+    checkpoint.unlink(missing_ok=True)
     return measure_remover(
         out / f"{params.name}.json", data, side=params.side, logo=_logo(params)
     )
@@ -288,7 +300,7 @@ def _card(params: RemoverParams, images: int, initial: Path | None) -> ModelCard
     return ModelCard(
         name=params.name,
         family="watermark remover",
-        architecture="wdnet",
+        architecture=params.architecture,
         architecture_arguments=params.arguments,
         input_size=params.side,
         mean=(0.0, 0.0, 0.0),

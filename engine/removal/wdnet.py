@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
@@ -20,13 +20,18 @@ from typing_extensions import override
 from engine.removal.network import (
     SLOPE,
     ConvBlock,
+    Fold,
     Removal,
     RemovalNetwork,
     changed,
+    check_choice,
     double,
     fold,
     unfold,
 )
+
+Repair = Literal["residual", "sigmoid"]
+Smooth = Literal["nearest", "bilinear"]
 
 CHANNELS = 3 + 1 + 1
 """Per pixel: colours, opacity and mask."""
@@ -74,11 +79,16 @@ class WDNetSizes:
     other: int = 8
     refine: int = 16
     blocks: int = 2
-    repair: Literal["residual", "sigmoid"] = "residual"
-    fold: int = 2
-    up: Literal["nearest", "bilinear"] = "nearest"
+    repair: Repair = "residual"
+    fold: Fold = 2
+    up: Smooth = "nearest"
     alpha_max: float = 0.95
     margin: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_choice("repair", self.repair, get_args(Repair))
+        check_choice("up", self.up, get_args(Smooth))
+        check_choice("fold", self.fold, get_args(Fold))
 
     @classmethod
     def paper(cls) -> Self:
@@ -209,7 +219,7 @@ class WDNet(RemovalNetwork):
         maps = torch.sigmoid(unfold(found[:, sizes.other :].float(), sizes.fold))
         watermark, alpha, mask = maps[:, :3], maps[:, 3:4], maps[:, 4:]
         opacity = sizes.alpha_max * mask * alpha
-        plain = (x - opacity * watermark) / (1 - opacity)
+        plain = unblend(x, watermark, opacity)
         plain = plain.clamp(-sizes.margin, 1 + sizes.margin)
         repaired = self._repair(found[:, : sizes.other], plain, folded)
         return Removal(
@@ -242,3 +252,18 @@ class WDNet(RemovalNetwork):
         return (
             torch.sigmoid(repair) if self.sizes.repair == "sigmoid" else plain + repair
         )
+
+
+def unblend(
+    marked: torch.Tensor, watermark: torch.Tensor, opacity: torch.Tensor
+) -> torch.Tensor:
+    """Invert the blending of Eq. 6: the host under a mark known exactly.
+
+    Parameters
+    ----------
+    marked, watermark
+        ``(N, 3, H, W)``; the colours are not premultiplied.
+    opacity
+        ``(N, 1, H, W)`` in [0, 1).
+    """
+    return (marked - opacity * watermark) / (1 - opacity)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from engine.errors import NoFeasiblePlacement
 from engine.lesion.boxes import fill, overlaps
-from engine.params import SearchParams
+from engine.params import SearchParams, StopRule
 from engine.search.native import NativeTrial
+from engine.search.objective import objective_for
 from engine.search.region import region
 from engine.search.start import start_search
 from engine.types import Box, Frame, Rendering
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from engine.search.start import Start
 
 HOST = host_picture()
+ENSEMBLE = planted_ensemble(HOST, (0, 0, 9, 9))
 SIDE = 224
 
 lengths = st.integers(1, 90)
@@ -50,7 +52,7 @@ readings = st.fixed_dictionaries(
         "matte": st.sampled_from(["soft", "binary"]),
         "sl": st.sampled_from([1.0, 2.0, 2.7, 4.0]),
         "n_p": st.integers(1, 4),
-        "budget": st.just(60),
+        "budget": st.just(45),
         "r_p": st.just(0.001),
     }
 )
@@ -90,7 +92,7 @@ def _native(begun: Start, lesions: list[Box], size: tuple[int, int]) -> NativeTr
         host=stored,
         boxes=[native(box) for box in lesions],
         maker=begun.space.maker,
-        ensemble=planted_ensemble(HOST, (0, 0, 9, 9)),
+        objective=objective_for(ENSEMBLE, HOST, 0, StopRule()),
         device=torch.device("cpu"),
     )
 
@@ -108,7 +110,7 @@ def _check_native(one: Candidate, trial: NativeTrial, size: tuple[int, int]) -> 
     assert 0 <= mark.y <= size[1] - h
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(readings, st.lists(boxes, max_size=4), sizes, st.integers(0, 2**32))
 def test_no_footprint_pixel_lies_in_a_lesion_box(
     reading: dict[str, object], lesions: list[Box], size: tuple[int, int], seed: int

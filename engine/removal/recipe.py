@@ -90,8 +90,6 @@ class RemoverParams:
     initial_source: str = "source not stated"
 
     def __post_init__(self) -> None:
-        if not self.name:
-            object.__setattr__(self, "name", self.architecture)
         if not 0 < self.crop <= self.side:
             raise InvalidParameter(
                 f"crop={self.crop}: must lie in 1..{self.side}, the side of the images"
@@ -111,6 +109,11 @@ class RemoverParams:
             raise InvalidParameter(
                 f"schedule={self.schedule!r}: must be cycle or constant"
             )
+
+    @property
+    def label(self) -> str:
+        """What card and files are called."""
+        return self.name or self.architecture
 
     @property
     def total(self) -> int:

@@ -92,7 +92,7 @@ class RemoverTrainer:
             loss = self.fine_tune_step(self.index - p.steps)
         if not math.isfinite(loss):
             raise ModelError(
-                f"{p.name}: the loss is {loss} at step {self.index + 1}; lower "
+                f"{p.label}: the loss is {loss} at step {self.index + 1}; lower "
                 "learning_rate, or train in float32 (bf16=false)"
             )
         first = math.isnan(self.smoothed)
@@ -275,7 +275,7 @@ def train_remover(
         params, load_images(samples, params.side, progress), initial
     )
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / f"{params.name}.checkpoint"
+    checkpoint = out / f"{params.label}.checkpoint"
     if checkpoint.is_file():
         trainer.resume(checkpoint)
     while trainer.index < params.total:
@@ -288,7 +288,7 @@ def train_remover(
     save_remover(trainer.network.cpu(), card, out)
     checkpoint.unlink(missing_ok=True)
     return measure_remover(
-        out / f"{params.name}.json", data, side=params.side, logo=_logo(params)
+        out / f"{params.label}.json", data, side=params.side, logo=_logo(params)
     )
 
 
@@ -298,7 +298,7 @@ def _logo(params: RemoverParams) -> Logo:
 
 def _card(params: RemoverParams, images: int, initial: Path | None) -> ModelCard:
     return ModelCard(
-        name=params.name,
+        name=params.label,
         family="watermark remover",
         architecture=params.architecture,
         architecture_arguments=params.arguments,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,24 @@ app = typer.Typer(no_args_is_help=True, help="List, train and measure the networ
 DataOption = Annotated[
     Path,
     typer.Option(help="Folder with train/CLASS/*.jpg and test/CLASS/*.jpg."),
+]
+LabelledOption = Annotated[
+    Path,
+    typer.Option(
+        help="Folder with [train|test/]CLASS/*.jpg, a CSV with file,label[,group]"
+        "[,split], or the folder of Messidor, ISIC 2019 or BTMRI as published."
+    ),
+]
+LayoutOption = Annotated[
+    str,
+    typer.Option(help="auto, folders, csv, isic2019, messidor or btmri."),
+]
+TestShareOption = Annotated[
+    float,
+    typer.Option(
+        help="Hold out this share of the groups of each class where the data have "
+        "no test split; 0.25 is the paper's 3:1."
+    ),
 ]
 OutOption = Annotated[Path, typer.Option(help="Directory for the weights and card.")]
 InitOption = Annotated[
@@ -75,13 +94,40 @@ def list_models(
     Console().print(table)
 
 
+@app.command("families")
+def families(json: JsonOption = False) -> None:
+    """List the six families of the paper: its networks, and small members."""
+    from engine.models.families import PRESETS
+
+    if json:
+        typer.echo(jsonlib.dumps([dataclasses.asdict(p) for p in PRESETS]))
+        return
+    table = Table("--arch", "family", "architecture", "input px")
+    for preset in PRESETS:
+        table.add_row(
+            preset.key, preset.family, preset.architecture, str(preset.input_size)
+        )
+    Console().print(table)
+
+
 @app.command("train")
 def train(  # noqa: PLR0913 - the options of a typer command are its arguments
     *,
-    data: DataOption,
-    arch: Annotated[str, typer.Option(help="timm architecture, e.g. resnet18.")],
+    data: LabelledOption,
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="timm architecture, e.g. resnet18, or one of `models families`, "
+            "e.g. paper:resnet50."
+        ),
+    ],
     out: OutOption,
-    input_size: Annotated[int, typer.Option(help="Side the network sees, px.")] = 128,
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="Side the network sees, px; default: its family's, or 128."),
+    ] = None,
+    layout: LayoutOption = "auto",
+    test_share: TestShareOption = 0.0,
     name: Annotated[str, typer.Option(help="Of the model; default: --arch.")] = "",
     family: Annotated[str, typer.Option(help="Kind of network, for the card.")] = "",
     init: InitOption = None,
@@ -90,18 +136,17 @@ def train(  # noqa: PLR0913 - the options of a typer command are its arguments
     licence: LicenceOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Train a timm network on a folder of images; an interrupted run goes on."""
+    """Train a timm network on labelled images; an interrupted run goes on."""
     from engine.models.evaluate import evaluate_card
-    from engine.models.recipe import TrainParams
+    from engine.models.families import params_for
     from engine.models.settings import apply_settings
-    from engine.models.training import train_classifier
+    from engine.models.training import source_of, train_classifier
 
     with _errors(), _progress() as bars:
-        params = TrainParams(
-            name=name or arch,
-            family=family or arch,
-            architecture=arch,
-            input_size=input_size,
+        params = dataclasses.replace(
+            params_for(arch, name=name, family=family, input_size=input_size),
+            layout=layout,
+            test_share=test_share,
             data=data_note,
             licence=licence,
         )
@@ -114,9 +159,10 @@ def train(  # noqa: PLR0913 - the options of a typer command are its arguments
             report=_epoch_reporter(bars),
             progress=_reporter(bars, "reading images"),
         )
-        if (data / "test").is_dir():
+        source = source_of(data, params)
+        if source.has_test:
             card_file = out / f"{card.name}.json"
-            card = evaluate_card(card_file, data, _reporter(bars, "measuring"))
+            card = evaluate_card(card_file, source, _reporter(bars, "measuring"))
     _print_card(card, out, json=json)
 
 
@@ -125,18 +171,29 @@ def train_remover_command(  # noqa: PLR0913 - as above
     *,
     data: DataOption,
     out: OutOption,
+    arch: Annotated[str, typer.Option(help="wdnet or splitnet.")] = "wdnet",
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Published size and training; needs a GPU.")
+    ] = False,
     init: InitOption = None,
     settings: SetOption = None,
     data_note: NoteOption = "",
     licence: LicenceOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Train a watermark remover on random marks put on a folder of images."""
+    """Train a watermark remover on random marks; an interrupted run goes on."""
+    from dataclasses import replace
+
     from engine.models.settings import apply_settings
-    from engine.removal.training import RemoverParams, train_remover
+    from engine.removal.measure import split_samples
+    from engine.removal.recipe import RemoverParams, paper_params
+    from engine.removal.training import train_remover
 
     with _errors(), _progress() as bars:
-        params = RemoverParams(data=data_note, licence=licence)
+        params = RemoverParams(architecture=arch)
+        if paper:
+            params = paper_params(arch, len(split_samples(data, "train")))
+        params = replace(params, data=data_note, licence=licence)
         steps = _reporter(bars, "training")
         card = train_remover(
             data,
@@ -149,23 +206,57 @@ def train_remover_command(  # noqa: PLR0913 - as above
     _print_card(card, out, json=json)
 
 
+@app.command("evaluate-remover")
+def evaluate_remover(
+    remover: Annotated[Path, typer.Argument(help="A remover's card or directory.")],
+    data: DataOption,
+    *,
+    side: Annotated[int, typer.Option(help="Of the images, px.")] = 224,
+    seed: Annotated[int, typer.Option(help="Of the marks.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Measure a remover: one random mark on each test image, before and after."""
+    from engine.models.dataset import load_images
+    from engine.removal.measure import measure, split_samples
+    from engine.removal.remover import load_remover
+
+    with _errors(), _progress() as bars:
+        network = load_remover(remover)
+        hosts = load_images(split_samples(data, "test"), side).pixels
+        measured = measure(
+            network, hosts, seed=seed, progress=_reporter(bars, "measuring")
+        )
+    if json:
+        typer.echo(jsonlib.dumps({"remover": network.name, **measured}))
+        return
+    table = Table("measure", network.name)
+    for key, value in measured.items():
+        table.add_row(key, f"{value:g}")
+    Console().print(table)
+
+
 @app.command("evaluate")
 def evaluate(
     model: Annotated[
         Path, typer.Argument(help="A model card, or the directory of an ensemble.")
     ],
-    data: DataOption,
+    data: LabelledOption,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    layout: LayoutOption = "auto",
+    test_share: TestShareOption = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the training that held out.")] = 2023,
     json: JsonOption = False,
 ) -> None:
     """Measure a classifier, or an ensemble (Eq. 12), on labelled images."""
     from engine.models.classifier import load_classifier
     from engine.models.ensemble import load_ensemble
     from engine.models.evaluate import accuracy_of, confusion
+    from engine.models.source import Source
 
     with _errors(), _progress() as bars:
         judge = load_ensemble(model) if model.is_dir() else load_classifier(model)
-        table = confusion(judge, data, split, _reporter(bars, "measuring"))
+        source = Source(path=data, layout=layout, test_share=test_share, seed=seed)
+        table = confusion(judge, source, split, _reporter(bars, "measuring"))
     accuracy = accuracy_of(table)
     result = {
         "model": judge.name,

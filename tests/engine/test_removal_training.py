@@ -35,7 +35,6 @@ PARAMS = RemoverParams(
 def params_of(architecture: str, **changes: object) -> RemoverParams:
     return dataclasses.replace(
         PARAMS,
-        name=architecture,
         architecture=architecture,
         arguments=SMALL[architecture],
         **changes,  # type: ignore[arg-type]
@@ -214,7 +213,7 @@ def test_a_logo_of_ones_own_is_used_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", BOTH)
 def test_the_published_training_is_spelt_out(architecture: str) -> None:
     params = paper_params(architecture, images=60_000)
-    assert params.loss == params.architecture == params.name == architecture
+    assert params.loss == params.architecture == params.label == architecture
     assert json.loads(json.dumps(params.arguments)) == params.arguments
     with torch.device("meta"):
         network = build_network(architecture, params.arguments)

@@ -19,6 +19,10 @@ class NoFeasiblePlacement(EngineError):
     """The logo has no place outside every lesion box, however small it is made."""
 
 
+class NoLesionFound(EngineError):
+    """No map has a peak, no region was given, and guessing is not allowed."""
+
+
 class ModelError(EngineError):
     """A model file is missing, damaged, or does not fit its card."""
 

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GridRegions:
+    """Regions marked by someone else, on the model grid.
+
+    ``boxes`` as given, without a margin; ``mask`` is ``(G, G)`` bool, and each
+    connected part of it gets a box.
+    """
+
+    boxes: tuple[Box, ...]
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lesions:
     """Where the mark must not go.
 
@@ -25,15 +37,23 @@ class Lesions:
     boxes
         On the model grid, margin included.
     mask
-        ``(G, G)`` bool: the thresholded maps, their union.
+        ``(G, G)`` bool: the thresholded maps and given masks, their union.
     source
-        ``cnn``, ``transformer`` or ``central``: which step of the fallback
-        ladder gave the boxes.
+        What gave the boxes: ``cnn``, ``transformer`` or ``all`` members,
+        ``central`` where no map has a peak, ``external`` where regions were
+        given; ``cnn+external`` and the like for both.
+    maps
+        Grad-CAM maps the boxes were made from, ``(h, w)`` float32 each, at the
+        size of the members' feature maps.
+    given
+        Regions marked by someone else.
     """
 
     boxes: tuple[Box, ...]
     mask: NDArray[np.bool_]
     source: str
+    maps: tuple[NDArray[np.float32], ...] = ()
+    given: GridRegions | None = None
 
     @property
     def forbidden(self) -> NDArray[np.bool_]:
@@ -73,22 +93,24 @@ def region_boxes(mask: NDArray[np.bool_], margin: int) -> tuple[Box, ...]:
     margin
         In grid pixels.
     """
-    rows, columns = mask.shape
     # scikit-image's own functions carry no annotations.
     label: Any = measure.label
     regionprops: Any = measure.regionprops
-    boxes = []
+    found = []
     for region in regionprops(label(mask, connectivity=2)):
         y0, x0, y1, x1 = region.bbox
-        boxes.append(
-            Box(
-                x0=max(0, x0 - margin),
-                y0=max(0, y0 - margin),
-                x1=min(columns, x1 + margin),
-                y1=min(rows, y1 + margin),
-            )
-        )
-    return tuple(boxes)
+        found.append(Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    return tuple(widened(box, margin, mask.shape) for box in found)
+
+
+def widened(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
+    """Grow a box by a margin on every side, kept inside ``shape``."""
+    return Box(
+        x0=max(0, box.x0 - margin),
+        y0=max(0, box.y0 - margin),
+        x1=min(shape[1], box.x1 + margin),
+        y1=min(shape[0], box.y1 + margin),
+    )
 
 
 def central_box(side: int) -> Box:

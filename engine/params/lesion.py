@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.params.checking import check
 
@@ -11,13 +12,36 @@ from engine.params.checking import check
 class LesionParams:
     """Parameters of Algorithm 2.
 
-    ``threshold`` is t of 0..255, ``channel_rate`` the paper's r_ch, ``margin``
-    a safety margin around each box in pixels of the model grid.
+    Attributes
+    ----------
+    threshold
+        t of 0..255.
+    channel_rate
+        The paper's r_ch: share of channels kept, those of largest weight ω.
+    margin
+        Safety margin around each box, in pixels of the model grid.
+    resize
+        ``before`` resizes the map and then applies t (the paper's text);
+        ``after`` applies t to the small map and resizes the mask (Alg. 2, line 9
+        literally: boxes of whole feature pixels).
+    surrogates
+        Members whose maps are joined: ``cnn`` (the transformers only where no
+        convolutional map has a peak) or ``all``.
+    fallback
+        Where no map has a peak: ``central`` keeps the middle of the image free,
+        ``refuse`` raises `engine.errors.NoLesionFound`.
+    relax
+        Whether t may rise by 20 where boxes leave the mark no place. Never in
+        clinical use: the boxes then shrink around what the models found.
     """
 
     threshold: int = 190
     channel_rate: float = 1.0
     margin: int = 0
+    resize: Literal["before", "after"] = "before"
+    surrogates: Literal["cnn", "all"] = "cnn"
+    fallback: Literal["central", "refuse"] = "central"
+    relax: bool = False
 
     def __post_init__(self) -> None:
         check(
@@ -28,3 +52,17 @@ class LesionParams:
             holds=0 < self.channel_rate <= 1,
             message=f"channel_rate={self.channel_rate}: must be in (0, 1]",
         )
+        check(
+            holds=0 <= self.margin <= 1024,
+            message=f"margin={self.margin}: must lie in 0..1024 grid pixels",
+        )
+        for name, allowed in (
+            ("resize", ("before", "after")),
+            ("surrogates", ("cnn", "all")),
+            ("fallback", ("central", "refuse")),
+        ):
+            value = getattr(self, name)
+            check(
+                holds=value in allowed,
+                message=f"{name}={value!r}: must be {' or '.join(allowed)}",
+            )

@@ -6,6 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ import torch
 from engine.errors import NoFeasiblePlacement, RecoveryFailed
 from engine.lesion.boxes import fill
 from engine.lesion.localise import localise
+from engine.models.fast import for_search
 from engine.perturb.composites import random_composites
 from engine.perturb.pgd import Host, craft_delta
 from engine.recover import recover
 from engine.rendering import render
+from engine.search.judges import Judges
 from engine.search.native import NativeTrial
 from engine.search.objective import objective_for, opinion
 from engine.search.region import region
@@ -140,6 +143,14 @@ class Protector:
         self.logo = logo
         self.params = params
         self.device = torch.device(device)
+        self._copies: WeakKeyDictionary[Ensemble, Judges] = WeakKeyDictionary()
+
+    @property
+    def _judges(self) -> Judges:
+        """The search's own, faster copy of the ensemble; made once."""
+        if self.ensemble not in self._copies:
+            self._copies[self.ensemble] = Judges(for_search(self.ensemble))
+        return self._copies[self.ensemble]
 
     def variant(
         self,
@@ -150,7 +161,7 @@ class Protector:
         delta: DeltaParams | None = None,
     ) -> Protector:
         """Make a protector that differs in models or parameters."""
-        return Protector(
+        other = Protector(
             ensemble=ensemble or self.ensemble,
             objective=self.objective,
             removers=self.removers if removers is None else removers,
@@ -162,6 +173,8 @@ class Protector:
             ),
             device=self.device,
         )
+        other._copies = self._copies
+        return other
 
     def protect(
         self, frame: Frame, *, seed: bytes, progress: Progress = _quiet
@@ -287,7 +300,7 @@ class Protector:
             for one, seed in zip(prepared, seeds, strict=True)
         ]
         ready = [one for one in searches if isinstance(one, _Search)]
-        outcomes = run_searches([one.task for one in ready], self.ensemble)
+        outcomes = run_searches([one.task for one in ready], self._judges)
         shared = (time.perf_counter() - clock) / max(1, len(ready))
         found = iter(outcomes)
         return [
@@ -415,6 +428,7 @@ class Protector:
             geometry=_geometry(frame),
             sl=self.params.search.sl,
             grey=not frame.colour,
+            matte=self.params.search.matte,
         )
 
     def _start(self, prepared: Prepared, generator: np.random.Generator) -> Start:

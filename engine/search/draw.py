@@ -80,12 +80,15 @@ class _Looks:
         low, high = min(known), max(known)
         confident = trace.params.stop_rule.kind == "ensemble"
         scale = "confidence 0..1" if confident else "mean lead over other classes"
+        # Of an image they were not trained on, a class name says nothing.
+        answer = f"'{trace.labels[trace.label]}'"
+        answer = "their first answer" if trace.label_free else answer
         dear = any(one.cost > 1 for one in trace.entries)
         return cls(
             low=low,
             high=high if high > low else low + 1e-3,
             name="confidence" if confident else "lead",
-            title=f"How sure the models still are of '{trace.labels[trace.label]}': "
+            title=f"How sure the models still are of {answer}: "
             f"{scale} (lower is better)",
             queries="image queries: one for each mark judged"
             + (", three with its gradient" if dear else ""),

@@ -36,7 +36,7 @@ _COARSE: Final = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How a budget is spent.
+    """How a budget is spent; found on training images, see docs/engine.md.
 
     Attributes
     ----------
@@ -44,18 +44,22 @@ class Plan:
         Share of the budget for random candidates at the start.
     bases
         Candidates whose gradient is taken per round.
-    judged
-        Candidates judged per base and round.
+    wide, near
+        Candidates judged per base and round: the best anywhere by the mean of
+        all gradients, and the best near the base by its own.
     draws
-        Transforms scored per base and round; half are drawn anew, half are
-        near the base's own.
+        Transforms scored for each of the two.
+    spread
+        Standard deviation of what is near, as a share of each range; it falls
+        to a third of that towards the end.
     """
 
-    explored: float = 0.25
-    bases: int = 3
-    judged: int = 5
-    draws: int = 48
-    spread: float = 0.25
+    explored: float = 0.4
+    bases: int = 2
+    wide: int = 2
+    near: int = 4
+    draws: int = 24
+    spread: float = 0.3
 
 
 class GradientGuided(Strategy):
@@ -91,6 +95,7 @@ class GradientGuided(Strategy):
         self._judged: list[Judged] = []
         self._based: set[Candidate] = set()
         self._round = 0
+        self._mean: Slope | None = None
         count = max(1, round(budget * self.plan.explored))
         places = scatter(space, transforms(space, count, generator), generator)
         self._ask = Ask(with_alpha(places, space, generator))
@@ -143,59 +148,87 @@ class GradientGuided(Strategy):
     def _proposals(
         self, bases: Sequence[Judged], gradients: torch.Tensor
     ) -> tuple[Candidate, ...]:
-        """What the first-order scores of every base recommend, best first."""
+        """What the first-order scores recommend: anywhere, and near each base."""
+        plan, host = self.plan, self._gallery.host
+        slopes = [Slope.of(gradient, host) for gradient in gradients]
+        self._mean = slopes[0] if self._mean is None else self._mean
+        for slope in slopes:
+            self._mean = self._mean.mixed(slope)
         known = {one.candidate for one in self._judged}
         proposed: dict[Candidate, None] = {}
-        for base, gradient in zip(bases, gradients, strict=True):
-            slope = Slope.of(gradient, self._gallery.host)
-            scored = self._score(base.candidate, slope)
-            fresh = [
-                one
-                for _, one in sorted(scored, key=lambda pair: pair[0])
-                if one not in known
-            ]
-            for one in fresh[: self.plan.judged]:
-                proposed[one] = None
+        for base, slope in zip(bases, slopes, strict=True):
+            wide = self._scored(self._anywhere(), self._mean)
+            near = self._scored(self._around(base.candidate), slope)
+            for found, count in ((near, plan.near), (wide, plan.wide)):
+                fresh = [one for one in found if one not in known]
+                proposed.update(dict.fromkeys(fresh[:count]))
         return tuple(proposed)[: self._left]
 
-    def _score(self, base: Candidate, slope: Slope) -> list[tuple[float, Candidate]]:
-        """Best place of each transform tried, with its first-order loss."""
-        half = self.plan.draws // 2
-        sits = [self.space.transform(self._generator) for _ in range(half)]
-        sits += [self._near(base.sit) for _ in range(half)]
-        found = []
-        for sit in sits:
-            best = self._best_place(base, sit, slope)
-            if best:
-                found.append(best)
-        return found
+    def _anywhere(self) -> list[_Try]:
+        sits = [self.space.transform(self._generator) for _ in range(self.plan.draws)]
+        return [_Try(sit=sit, at=None, alpha=None) for sit in sits]
 
-    def _near(self, sit: SIT) -> SIT:
+    def _around(self, base: Candidate) -> list[_Try]:
+        done = 1 - self._left / self._budget
+        spread = self.plan.spread * (1 - 0.67 * done)
+        reach = spread * self.space.region.side / 4
+        tries = []
+        for _ in range(self.plan.draws):
+            alpha = base.alpha + self._generator.normal() * spread * 100
+            tries.append(
+                _Try(
+                    sit=self._near(base.sit, spread),
+                    at=(base.x, base.y, max(1.0, reach)),
+                    alpha=self.space.alpha(alpha),
+                )
+            )
+        return tries
+
+    def _near(self, sit: SIT, spread: float) -> SIT:
         """A transform a little away from another one, within the ranges."""
         ranges = self.space.params.sit
         values = {}
         for name in ("rotation", "hue", "saturation", "value"):
             low, high = getattr(ranges, name)
-            step = self._generator.normal() * self.plan.spread * (high - low) / 2
+            step = self._generator.normal() * spread * (high - low) / 2
             values[name] = float(np.clip(getattr(sit, name) + step, low, high))
         return SIT(**values)
 
-    def _best_place(
-        self, base: Candidate, sit: SIT, slope: Slope
-    ) -> tuple[float, Candidate] | None:
-        size = self.space.size(sit)
-        free = self.space.region.free(size)
+    def _scored(self, tries: Sequence[_Try], slope: Slope) -> list[Candidate]:
+        """The best place of each try, by its first-order loss, best first."""
+        found = [self._best_place(one, slope) for one in tries]
+        ordered = sorted((f for f in found if f), key=lambda pair: pair[0])
+        return [candidate for _, candidate in ordered]
+
+    def _best_place(self, one: _Try, slope: Slope) -> tuple[float, Candidate] | None:
+        free = self.space.region.free(self.space.size(one.sit))
+        if one.at is not None and free.size:
+            x, y, reach = one.at
+            rows, columns = np.ogrid[: free.shape[0], : free.shape[1]]
+            free = free & (np.hypot(columns - x, rows - y) <= reach)
         if not free.any():
             return None
-        probe = Candidate(x=0, y=0, alpha=255, sit=sit)
+        probe = Candidate(x=0, y=0, alpha=255, sit=one.sit)
         scores = slope.scores(self._gallery, probe, free)
         row, column = np.unravel_index(int(np.argmin(scores)), scores.shape)
         value = float(scores[row, column])
-        alpha = (
-            self.space.params.alpha_max if value < 0 else self.space.params.alpha_min
-        )
-        one = Candidate(x=int(column), y=int(row), alpha=alpha, sit=sit)
-        return value * alpha / 255, one
+        params = self.space.params
+        alpha = one.alpha or (params.alpha_max if value < 0 else params.alpha_min)
+        place = Candidate(x=int(column), y=int(row), alpha=alpha, sit=one.sit)
+        return value * alpha / 255, place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Try:
+    """A transform to be placed.
+
+    ``at`` is a point (x, y) and how far from it the place may be, None for
+    anywhere; ``alpha`` the opacity, None for what the score recommends.
+    """
+
+    sit: SIT
+    at: tuple[float, float, float] | None
+    alpha: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +248,10 @@ class Slope:
         planes = torch.cat([gradient, -(gradient * host).sum(0, keepdim=True)])
         coarse = avg_pool2d(planes[None], _COARSE)[0] * _COARSE**2
         return cls(spectrum=torch.fft.rfft2(coarse), side=coarse.shape[-1])
+
+    def mixed(self, other: Slope) -> Slope:
+        """The sum with another one: gradients at several marks, smoothed."""
+        return Slope(spectrum=self.spectrum + other.spectrum, side=self.side)
 
     def scores(
         self, gallery: Gallery, probe: Candidate, free: np.ndarray

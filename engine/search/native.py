@@ -79,16 +79,15 @@ class NativeTrial:
 
     def mark(self, one: Candidate) -> Mark | None:
         """Place a candidate natively; None if rounding would cover a lesion."""
-        patch = self.maker.native(one.sit)
-        h, w = patch.shape[:2]
+        w, h = self.maker.extent(one.sit)
         rows, columns = self.frame.stored.shape[:2]
         if w > columns or h > rows:
             return None
-        x, y = self.maker.geometry.native_position(one.x, one.y, (w, h))
-        footprint = Box(x0=x, y0=y, x1=x + w, y1=y + h)
-        if any(overlaps(footprint, box) for box in self.boxes):
-            return None
-        return Mark(x=x, y=y, alpha=one.alpha, sit=one.sit, patch=patch)
+        mark = self.maker.mark((one.x, one.y), one.alpha, one.sit)
+        high, wide = mark.patch.shape[:2]
+        footprint = Box(x0=mark.x, y0=mark.y, x1=mark.x + wide, y1=mark.y + high)
+        covers = any(overlaps(footprint, box) for box in self.boxes)
+        return None if covers else mark
 
     def result(self, one: Candidate) -> NativeResult | None:
         """Blend, render and judge a candidate; None where `mark` is None."""

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from engine.errors import InvalidParameter
+from engine.models.ensemble import combine
 from engine.search.candidate import Judgement
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def spoken(ensemble: Ensemble, logits: torch.Tensor) -> list[Opinion]:
 
 def mixed_log_probabilities(ensemble: Ensemble, logits: torch.Tensor) -> torch.Tensor:
     """Logarithm of Eq. 12, ``(N, C)``, of the members' logits ``(k, N, C)``."""
-    beta = ensemble.weights.to(logits).log()[:, None, None]
-    return (logits.log_softmax(dim=-1) + beta).logsumexp(dim=0)
+    return combine(logits, ensemble.weights.to(logits), ensemble.combine)
 
 
 def leads(scores: torch.Tensor, label: int) -> torch.Tensor:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from engine.precision import reduced_precision
 from engine.search.candidate import Judged
-from engine.search.objective import surrogate
 from engine.search.strategy import GRADIENT_COST
+from engine.watermark.blend import blend_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.models.ensemble import Ensemble
     from engine.search.candidate import Candidate, Judgement
+    from engine.search.judges import Judges
     from engine.search.objective import Objective
     from engine.search.show import Gallery
     from engine.search.strategy import Ask, Strategy
@@ -197,9 +195,7 @@ class Task:
         )
 
 
-def run_searches(
-    tasks: Sequence[Task], ensemble: Ensemble, *, precise: bool = False
-) -> list[Outcome]:
+def run_searches(tasks: Sequence[Task], judges: Judges) -> list[Outcome]:
     """Search all frames together until each is content or its budget is spent.
 
     Candidates of all frames still searching share forward passes; what the
@@ -209,11 +205,9 @@ def run_searches(
     Parameters
     ----------
     tasks
-        One per frame, all for the members of `ensemble`.
-    ensemble
-        The judges.
-    precise
-        Float32 everywhere, also where bfloat16 is faster.
+        One per frame, all for the same members.
+    judges
+        The members.
 
     Returns
     -------
@@ -222,13 +216,13 @@ def run_searches(
     """
     active = list(tasks)
     while active:
-        asked = [task.ask() for task in active]
-        plain = [(t, a) for t, a in zip(active, asked, strict=True) if not a.gradients]
-        steep = [(t, a) for t, a in zip(active, asked, strict=True) if a.gradients]
+        asked = [(task, task.ask()) for task in active]
+        plain = [pair for pair in asked if not pair[1].gradients]
+        steep = [pair for pair in asked if pair[1].gradients]
         if plain:
-            _tell(plain, _look(plain, ensemble, precise=precise), None)
+            _tell(plain, judges.look(_pictures(plain)), None)
         if steep:
-            _tell(steep, *_look_back(steep, ensemble, precise=precise))
+            _tell(steep, *judges.look_back(_pictures(steep), _labels(steep)))
         active = [task for task in active if task.outcome is None]
     return [task.outcome for task in tasks if task.outcome is not None]
 
@@ -237,31 +231,15 @@ _Asked = list[tuple[Task, "Ask"]]
 
 
 def _pictures(asked: _Asked) -> torch.Tensor:
-    return torch.cat([task.gallery.pictures(ask.candidates) for task, ask in asked])
+    """All candidates on their hosts, ``(N, 3, G, G)``."""
+    hosts = torch.stack([task.gallery.host for task, _ in asked])
+    marks = [task.gallery.mark(one) for task, ask in asked for one in ask.candidates]
+    index = [i for i, (_, ask) in enumerate(asked) for _ in ask.candidates]
+    return blend_many(hosts, index, marks)
 
 
-@torch.inference_mode()
-def _look(asked: _Asked, ensemble: Ensemble, *, precise: bool) -> torch.Tensor:
-    """Logits of every member, ``(k, N, C)`` float64 on the CPU."""
-    pictures = _pictures(asked)
-    with nullcontext() if precise else reduced_precision(pictures.device):
-        return ensemble.member_logits(pictures).cpu().double()
-
-
-def _look_back(
-    asked: _Asked, ensemble: Ensemble, *, precise: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits as in `_look`, and the gradient of the loss in each picture."""
-    pictures = _pictures(asked).requires_grad_()
-    labels = [task.objective.label for task, ask in asked for _ in ask.candidates]
-    with nullcontext() if precise else reduced_precision(pictures.device):
-        logits = ensemble.member_logits(pictures)
-    loss = surrogate(
-        logits.float(), torch.tensor(labels, device=pictures.device), ensemble.weights
-    )
-    # Pictures do not mix in evaluation mode: the sum gives each its own gradient.
-    (gradient,) = torch.autograd.grad(loss.sum(), pictures)
-    return logits.detach().cpu().double(), gradient
+def _labels(asked: _Asked) -> list[int]:
+    return [task.objective.label for task, ask in asked for _ in ask.candidates]
 
 
 def _tell(asked: _Asked, logits: torch.Tensor, gradients: torch.Tensor | None) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import torch
-
-from engine.watermark.blend import GridMark, blend, patch_tensor
-from engine.watermark.working import grid_view
+from engine.watermark.blend import GridMark, blend
+from engine.watermark.paint import GridPainter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.search.candidate import Candidate
-    from engine.types import SIT
-    from engine.watermark.maker import PatchMaker
+    import torch
 
-_PATCHES: Final = 32
-"""Drawn patches kept: offspring use those of their ancestors."""
+    from engine.search.candidate import Candidate
+    from engine.watermark.maker import PatchMaker
 
 
 class Gallery:
@@ -40,22 +35,11 @@ class Gallery:
     def __init__(self, maker: PatchMaker, host: torch.Tensor) -> None:
         self.maker = maker
         self.host = host
-        self._view = grid_view(maker.geometry, host.device)
-        make = maker.preview()
-
-        @lru_cache(maxsize=_PATCHES)
-        def patch(sit: SIT) -> torch.Tensor:
-            return patch_tensor(make(sit), host.device)
-
-        self._patch = patch
+        self._painter = GridPainter(maker)
 
     def mark(self, one: Candidate) -> GridMark:
-        """Put a candidate's mark onto the grid as its native mark would look."""
-        patch, geometry = self._patch(one.sit), self._view.geometry
-        h, w = patch.shape[1:]
-        native = round(w / geometry.reduction), round(h / geometry.reduction)
-        place = geometry.native_position(one.x, one.y, native)
-        return self._view.mark(place, one.alpha, patch)
+        """Paint a candidate's mark onto the grid as its native mark would look."""
+        return self._painter.mark((one.x, one.y), one.alpha, one.sit)
 
     def pictures(self, candidates: Sequence[Candidate]) -> torch.Tensor:
         """``(N, 3, G, G)`` float32 in [0, 1], one per candidate."""

@@ -13,6 +13,7 @@ from engine.lesion.boxes import fill
 from engine.params import SearchParams, SITRanges
 from engine.search.candidate import Candidate, Judged, Judgement
 from engine.search.cma import RANDOM_SHARE, covariance_search, genome
+from engine.search.judges import Judges
 from engine.search.objective import objective_for
 from engine.search.region import region
 from engine.search.run import Task, run_searches
@@ -228,7 +229,7 @@ def test_a_planted_weakness_is_found() -> None:
                 budget=60,
             )
         ],
-        ensemble,
+        Judges(ensemble),
     )
     assert outcome.success
     assert outcome.best.judgement.wrong == 2

@@ -19,6 +19,7 @@ from engine.models.ensemble import Ensemble
 from engine.params import SearchParams
 from engine.search.candidate import Candidate, Judgement
 from engine.search.draw import draw
+from engine.search.judges import Judges
 from engine.search.objective import Objective, objective_for
 from engine.search.pen import mixed, ticks
 from engine.search.region import region
@@ -83,7 +84,7 @@ def _finished(strategy: str, stop: str) -> tuple[Outcome, Start, Objective]:
         confirm=confirm,
         budget=budget,
     )
-    (outcome,) = run_searches([task], _ensemble())
+    (outcome,) = run_searches([task], Judges(_ensemble()))
     return outcome, start, objective
 
 
@@ -240,6 +241,14 @@ def test_an_upright_mark_is_drawn_where_it_is() -> None:
     found = np.array([columns.min(), columns.max(), rows.min(), rows.max()])
     wanted = np.array([20, 20 + w, 140, 140 + h]) * 600 / 224
     assert np.abs(found - wanted).max() < 5
+
+
+def test_no_class_is_named_where_it_says_nothing() -> None:
+    free = replace(_trace(), label_free=True)
+    renamed = replace(free, labels=("fractured", "intact"))
+    assert np.array_equal(draw(free, _levels()), draw(renamed, _levels()))
+    named = replace(renamed, label_free=False)
+    assert not np.array_equal(draw(named, _levels()), draw(renamed, _levels()))
 
 
 def test_a_wide_picture_keeps_its_shape() -> None:

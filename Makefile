@@ -32,9 +32,11 @@ format: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed
 
-# DATA=DIR holds CLASS/*.jpg of images no shipped model was trained on.
+# DATA=DIR holds CLASS/*.jpg of images no shipped model was trained on. Can be
+# interrupted: it goes on from docs/results/*.jsonl.
+JOBS ?= 2
 experiment: $(VENV)/.installed
-	$(BIN)/miad-gateway experiment table --data $(DATA) --n 100 --out docs/results.md
+	$(BIN)/miad-gateway experiment all --data $(DATA) --jobs $(JOBS) --out docs/results
 
 peers:
 	@if ! command -v storescu >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \

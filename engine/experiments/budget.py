@@ -188,8 +188,9 @@ def page(records: Sequence[MarkRecord], queries: int) -> Page:
 
 _COLUMNS: Final = (
     *("strategy", "stop rule", "searched members", "member left out"),
-    *("left out, after changes", "SSIM", "PSNR dB", "mean α", "first error at"),
-    *("erred", "queries", "forwards", "backward", "s/image"),
+    *("left out, after changes", "SSIM", "PSNR dB", "mean α", "smaller logo"),
+    *("no place", "first error at", "erred", "queries", "forwards", "backward"),
+    "s/image",
 )
 
 
@@ -204,6 +205,8 @@ def _main(pooled: Sequence[Pool], records: Sequence[MarkRecord]) -> list[str]:
             number(one.line.mark_ssim, 3),
             number(one.line.mark_psnr),
             number(one.line.alpha, 2),
+            rate(one.line.smaller.value),
+            rate(one.line.unplaced.value),
             number(one.line.first_error),
             rate(one.line.erred.value),
             number(one.line.queries),

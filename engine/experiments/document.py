@@ -64,12 +64,15 @@ class Page:
         Figures for the index.
     data
         Everything in the tables, as plain values.
+    figures
+        SVG documents by file name.
     """
 
     title: str
     body: list[str]
     headlines: list[Headline]
     data: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
 
 
 def write_page(
@@ -107,6 +110,8 @@ def write_page(
         *_LIMITS,
     ]
     (folder / f"{plan.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, drawing in page.figures.items():
+        (folder / name).write_text(drawing, encoding="utf-8")
     plain: dict[str, Any] = {
         "title": page.title,
         "n": len(measured.selection.names),

@@ -12,6 +12,7 @@ from engine.errors import NoFeasiblePlacement
 from engine.experiments.bench import Scene, predicted
 from engine.experiments.marked import as_levels, finite
 from engine.metrics import quality, rmse
+from engine.removal.composites import MASK_THRESHOLD
 from engine.types import LEVELS
 from engine.watermark.stored import apply_delta
 from engine.watermark.working import GRID, levels_to_tensor
@@ -219,12 +220,12 @@ def _marked(
 
 
 def mark_mask(key: FrameKey) -> NDArray[np.bool_]:
-    """``(G, G)`` bool: where on the grid the logo covers at least half a pixel."""
+    """``(G, G)`` bool: where a remover is taught to see the logo, on the grid."""
     h, w = key.patch.shape[:2]
     matte = np.zeros(key.residual.shape[:2], dtype=np.uint8)
-    matte[key.y : key.y + h, key.x : key.x + w] = LEVELS * (key.patch[..., 3] >= 128)
+    matte[key.y : key.y + h, key.x : key.x + w] = key.patch[..., 3]
     shrunk = levels_to_tensor(matte, (GRID, GRID), torch.device("cpu"))[0]
-    mask: NDArray[np.bool_] = (shrunk >= 0.5).numpy()
+    mask: NDArray[np.bool_] = (shrunk > MASK_THRESHOLD).numpy()
     return mask
 
 

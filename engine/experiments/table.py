@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.experiments.marked import MarkRecord
+    from engine.metrics import Roc
 
 NAMES: Final = {
     ORIGINAL: "Original",
@@ -154,10 +155,15 @@ def _summed(group: Sequence[MarkRecord]) -> Line:
     )
 
 
-def area(group: Sequence[MarkRecord], member: str | None = None) -> float:
-    """Micro-average one-vs-rest AUC of a member, or of the sources together."""
+def curve(group: Sequence[MarkRecord], member: str | None = None) -> Roc:
+    """Micro-average one-vs-rest ROC of a member, or of the sources together."""
     rows = [r.members[member] if member else r.seen for r in group]
-    return micro_roc([r.label for r in group], np.asarray(rows)).area
+    return micro_roc([r.label for r in group], np.asarray(rows))
+
+
+def area(group: Sequence[MarkRecord], member: str | None = None) -> float:
+    """Area under `curve`."""
+    return curve(group, member).area
 
 
 def after_changes(group: Sequence[MarkRecord], member: str) -> float:

@@ -103,7 +103,8 @@ def search(  # noqa: PLR0913 - the options of a typer command are its arguments
     json: JsonOption = False,
 ) -> None:
     """Search by Random, HE and HE-SIT on each model, on all, and on all but one."""
-    from engine.experiments.search import SearchPlan, page
+    from engine.experiments.search import SearchPlan
+    from engine.experiments.search_page import page
 
     run = _Run(
         data=data,

@@ -7,13 +7,14 @@ data sets to frames is ``gateway.dicom.pixels``.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import InvalidFrame
+from engine.errors import InvalidFrame, InvalidParameter
 
 LEVELS: Final = 255
 """Highest display level; levels run 0..255."""
@@ -105,6 +106,13 @@ class SIT:
     hue: float = 0.0
     saturation: float = 1.0
     value: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = self.rotation, self.hue, self.saturation, self.value
+        if not all(map(math.isfinite, numbers)) or min(numbers[2:]) < 0:
+            raise InvalidParameter(
+                f"{self}: angles must be finite, factors finite and not negative"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

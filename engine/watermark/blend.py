@@ -51,6 +51,11 @@ def blend(host: torch.Tensor, marks: Sequence[GridMark]) -> torch.Tensor:
     -------
     torch.Tensor
         ``(N, 3, G, G)`` float32 in [0, 1].
+
+    Raises
+    ------
+    InvalidParameter
+        A mark leaves the picture.
     """
     pictures = host.expand(len(marks), -1, -1, -1).clone()
     _lay(pictures, marks)
@@ -79,7 +84,8 @@ def blend_many(
     Raises
     ------
     InvalidParameter
-        There are not as many marks as numbers, or a number is of no host.
+        There are not as many marks as numbers, a number is of no host, or a
+        mark leaves the picture.
     """
     if len(index) != len(marks) or any(not 0 <= i < len(hosts) for i in index):
         raise InvalidParameter(
@@ -99,6 +105,12 @@ def _lay(pictures: torch.Tensor, marks: Sequence[GridMark]) -> None:
     patches = _to_device([mark.patch for mark in marks], pictures.device)
     for i, (mark, patch) in enumerate(zip(marks, patches, strict=True)):
         h, w = patch.shape[1:]
+        rows, columns = pictures.shape[2:]
+        if not (0 <= mark.x <= columns - w and 0 <= mark.y <= rows - h):
+            raise InvalidParameter(
+                f"mark of {w}x{h} pixels at ({mark.x}, {mark.y}) leaves the picture "
+                f"of {columns}x{rows}: make the logo smaller or move it"
+            )
         opacity = mark.alpha / LEVELS
         window = pictures[i, :, mark.y : mark.y + h, mark.x : mark.x + w]
         window.mul_(1 - opacity * patch[3]).add_(patch[:3], alpha=opacity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from engine.errors import InvalidParameter
 from engine.watermark import sit
 from engine.watermark.patch import scale_logo, scaled_size
 from engine.watermark.stored import Mark
@@ -46,6 +47,15 @@ class PatchMaker:
     grey: bool
     shrink: float = 1.0
     matte: Literal["soft", "binary"] = "soft"
+
+    def __post_init__(self) -> None:
+        if self.matte not in {"soft", "binary"}:
+            raise InvalidParameter(f"matte {self.matte!r}: write soft or binary")
+        if self.matte == "binary" and self.logo.rgba[..., 3].max() < 128:
+            raise InvalidParameter(
+                "the logo is nowhere at least half opaque: a binary matte leaves "
+                "nothing of it; use matte='soft' or another logo"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,4 +140,10 @@ class PatchMaker:
         """Patch of a scaled logo, and its corner within the extent."""
         planes = sit.turn(sit.coloured(scaled, one, grey=self.grey), one.rotation)
         patch, inset = sit.cut(self.matted(planes))
+        if not patch[..., -1].any():
+            w, h = self.size
+            raise InvalidParameter(
+                f"nothing is left of the logo at {w}x{h} pixels: its lines are too "
+                f"thin for matte={self.matte!r}; use a smaller sl or another logo"
+            )
         return patch if not self.grey else patch[..., [0, 0, 0, 1]], inset

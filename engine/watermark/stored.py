@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engine.errors import RecoveryFailed
+from engine.errors import InvalidParameter, RecoveryFailed
 from engine.types import LEVELS, FrameKey, stored_digest
 
 if TYPE_CHECKING:
@@ -37,6 +37,16 @@ class Mark:
     alpha: int
     sit: SIT
     patch: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        patch = self.patch
+        if patch.dtype != np.uint8 or patch.ndim != 3 or patch.shape[2] != 4:
+            raise InvalidParameter(
+                f"patch of shape {patch.shape} and type {patch.dtype}: "
+                "need (h, w, 4) uint8"
+            )
+        if not 1 <= self.alpha <= LEVELS:
+            raise InvalidParameter(f"alpha={self.alpha}: must lie in 1..255")
 
 
 def apply_delta(frame: Frame, delta: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -77,7 +87,13 @@ def add_mark(host: NDArray[np.int32], frame: Frame, mark: Mark) -> NDArray[np.in
         The frame, for its window and range.
     mark
         The mark; it must lie inside the frame.
+
+    Raises
+    ------
+    InvalidParameter
+        It does not.
     """
+    _check_inside(mark, host.shape)
     weight, logo = _logo_stored(mark, frame)
     inside = _footprint(mark.patch, mark.x, mark.y)
     lo, hi = _clip_bounds(frame)
@@ -143,26 +159,47 @@ def invert(protected: NDArray[np.int32], key: FrameKey) -> NDArray[np.int32]:
     RecoveryFailed
         Frame and key do not fit together.
     """
-    _check_fit(protected, key)
-    mark = Mark(x=key.x, y=key.y, alpha=key.alpha, sit=key.sit, patch=key.patch)
+    mark = _check_fit(protected, key)
     estimate = _estimate(protected, key, mark, key.delta)
     return (estimate + key.residual).astype(np.int32)
 
 
-def _check_fit(protected: NDArray[np.int32], key: FrameKey) -> None:
+def _check_inside(mark: Mark, shape: tuple[int, ...]) -> None:
+    rows, columns = shape[:2]
+    h, w = mark.patch.shape[:2]
+    if not (0 <= mark.x <= columns - w and 0 <= mark.y <= rows - h):
+        raise InvalidParameter(
+            f"mark of {w}x{h} pixels at ({mark.x}, {mark.y}) leaves the frame of "
+            f"{columns}x{rows}"
+        )
+
+
+def _check_fit(protected: NDArray[np.int32], key: FrameKey) -> Mark:
+    """Refuse a frame that the key cannot be of; the mark the key describes."""
     if protected.dtype != np.int32 or protected.shape != key.residual.shape:
         raise RecoveryFailed(
             f"protected frame of shape {protected.shape} and type "
             f"{protected.dtype} does not fit a key for {key.residual.shape} int32: "
             "another frame, or its size was changed on the way"
         )
-    rows, columns = protected.shape[:2]
-    h, w = key.patch.shape[:2]
-    if not (0 <= key.x <= columns - w and 0 <= key.y <= rows - h):
+    delta = key.delta
+    if (
+        delta.dtype != np.int8
+        or delta.size == 0
+        or not 2 <= delta.ndim <= protected.ndim
+    ):
         raise RecoveryFailed(
-            f"mark of {w}x{h} pixels at ({key.x}, {key.y}) leaves the frame of "
-            f"{columns}x{rows}: the key is damaged or of another frame"
+            f"δ of shape {delta.shape} and type {delta.dtype} does not fit a frame "
+            f"of shape {protected.shape}: the key is damaged or of another frame"
         )
+    try:
+        mark = Mark(x=key.x, y=key.y, alpha=key.alpha, sit=key.sit, patch=key.patch)
+        _check_inside(mark, protected.shape)
+    except InvalidParameter as error:
+        raise RecoveryFailed(
+            f"{error}: the key is damaged or of another frame"
+        ) from error
+    return mark
 
 
 def _estimate(

@@ -215,7 +215,8 @@ def load_weights(module: nn.Module, weights: Path) -> None:
     Raises
     ------
     ModelError
-        If the file is unreadable or its tensors do not fit.
+        If the file is unreadable, its tensors do not fit, or one of them holds a
+        value that is not a finite number.
     """
     try:
         tensors = {k: v.float() for k, v in load_file(weights).items()}
@@ -231,4 +232,11 @@ def load_weights(module: nn.Module, weights: Path) -> None:
             f"{weights}: {len(missing)} tensors missing and {len(unexpected)} unknown "
             f"({', '.join([*missing, *unexpected][:3])}); the card names another "
             "architecture than the weights were made with"
+        )
+    broken = [k for k, v in tensors.items() if not bool(v.isfinite().all())]
+    if broken:
+        raise ModelError(
+            f"{weights}: {len(broken)} tensor(s) with NaN or infinity, first "
+            f"{broken[0]}; a training that diverged: train again with a smaller "
+            "learning rate"
         )

@@ -16,34 +16,14 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from engine.errors import EngineError
+from engine.models.matfile import read_slice
+from engine.models.samples import DatasetError, Listing, Sample
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 """Names an image file may end with, lower case."""
 
 Progress = Callable[[int, int], None]
 """Called with how many items are done, and how many there are."""
-
-
-class DatasetError(EngineError):
-    """A folder of labelled images cannot be used as given."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One labelled file; ``group`` is what must stay on one side of a split."""
-
-    path: Path
-    label: int
-    group: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """The files of one split and the class names, sorted."""
-
-    labels: tuple[str, ...]
-    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +128,15 @@ def _read_groups(path: Path, split: str) -> dict[tuple[str, str], str]:
 def read_image(path: Path) -> Image.Image:
     """One image file, decoded, as mode ``L`` or ``RGB``.
 
+    A ``.mat`` file is a slice of the figshare brain tumour data set.
+
     Raises
     ------
     DatasetError
         If it is not a readable image.
     """
+    if path.suffix.lower() == ".mat":
+        return Image.fromarray(read_slice(path))
     try:
         with Image.open(path) as image:
             image.load()
@@ -215,7 +199,7 @@ def hold_out(
         if len(names) < 2:
             raise DatasetError(
                 f"class number {label} has {len(names)} group(s) of images: "
-                "at least two are needed to hold some out for validation"
+                "at least two are needed to hold some out"
             )
         count = min(max(1, round(share * len(names))), len(names) - 1)
         held.update(names[i] for i in rng.permutation(len(names))[:count])

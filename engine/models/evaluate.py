@@ -12,13 +12,9 @@ from torch.nn import functional
 
 from engine.models.card import Accuracy, ModelCard
 from engine.models.classifier import Classifier, load_classifier
-from engine.models.dataset import (
-    DatasetError,
-    Images,
-    Progress,
-    list_split,
-    read_image,
-)
+from engine.models.dataset import Images, Progress, read_image
+from engine.models.samples import DatasetError
+from engine.models.source import Source, as_source
 
 BATCH = 32
 
@@ -55,7 +51,10 @@ def load_tensor(path: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def confusion(
-    model: Labelled, data: Path, split: str = "test", progress: Progress | None = None
+    model: Labelled,
+    data: Path | Source,
+    split: str = "test",
+    progress: Progress | None = None,
 ) -> torch.Tensor:
     """Count predictions on the files of a split, each at its own size.
 
@@ -69,11 +68,12 @@ def confusion(
     DatasetError
         If the classes of the split are not those of the model.
     """
-    listing = list_split(data, split)
+    source = as_source(data)
+    listing = source.split(split)
     if listing.labels != model.labels:
         raise DatasetError(
-            f"{data}: classes {', '.join(listing.labels)}, but the model tells apart "
-            f"{', '.join(model.labels)}"
+            f"{source.path}: classes {', '.join(listing.labels)}, but the model tells "
+            f"apart {', '.join(model.labels)}"
         )
     table = torch.zeros(len(model.labels), len(model.labels), dtype=torch.int64)
     for done, sample in enumerate(listing.samples, start=1):
@@ -90,9 +90,9 @@ def accuracy_of(table: torch.Tensor) -> Accuracy:
 
 
 def evaluate_card(
-    card_file: Path, data: Path, progress: Progress | None = None
+    card_file: Path, data: Path | Source, progress: Progress | None = None
 ) -> ModelCard:
-    """Measure a saved classifier on ``data/test`` and write it into its card."""
+    """Measure a saved classifier on the test split and write it into its card."""
     model = load_classifier(card_file)
     accuracy = accuracy_of(confusion(model, data, "test", progress))
     card = dataclasses.replace(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from engine.errors import ModelError
+from engine.models.recipe import TrainParams
 
 Triple = tuple[float, float, float]
 
@@ -134,3 +135,55 @@ def find_preset(architecture: str) -> Preset | None:
             f"{', '.join(preset.key for preset in PRESETS)}"
         )
     return None
+
+
+def params_for(
+    architecture: str,
+    *,
+    name: str = "",
+    family: str = "",
+    input_size: int | None = None,
+) -> TrainParams:
+    """Training parameters of a preset, or of any timm architecture.
+
+    Parameters
+    ----------
+    architecture
+        ``paper:KEY``, ``small:KEY``, or a timm model name.
+    name, family
+        For the card; empty for those of the preset, or the timm name.
+    input_size
+        Side in pixels; None for that of the preset, or 128.
+
+    Raises
+    ------
+    ModelError
+        If the name has a colon but is no preset.
+    InvalidParameter
+        If the name or the size cannot be used.
+    """
+    preset = find_preset(architecture)
+    if preset is None:
+        return TrainParams(
+            name=name or architecture,
+            family=family or architecture,
+            architecture=architecture,
+            input_size=128 if input_size is None else input_size,
+        )
+    return TrainParams(
+        name=name or preset.name,
+        family=family or preset.family,
+        architecture=preset.architecture,
+        arguments=_arguments_at(preset, input_size),
+        input_size=preset.input_size if input_size is None else input_size,
+        mean=preset.mean,
+        std=preset.std,
+    )
+
+
+def _arguments_at(preset: Preset, input_size: int | None) -> dict[str, Any]:
+    """Tell a network that must know its input size which one it is."""
+    sized = "img_size" in preset.arguments or preset.family == "ViT"
+    if input_size is None or not sized:
+        return dict(preset.arguments)
+    return preset.arguments | {"img_size": input_size}

@@ -1,4 +1,4 @@
-"""Train one classifier on a folder of labelled images."""
+"""Train one classifier on labelled images."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.errors import ModelError
+from engine.errors import InvalidParameter, ModelError
 from engine.models.augment import jitter, mix, warp
+from engine.models.average import Average
 from engine.models.card import ModelCard
 from engine.models.classifier import Classifier, build_backbone, save_classifier
 from engine.models.compat import channels_last, usable_device
-from engine.models.dataset import (
-    Images,
-    Listing,
-    Progress,
-    hold_out,
-    list_split,
-    load_images,
-)
+from engine.models.dataset import Images, Progress, hold_out, load_images
 from engine.models.evaluate import evaluate_loss
 from engine.models.initial import load_initial
+from engine.models.losses import epoch_order, focal_loss, smooth
 from engine.models.recipe import TrainParams, describe
+from engine.models.samples import Listing
+from engine.models.source import Source
 
 CACHE_SCALE = 1.15
 """Images are kept this much larger than the network sees, to be rotated."""
@@ -49,33 +45,6 @@ class EpochReport:
 
 
 Report = Callable[[EpochReport], None]
-
-
-class _Average:
-    """Exponential moving average of a network's weights and statistics."""
-
-    def __init__(self, model: Classifier, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval()
-        self._decay = decay
-        self._updates = 0
-
-    @torch.no_grad()
-    def update(self, model: Classifier) -> None:
-        self._updates += 1
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        mine = self.model.backbone.state_dict()
-        for key, value in model.backbone.state_dict().items():
-            if value.is_floating_point():
-                mine[key].lerp_(value, 1 - decay)
-            else:
-                mine[key].copy_(value)
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": self.model.state_dict(), "updates": self._updates}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["weights"])
-        self._updates = int(state["updates"])
 
 
 class Trainer:
@@ -118,9 +87,11 @@ class Trainer:
         channels_last(self.model)
         self.model.to(device)
         self._kind = device.type
-        self.average = _Average(self.model, params.ema)
+        self._alpha = _class_weights(params, len(listing.labels))
+        self.average = Average(self.model, params.ema)
         self.optimizer = _optimizer(self.model, params)
         self.epoch = 0
+        self.best_epoch = 0
         self.best = (-1.0, -math.inf)
         self.best_weights: dict[str, torch.Tensor] = {}
 
@@ -133,6 +104,8 @@ class Trainer:
             architecture_arguments=p.arguments,
             labels=listing.labels,
             input_size=p.input_size,
+            mean=p.mean,
+            std=p.std,
             data=p.data,
             licence=p.licence,
             sizes={"train": len(listing.samples)},
@@ -142,12 +115,19 @@ class Trainer:
             initial_weights=_initial_note(p, initial),
         )
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none was better for too long."""
+        p = self.params
+        stale = self.epoch - self.best_epoch
+        return self.epoch >= (p.last_epoch or p.epochs) or 0 < p.patience <= stale
+
     def run_epoch(self) -> EpochReport:
         """Train for one epoch and validate the averaged weights."""
         start = time.monotonic()
         p = self.params
         generator = torch.Generator().manual_seed(p.seed * 100_003 + self.epoch)
-        order = torch.randperm(len(self.train_images), generator=generator)
+        order = epoch_order(self.train_images.targets, p.resample, generator)
         starts = range(0, len(order) - 1, p.batch)  # a batch norm needs two images
         batches = [order[i : i + p.batch] for i in starts]
         self.model.train()
@@ -179,15 +159,20 @@ class Trainer:
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._kind, torch.bfloat16, enabled=p.bf16):
             logits = self.model.backbone(x)
-        loss = functional.cross_entropy(
-            logits.float(), targets, label_smoothing=p.smoothing
-        )
+        loss = self._loss(logits.float(), targets)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.model)
         return float(loss.detach())
+
+    def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        p = self.params
+        if p.loss == "focal":
+            targets = smooth(targets, p.smoothing)
+            return focal_loss(logits, targets, p.focal_gamma, self._alpha)
+        return functional.cross_entropy(logits, targets, label_smoothing=p.smoothing)
 
     def _side(self) -> int:
         p = self.params
@@ -207,7 +192,7 @@ class Trainer:
 
     def _remember(self, score: tuple[float, float]) -> None:
         if score >= self.best:
-            self.best = score
+            self.best, self.best_epoch = score, self.epoch
             state = self.average.model.backbone.state_dict()
             self.best_weights = {k: v.clone() for k, v in state.items()}
 
@@ -226,6 +211,7 @@ class Trainer:
             "average": self.average.state(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
+            "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
         }
         partial = path.with_name(path.name + ".partial")
@@ -250,7 +236,19 @@ class Trainer:
         self.average.restore(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best = int(state["epoch"]), tuple(state["best"])
+        self.best_epoch = int(state["best_epoch"])
         self.best_weights = state["best_weights"]
+
+
+def _class_weights(params: TrainParams, classes: int) -> torch.Tensor | None:
+    alpha = params.focal_alpha
+    if not alpha:
+        return None
+    if len(alpha) != classes:
+        raise InvalidParameter(
+            f"focal_alpha={list(alpha)}: {len(alpha)} numbers for {classes} classes"
+        )
+    return torch.tensor(alpha)
 
 
 def _initial_note(params: TrainParams, initial: Path | None) -> str:
@@ -281,10 +279,11 @@ def train_classifier(
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
-    """Train a classifier on ``data/train`` (or ``data``) and write it to `out`.
+    """Train a classifier on the training split of `data` and write it to `out`.
 
-    An interrupted training goes on from ``out/NAME.checkpoint``, which is removed
-    at the end.
+    `data` is anything a `Source` reads, under the layout, test share and seed of
+    `params`. An interrupted training goes on from ``out/NAME.checkpoint``, which is
+    removed at the end.
 
     Returns
     -------
@@ -298,14 +297,13 @@ def train_classifier(
     ModelError
         If the architecture, the initial weights or the checkpoint do not fit.
     """
-    trainer = Trainer(
-        params, list_split(data, "train"), initial=initial, progress=progress
-    )
+    listing = source_of(data, params).split("train")
+    trainer = Trainer(params, listing, initial=initial, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / f"{params.name}.checkpoint"
     if checkpoint.is_file():
         trainer.resume(checkpoint)
-    while trainer.epoch < (params.last_epoch or params.epochs):
+    while not trainer.finished:
         result = trainer.run_epoch()
         trainer.save(checkpoint)
         if report is not None:
@@ -313,3 +311,13 @@ def train_classifier(
     card = save_classifier(trainer.best_model(), out)
     checkpoint.unlink(missing_ok=True)
     return card
+
+
+def source_of(data: Path, params: TrainParams) -> Source:
+    """Divide `data` as a training with `params` does, e.g. to measure it after."""
+    return Source(
+        path=data,
+        layout=params.layout,
+        test_share=params.test_share,
+        seed=params.seed,
+    )

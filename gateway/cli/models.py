@@ -236,10 +236,11 @@ def evaluate_remover(
 
 
 @app.command("evaluate")
-def evaluate(
+def evaluate(  # noqa: PLR0913 - as above
     model: Annotated[
         Path, typer.Argument(help="A model card, or the directory of an ensemble.")
     ],
+    *,
     data: LabelledOption,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
     layout: LayoutOption = "auto",

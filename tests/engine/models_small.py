@@ -59,6 +59,25 @@ def write_pictures(folder: Path, *, count: int = 12, seed: int = 0) -> Path:
     return folder
 
 
+def write_table(pictures: Path, *, few: int = 0) -> Path:
+    """Put the training pictures into ``table.csv``, two to a group.
+
+    With `few`, only so many of the last class, as in an unbalanced data set.
+    """
+    lines = ["file,label,group"]
+    for label in LABELS:
+        names = sorted(p.name for p in (pictures / "train" / label).iterdir())
+        if few and label == LABELS[-1]:
+            names = names[:few]
+        lines += [
+            f"train/{label}/{name},{label},{label}-{i // 2}"
+            for i, name in enumerate(names)
+        ]
+    table = pictures / "table.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
 def _picture(label: str, rng: np.random.Generator) -> np.ndarray:
     levels = rng.normal(0, 12, (40, 48))
     levels += {"bright": 190, "dark": 60, "striped": 125}[label]

@@ -143,6 +143,15 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         load_classifier(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    model = small_classifier()
+    next(model.backbone.parameters()).data.view(-1)[3] = value
+    save_classifier(model, tmp_path)
+    with pytest.raises(ModelError, match=r"1 tensor\(s\) with NaN or infinity, first"):
+        load_classifier(tmp_path)
+
+
 def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(ModelError, match="'resnet_of_nowhere'"):
         build_backbone("resnet_of_nowhere", 2)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.models import app
-from tests.engine.models_small import write_pictures
+from tests.engine.models_small import write_pictures, write_table
 
 SMALL = [
     "train",
@@ -50,6 +50,35 @@ def test_train_evaluate_and_list(tmp_path: Path) -> None:
     assert "n=36" in "".join(stdout.split())
 
 
+def test_a_table_is_divided_and_measured_alike(tmp_path: Path) -> None:
+    table, out = write_table(write_pictures(tmp_path)), tmp_path / "out"
+    divided = [f"--data={table}", "--test-share=0.25", "--json"]
+    code, stdout, stderr = run(*SMALL, f"--out={out}", "--set=loss=focal", *divided)
+    assert code == 0, stderr
+    card = json.loads(stdout)
+    assert card["sizes"] == {"train": 24, "test": 12}
+    assert "focal" in card["recipe"]
+
+    code, stdout, stderr = run("evaluate", str(out / "small"), *divided)
+    assert code == 0, stderr
+    assert json.loads(stdout)["correct"] == card["accuracy"]["correct"]
+
+    code, _, stderr = run("evaluate", str(out / "small"), f"--data={table}")
+    assert code == 1
+    assert "no test split" in stderr
+
+
+def test_families_are_listed() -> None:
+    code, stdout, _ = run("families", "--json")
+    assert code == 0
+    listed = {row["key"]: row for row in json.loads(stdout)}
+    assert listed["paper:vgg16"]["architecture"] == "vgg16"
+    assert listed["small:densenet"]["input_size"] == 128
+    code, stdout, _ = run("families")
+    assert code == 0
+    assert "paper:inceptionv3" in stdout
+
+
 def test_packaged_models_are_listed() -> None:
     code, stdout, _ = run("list", "--json")
     assert code == 0
@@ -81,6 +110,9 @@ def test_train_remover(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (["--arch=nothing_such"], "architecture 'nothing_such'"),
+        (["--arch=paper:alexnet"], "no such preset; there are paper:resnet50"),
+        (["--layout=kaggle"], "layout 'kaggle': must be one of auto"),
+        (["--test-share=1.5"], "test share 1.5: must lie in"),
         (["--set=epochs=none"], "str where int is needed"),
         (["--set=speed=1"], "no field 'speed'"),
         (["--init=gone.pth"], "no such file of initial weights"),

@@ -11,7 +11,7 @@ from engine.errors import ModelError
 from engine.models.card import ModelCard
 from engine.models.classifier import Classifier, build_backbone
 from engine.models.ensemble import Ensemble
-from engine.models.families import PRESETS, Preset, find_preset
+from engine.models.families import PRESETS, Preset, find_preset, params_for
 
 CAM_LAYERS = {
     "paper:resnet50": ("layer4", 2048, 7),
@@ -76,14 +76,12 @@ def test_presets_see_what_their_published_weights_want(preset: Preset) -> None:
     assert preset.std == published.std
 
 
-def test_the_whole_ensemble_of_the_paper_judges_together() -> None:
-    with torch.device("meta"):
-        ensemble = Ensemble("paper", [classifier(p) for p in PAPER])
-        x = torch.empty(3, 3, 256, 200, requires_grad=True)
-        logits = ensemble.member_logits(x)
-        assert logits.shape == (6, 3, 4)
-        (gradient,) = torch.autograd.grad(ensemble.probabilities(x)[:, 0].sum(), x)
-    assert gradient.shape == x.shape
+def test_members_of_299_and_of_224_pixels_judge_together() -> None:
+    keys = ("paper:vgg16", "paper:inceptionv3", "paper:vit")
+    with torch.device("meta"), torch.no_grad():
+        members = [classifier(p) for p in PAPER if p.key in keys]
+        ensemble = Ensemble("paper", members)
+        assert ensemble.member_logits(torch.empty(2, 3, 256, 200)).shape == (3, 2, 4)
 
 
 def test_members_of_other_size_and_normalisation_judge_together() -> None:
@@ -126,3 +124,26 @@ def test_presets_are_found_by_key() -> None:
     assert find_preset("vgg16") is None
     with pytest.raises(ModelError, match=r"'paper:alexnet'.*paper:resnet50"):
         find_preset("paper:alexnet")
+
+
+def test_a_preset_gives_the_parameters_of_its_training() -> None:
+    params = params_for("paper:inceptionv3")
+    assert params.name == "inceptionv3"
+    assert params.family == "Inception"
+    assert (params.architecture, params.input_size) == ("inception_v3", 299)
+    assert params_for("paper:resnet50").mean == (0.485, 0.456, 0.406)
+    renamed = params_for("small:vgg", name="mine", family="old", input_size=96)
+    assert (renamed.name, renamed.family, renamed.input_size) == ("mine", "old", 96)
+
+
+def test_a_transformer_is_told_its_input_size() -> None:
+    assert params_for("small:vit", input_size=64).arguments["img_size"] == 64
+    assert params_for("paper:vit", input_size=160).arguments == {"img_size": 160}
+    assert params_for("paper:vit").arguments == {}
+    assert "img_size" not in params_for("paper:resnet50", input_size=64).arguments
+
+
+def test_a_timm_name_is_trained_as_it_is() -> None:
+    params = params_for("resnet18")
+    assert (params.name, params.architecture) == ("resnet18", "resnet18")
+    assert (params.input_size, params.mean) == (128, (0.5, 0.5, 0.5))

@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import ModelError
+from engine.errors import InvalidParameter, ModelError
 from engine.models.classifier import load_classifier
-from engine.models.dataset import DatasetError
+from engine.models.dataset import list_split
 from engine.models.evaluate import accuracy_of, confusion, evaluate_card
 from engine.models.recipe import TrainParams
-from engine.models.training import EpochReport, train_classifier
-from tests.engine.models_small import LABELS, write_pictures
+from engine.models.samples import DatasetError
+from engine.models.training import (
+    EpochReport,
+    Trainer,
+    source_of,
+    train_classifier,
+)
+from tests.engine.models_small import LABELS, write_pictures, write_table
 
 PARAMS = TrainParams(
     name="small",
@@ -133,3 +139,81 @@ def test_other_classes_cannot_be_measured(tmp_path: Path) -> None:
     (data / "test" / "dark").rename(data / "test" / "dim")
     with pytest.raises(DatasetError, match="bright, dim, striped"):
         confusion(load_classifier(tmp_path / "out"), data)
+
+
+def test_it_learns_an_unbalanced_table_with_focal_loss(tmp_path: Path) -> None:
+    table = write_table(write_pictures(tmp_path / "data"), few=6)
+    params = dataclasses.replace(
+        PARAMS,
+        epochs=6,
+        loss="focal",
+        focal_gamma=1.0,
+        focal_alpha=(1.0, 1.0, 2.0),
+        resample="balanced",
+        test_share=0.25,
+        mean=(0.4, 0.4, 0.4),
+        std=(0.3, 0.3, 0.3),
+    )
+    card = train_classifier(table, params, tmp_path / "out")
+    assert "focal loss of gamma 1 and alpha 1, 1, 2" in card.recipe
+    assert "classes drawn equally often" in card.recipe
+    assert "0.25 of the groups held out for the test" in card.recipe
+    assert (card.mean, card.std) == (params.mean, params.std)
+    assert card.sizes == {"train": 20}
+    source = source_of(table, params)
+    card = evaluate_card(tmp_path / "out" / "small.json", source)
+    assert card.accuracy is not None
+    assert card.accuracy.total == 10
+    assert card.accuracy.correct >= 8
+
+
+def test_it_stops_when_no_epoch_is_better(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", count=4)
+    reports: list[EpochReport] = []
+    # So small a rate never changes a prediction, nor the loss by much.
+    params = dataclasses.replace(
+        PARAMS, epochs=9, patience=2, learning_rate=1e-30, ema=0.0, weight_decay=0.0
+    )
+    trainer = Trainer(params, list_split(data, "train"))
+    trainer.best = (2.0, 0.0)  # better than any accuracy
+    while not trainer.finished:
+        reports.append(trainer.run_epoch())
+    assert [r.epoch for r in reports] == [1, 2]
+
+
+def test_patience_survives_an_interruption(tmp_path: Path) -> None:
+    data = list_split(write_pictures(tmp_path / "data", count=4), "train")
+    params = dataclasses.replace(PARAMS, patience=2)
+    trainer = Trainer(params, data)
+    trainer.best, trainer.best_epoch, trainer.epoch = (2.0, 0.0), 1, 2
+    trainer.save(tmp_path / "checkpoint")
+    again = Trainer(params, data)
+    again.resume(tmp_path / "checkpoint")
+    assert not again.finished
+    again.run_epoch()
+    assert again.finished
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "hinge"}, "loss='hinge'.*cross-entropy, focal"),
+        ({"resample": "twice"}, "resample='twice'"),
+        ({"focal_gamma": -1.0}, "focal_gamma=-1"),
+        ({"patience": -1}, "patience=-1"),
+        ({"std": (0.0, 1.0, 1.0)}, "deviations above 0"),
+        ({"mean": (0.0,)}, "three numbers"),
+    ],
+)
+def test_impossible_parameters_are_refused(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        dataclasses.replace(PARAMS, **change)
+
+
+def test_class_weights_must_fit_the_classes(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", count=2)
+    params = dataclasses.replace(PARAMS, loss="focal", focal_alpha=(1.0, 2.0))
+    with pytest.raises(InvalidParameter, match="2 numbers for 3 classes"):
+        train_classifier(data, params, tmp_path / "out")

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from engine.errors import ModelError
-from engine.models.classifier import Classifier, load_classifier
+from engine.models.classifier import Classifier, load_classifier, resize
 
 Combine = Literal["probability", "logit", "geometric"]
 """How members are combined; see `combine`."""
@@ -121,7 +121,9 @@ class Ensemble(nn.Module):
         torch.Tensor
             ``(k, N, C)``.
         """
-        return torch.stack([member(x) for member in self.members])
+        # Members that see the same size share one resampling of the images.
+        seen: dict[int, torch.Tensor] = {}
+        return torch.stack([m(_at_size_of(m, x, seen)) for m in self.members])
 
     def member_probabilities(self, x: torch.Tensor) -> torch.Tensor:
         """Softmax of every member, ``(k, N, C)``, of ``(N, 3, H, W)``."""
@@ -177,6 +179,17 @@ class Ensemble(nn.Module):
             [float(self.weights[i]) for i in kept],
             combine=self.combine,
         ).to(self.weights.device)
+
+
+def _at_size_of(
+    member: nn.Module, x: torch.Tensor, seen: dict[int, torch.Tensor]
+) -> torch.Tensor:
+    if not isinstance(member, Classifier):
+        return x
+    side = member.input_size
+    if side not in seen:
+        seen[side] = resize(x, side)
+    return seen[side]
 
 
 def _check_combine(how: str) -> None:

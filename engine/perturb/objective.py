@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from engine.errors import ModelError
 from engine.precision import reduced_precision
@@ -66,7 +67,9 @@ def removal_loss(
     hosts = len(target)
     removed = removal.image.float()
     removed = removed.reshape(hosts, -1, *removed.shape[1:])
-    loss: torch.Tensor = (removed - target[:, None]).square().flatten(1).mean(1)
+    loss = functional.mse_loss(
+        removed, target[:, None].expand_as(removed), reduction="none"
+    ).mean(dim=(1, 2, 3, 4))
     if params.kind == "delta_i":
         mask = removal.mask.float().square().reshape(hosts, -1).mean(1)
         loss = (params.gamma * loss + mask) / 2
@@ -102,10 +105,11 @@ def slope(
     """
     variable = delta.detach().requires_grad_()
     views = batch.show(variable, step).flatten(0, 1)
+    pictures = views.detach().contiguous(memory_format=torch.channels_last)
     total = torch.zeros_like(delta)
     losses, finite = [], []
     for remover in removers:
-        loss, seen = _one(remover, views.detach(), batch.target, params)
+        loss, seen = _one(remover, pictures.detach(), batch.target, params)
         # Only the graph of the views is kept, for the next remover.
         (gradient,) = torch.autograd.grad(views, variable, seen, retain_graph=True)
         size = gradient.abs().mean(dim=(1, 2, 3))

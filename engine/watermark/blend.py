@@ -100,6 +100,44 @@ def blend_many(
     return pictures
 
 
+def unblend(picture: torch.Tensor, mark: GridMark) -> torch.Tensor:
+    """Invert `blend`: X = (I_w - αI_f) / (1 - αI_m) (Eq. 13).
+
+    Exact in real arithmetic. What is stored in integers is not: that is
+    recovered by `engine.recover.recover`, with a residual.
+
+    Parameters
+    ----------
+    picture
+        I_w, ``(3, G, G)`` float.
+    mark
+        The mark it was blended with.
+
+    Returns
+    -------
+    torch.Tensor
+        X, ``(3, G, G)`` of the type of `picture`.
+
+    Raises
+    ------
+    InvalidParameter
+        Somewhere αI_m = 1: there the mark hides the image wholly.
+    """
+    patch = mark.patch.to(picture)
+    h, w = patch.shape[1:]
+    opacity = mark.alpha / LEVELS
+    rest = 1 - opacity * patch[3]
+    if bool((rest <= 0).any()):
+        raise InvalidParameter(
+            f"alpha={mark.alpha} with an opaque logo: αI_m = 1 leaves nothing of the "
+            "image to solve Eq. 13 for"
+        )
+    host = picture.clone()
+    window = host[:, mark.y : mark.y + h, mark.x : mark.x + w]
+    window.sub_(patch[:3], alpha=opacity).div_(rest)
+    return host
+
+
 def _lay(pictures: torch.Tensor, marks: Sequence[GridMark]) -> None:
     """Blend each mark into its picture, in place."""
     patches = _to_device([mark.patch for mark in marks], pictures.device)

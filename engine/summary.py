@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a report is made from; fields as in `engine.protect`."""
+    """What a report is made from; fields as in `engine.protection`."""
 
     ensemble: Ensemble
     objective: str

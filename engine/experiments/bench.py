@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from engine.errors import InvalidParameter
-from engine.lesion.boxes import Lesions
-from engine.lesion.localise import localise
-from engine.models.ensemble import Ensemble, load_ensemble
+from engine.models.ensemble import Ensemble, combine, load_ensemble
 from engine.params import DeltaParams
-from engine.protect import Protector
+from engine.protection.protector import Protector
+from engine.protection.values import Given
 from engine.removal.remover import load_remover
 from engine.watermark.logo import load_logo
 from engine.watermark.working import working_image
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from engine.experiments.images import Sample
     from engine.params import ProtectParams, SearchParams
-    from engine.protect import Prepared
+    from engine.protection.values import Prepared
     from engine.removal.remover import Remover
     from engine.watermark.logo import Logo
 
@@ -43,6 +42,9 @@ WITHOUT: Final = "without:"
 
 _BATCH: Final = 32
 """Pictures judged at once."""
+
+_TINY: Final = 1e-9
+"""Stands for a probability that was rounded to 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,10 +167,6 @@ class Bench:
             )
         if name.startswith(WITHOUT):
             return self.ensemble.without(member)
-        return self.alone(member)
-
-    def alone(self, member: str) -> Ensemble:
-        """Make an ensemble of one member."""
         (one,) = [m for m in self.ensemble.members if m.name == member]
         return Ensemble(member, [one]).to(self.device).eval()
 
@@ -222,9 +220,11 @@ class Bench:
     def mixed(self, said: Said, sources: str = ALL) -> tuple[float, ...]:
         """Eq. 12 over some sources, of what every member said; 6 digits."""
         ensemble = self.sources(sources)
-        beta = ensemble.weights.double().cpu().numpy()
-        rows = np.asarray([said[name] for name in ensemble.names])
-        return tuple(round(float(p), 6) for p in beta @ rows)
+        rows = torch.tensor([said[name] for name in ensemble.names]).double()
+        # Logits up to a constant per member, which no way of combining sees.
+        logits = rows.clamp(min=_TINY).log()[:, None]
+        mixed = combine(logits, ensemble.weights.to(logits), ensemble.combine)[0]
+        return tuple(round(p, 6) for p in mixed.tolist())
 
 
 Said = dict[str, tuple[float, ...]]
@@ -237,7 +237,7 @@ def predicted(probabilities: Sequence[float]) -> int:
 
 
 class Scene:
-    """One image, whose lesions and δ are found once for all rows.
+    """One image, prepared once for all rows with the same sources and δ.
 
     Parameters
     ----------
@@ -252,44 +252,26 @@ class Scene:
         self.bench = bench
         self.sample = sample
         self.seed = sample.name.encode()
-        self._lesions: dict[str, Lesions] = {}
         self._prepared: dict[str, Prepared] = {}
 
-    def lesions(self, sources: str = ALL) -> Lesions:
-        """Lesion boxes that the sources alone see; each member is asked once."""
-        names = self.bench.sources(sources).names
-        return union([self._lesions_of(name) for name in names])
-
-    def _lesions_of(self, member: str) -> Lesions:
-        if member not in self._lesions:
-            frame = self.sample.frame
-            self._lesions[member] = localise(
-                self.bench.alone(member),
-                self.bench.shown(self.sample, frame.stored),
-                self.sample.label,
-                self.bench.params.lesion,
-            )
-        return self._lesions[member]
-
     def plain(self, sources: str = ALL) -> Prepared:
-        """Prepare the image without δ."""
+        """Prepare the image without δ; lesions as the sources alone see them."""
         key = f"{sources} without δ"
         if key not in self._prepared:
             none = DeltaParams(kind="none", lesion_guard=False)
-            self._prepared[key] = self.bench.protector(sources, delta=none).prepare(
-                self.sample.frame, seed=self.seed, lesions=self.lesions(sources)
-            )
+            protector = self.bench.protector(sources, delta=none)
+            self._prepared[key] = protector.prepare(self.sample.frame, seed=self.seed)
         return self._prepared[key]
 
     def product(self, sources: str = ALL) -> Prepared:
-        """Prepare the image with the product's δ, made once for all sources."""
+        """Prepare the image with the product's δ, made once for all sources.
+
+        Lesions are those the sources alone see; δ is kept off them.
+        """
         if sources not in self._prepared:
             delta = None if sources == ALL else self.product(ALL).delta
             self._prepared[sources] = self.bench.protector(sources).prepare(
-                self.sample.frame,
-                seed=self.seed,
-                lesions=self.lesions(sources),
-                delta=delta,
+                self.sample.frame, seed=self.seed, given=Given(delta=delta)
             )
         return self._prepared[sources]
 
@@ -297,7 +279,9 @@ class Scene:
         """Prepare the image with another δ, against some removers."""
         protector = self.bench.protector(delta=delta, removers=removers)
         return protector.prepare(
-            self.sample.frame, seed=self.seed, lesions=self.lesions()
+            self.sample.frame,
+            seed=self.seed,
+            given=Given(lesions=self.plain().lesions),
         )
 
     def generator(self, purpose: str) -> np.random.Generator:
@@ -306,18 +290,3 @@ class Scene:
         return np.random.default_rng(
             int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
         )
-
-
-def union(parts: Sequence[Lesions]) -> Lesions:
-    """Join the lesions that members see one by one, as `localise` does together.
-
-    The convolutional members'; the transformers' where those have none; a
-    central box where none has any.
-    """
-    for source in ("cnn", "transformer", "central"):
-        chosen = [part for part in parts if part.source == source]
-        if chosen:
-            boxes = tuple(dict.fromkeys(box for part in chosen for box in part.boxes))
-            mask = np.logical_or.reduce([part.mask for part in chosen])
-            return Lesions(boxes=boxes, mask=mask, source=source)
-    raise InvalidParameter("no lesions to join: give those of at least one member")

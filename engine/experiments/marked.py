@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.experiments.bench import Bench, Said
     from engine.experiments.images import Sample
     from engine.params import Strategy
-    from engine.protect import Prepared, ProtectedFrame
+    from engine.protection.values import Prepared, ProtectedFrame
 
 ORIGINAL: Final = "original"
 """Strategy of records of the image as it is."""

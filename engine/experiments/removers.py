@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.experiments.bench import Bench
     from engine.experiments.images import Sample
     from engine.params.delta import Kind
-    from engine.protect import Prepared
+    from engine.protection.values import Prepared
     from engine.removal.remover import Remover
     from engine.types import FrameKey
 

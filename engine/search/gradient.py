@@ -130,7 +130,7 @@ class GradientGuided(Strategy):
             self._ask = Ask(self._proposals(judged, gradients))
 
     def _bases(self) -> Ask:
-        """The best candidates whose gradient is not known yet."""
+        """Choose the best candidates whose gradient is not known yet."""
         if self._left < GRADIENT_COST + 1:
             return Ask(())
         self._round += 1
@@ -148,7 +148,7 @@ class GradientGuided(Strategy):
     def _proposals(
         self, bases: Sequence[Judged], gradients: torch.Tensor
     ) -> tuple[Candidate, ...]:
-        """What the first-order scores recommend: anywhere, and near each base."""
+        """Propose what first-order scores recommend: anywhere, and near each base."""
         plan, host = self.plan, self._gallery.host
         slopes = [Slope.of(gradient, host) for gradient in gradients]
         self._mean = slopes[0] if self._mean is None else self._mean
@@ -185,7 +185,7 @@ class GradientGuided(Strategy):
         return tries
 
     def _near(self, sit: SIT, spread: float) -> SIT:
-        """A transform a little away from another one, within the ranges."""
+        """Draw a transform a little away from another one, within the ranges."""
         ranges = self.space.params.sit
         values = {}
         for name in ("rotation", "hue", "saturation", "value"):
@@ -195,7 +195,7 @@ class GradientGuided(Strategy):
         return SIT(**values)
 
     def _scored(self, tries: Sequence[_Try], slope: Slope) -> list[Candidate]:
-        """The best place of each try, by its first-order loss, best first."""
+        """Place each try where its first-order loss is least; the best first."""
         found = [self._best_place(one, slope) for one in tries]
         ordered = sorted((f for f in found if f), key=lambda pair: pair[0])
         return [candidate for _, candidate in ordered]
@@ -250,7 +250,7 @@ class Slope:
         return cls(spectrum=torch.fft.rfft2(coarse), side=coarse.shape[-1])
 
     def mixed(self, other: Slope) -> Slope:
-        """The sum with another one: gradients at several marks, smoothed."""
+        """Add another one: gradients at several marks, smoothed."""
         return Slope(spectrum=self.spectrum + other.spectrum, side=self.side)
 
     def scores(

@@ -83,6 +83,9 @@ class Task:
         it has no place there.
     budget
         Most image queries charged; 0 for what the strategy itself comes to.
+    steady
+        Orders pictures of finalists by their worth under random changes, where
+        that is wanted.
     tick
         Called with the charge of every batch.
     judged, tested, outcome
@@ -94,6 +97,7 @@ class Task:
     gallery: Gallery
     confirm: Callable[[Candidate], Judgement | None]
     budget: int = 0
+    steady: Callable[[torch.Tensor], list[int]] | None = None
     tick: Callable[[int], None] = lambda _: None
     judged: list[Judged] = field(default_factory=list)
     tested: set[int] = field(default_factory=set)
@@ -139,12 +143,22 @@ class Task:
             return [i for i in newest if self.judged[i].judgement.success]
         if not self.objective.label_free:
             found = [i for i in everyone if self.judged[i].judgement.success]
-            return sorted(found, key=lambda i: self.judged[i].rank) if over else []
+            return self._ranked(found) if over else []
         if not (over or self.strategy.generation > generation):
             return []
         return self._most_moved(
             [i for i in everyone if self.judged[i].judgement.success]
         )
+
+    def _ranked(self, found: list[int]) -> list[int]:
+        """Order successes by rank, the first few by their worth under changes."""
+        ranked = sorted(found, key=lambda i: self.judged[i].rank)
+        finalists = ranked[:MAX_CONFIRMATIONS]
+        if self.steady is None or not finalists:
+            return ranked
+        pictures = self.gallery.pictures([self.judged[i].candidate for i in finalists])
+        order = [finalists[k] for k in self.steady(pictures)]
+        return [*order, *ranked[MAX_CONFIRMATIONS:]]
 
     def _most_moved(self, found: list[int]) -> list[int]:
         """Order the strongest successes by how far they move the features."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from config.schema import Protection
-    from engine.protect import Protector
+    from engine.protection.protector import Protector
     from gateway.route.keywords import Value
 
 LABEL_FREE: Final = ""
@@ -112,7 +112,7 @@ def _holds(condition: Condition, attributes: Mapping[str, Value]) -> bool:
 
 def _build(protection: Protection, ensemble: Ensemble | None) -> Protector:
     from engine.models.ensemble import load_ensemble
-    from engine.protect import Protector
+    from engine.protection.protector import Protector
     from engine.removal.remover import load_remover, packaged_removers
     from engine.watermark.logo import load_logo
 

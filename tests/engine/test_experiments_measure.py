@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from engine.errors import InvalidParameter, NoFeasiblePlacement
-from engine.experiments import authorise, budget, removers_page, search, search_page
-from engine.experiments import bench as benches
+from engine.experiments import (
+    authorise,
+    budget,
+    budget_page,
+    removers_page,
+    search,
+    search_page,
+)
 from engine.experiments.authorise import AuthorisePlan
-from engine.experiments.bench import Bench, Scene, Setup, union
+from engine.experiments.bench import Bench, Scene, Setup
 from engine.experiments.budget import BudgetPlan
 from engine.experiments.images import Sample, load_sample, select
 from engine.experiments.marked import Case, as_levels, measure_cases
 from engine.experiments.removers import RemoversPlan, mark_mask, overlap
 from engine.experiments.search import SearchPlan
-from engine.lesion.boxes import Lesions
-from engine.lesion.localise import localise
-from engine.protect import Protector
+from engine.protection.protector import Protector
 from engine.recover import recover
-from engine.types import Box
 from engine.watermark.stored import apply_delta
 from tests.engine.experiments_small import small_setup
 
@@ -56,45 +61,32 @@ def test_removers_of_one_name_are_refused(setup: Setup) -> None:
         replace(setup, removers=setup.removers[:1] * 2).bench()
 
 
-def test_lesions_of_members_join_as_the_ensembles(bench: Bench, sample: Sample) -> None:
-    image = bench.shown(sample, sample.frame.stored)
-    together = localise(bench.ensemble, image, sample.label, bench.params.lesion)
-    joined = Scene(bench, sample).lesions()
-    assert set(joined.boxes) == set(together.boxes)
-    assert np.array_equal(joined.mask, together.mask)
-    assert joined.source == together.source
-
-
-def test_transformers_count_only_where_convolutions_see_nothing() -> None:
-    mask = np.zeros((4, 4), np.bool_)
-    parts = {
-        source: Lesions(boxes=(Box(x0=i, y0=0, x1=4, y1=4),), mask=mask, source=source)
-        for i, source in enumerate(("cnn", "transformer", "central"))
-    }
-    for kept in ("cnn", "transformer", "central"):
-        joined = union(list(parts.values()))
-        assert joined.source == kept
-        assert joined.boxes == parts.pop(kept).boxes
-    with pytest.raises(InvalidParameter, match="no lesions"):
-        union([])
-
-
 def test_black_box_rows_never_ask_the_member_left_out(
     bench: Bench, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-
-    def spy(ensemble: object, *rest: object) -> Lesions:
-        asked.extend(ensemble.names)  # type: ignore[attr-defined]
-        return localise(ensemble, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(benches, "localise", spy)
+    for member in bench.ensemble.members:
+        watched = partial(_watched, asked, member.name)
+        monkeypatch.setattr(member, "forward", watched(member.forward))
     scene = Scene(bench, sample)
-    scene.plain("without:first")
-    assert asked == ["second"]
+    result = bench.protector("without:first").finish(
+        scene.plain("without:first"), seed=scene.seed
+    )
+    assert set(asked) == {"second"}
+    assert result.report.ensemble == "pair without first"
+    # δ is the product's: it is made around the lesions that all members see.
     scene.product("without:first")
-    # δ is the product's, so it is made with all members; each is asked once.
-    assert sorted(asked) == ["first", "second"]
+    assert set(asked) == {"first", "second"}
+
+
+def _watched(
+    asked: list[str], name: str, forward: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    def watching(x: torch.Tensor) -> torch.Tensor:
+        asked.append(name)
+        return forward(x)
+
+    return watching
 
 
 def test_delta_is_shared_but_kept_off_the_boxes_of_a_row(
@@ -165,7 +157,7 @@ def test_the_budget_plan_keeps_the_budget(bench: Bench, sample: Sample) -> None:
     gradient = records[-2]
     assert gradient.strategy == "gradient"
     assert gradient.gradients > 0
-    assert "## By member" in "\n".join(budget.page(records, 12).body)
+    assert "## By member" in "\n".join(budget_page.page(records, 12).body)
 
 
 def test_authorised_recovery_is_exact(bench: Bench, sample: Sample) -> None:

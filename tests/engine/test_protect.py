@@ -12,7 +12,8 @@ import torch
 from engine.errors import InvalidParameter, NoFeasiblePlacement
 from engine.lesion.boxes import overlaps
 from engine.params import DeltaParams, LesionParams, ProtectParams, SearchParams
-from engine.protect import Prepared, ProtectedFrame, Protector
+from engine.protection.protector import Protector
+from engine.protection.values import Prepared, ProtectedFrame
 from engine.recover import recover
 from engine.rendering import render
 from engine.types import Box, Frame, Rendering

@@ -1,0 +1,3 @@
+"""Protects frames: mask, δ, search on I + δ, blend, verify."""
+
+from __future__ import annotations

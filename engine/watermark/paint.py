@@ -80,9 +80,9 @@ class GridPainter:
         """
         column, row = self.maker.native_place(place, sit)
         if self.maker.geometry.reduction == 1:
-            return self._view.resampled((column, row), alpha, self._whole(sit))
+            return self._view.mark((column, row), alpha, self._whole(sit))
         planes, corner = self._draw_between(sit, column, row)
-        return self._view.resampled(corner, alpha, planes)
+        return self._view.mark(corner, alpha, planes)
 
     def _recolour(self, hue: float, saturation: float, value: float) -> _Planes:
         """Recolour the logo at preview size, ``(h, w, 4)``, 0 to 255."""

@@ -7,7 +7,7 @@ always by the same function, so the search and the final check see alike.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -172,36 +172,13 @@ class GridView:
         Native size and grid.
     columns, rows
         The resize from preview size along each axis.
-    device
-        Where marks made of tensors lie.
     """
 
     geometry: Geometry
     columns: Axis
     rows: Axis
-    device: torch.device
 
-    def mark(self, place: tuple[int, int], alpha: int, patch: torch.Tensor) -> GridMark:
-        """Resample a mark at a native position onto the grid.
-
-        Parameters
-        ----------
-        place
-            Native column and row of the patch.
-        alpha
-            Opacity byte.
-        patch
-            ``(4, h, w)`` float32 premultiplied RGBA at preview size.
-        """
-        h, w = patch.shape[1:]
-        reduction = self.geometry.reduction
-        x = min(round(place[0] * reduction), self.columns.length - w)
-        y = min(round(place[1] * reduction), self.rows.length - h)
-        planes = patch.permute(1, 2, 0).cpu().numpy() * np.float32(LEVELS)
-        mark = self.resampled((x, y), alpha, np.ascontiguousarray(planes))
-        return replace(mark, patch=mark.patch.to(self.device))
-
-    def resampled(
+    def mark(
         self, place: tuple[int, int], alpha: int, planes: NDArray[np.float32]
     ) -> GridMark:
         """Resample a mark at a place of the preview onto the grid, on the CPU.
@@ -231,12 +208,11 @@ class GridView:
         return GridMark(x=left, y=top, alpha=alpha, patch=patch)
 
 
-def grid_view(geometry: Geometry, device: torch.device | None = None) -> GridView:
-    """Make the view of frames of one geometry, marks on the CPU unless told."""
+def grid_view(geometry: Geometry) -> GridView:
+    """Make the view of frames of one geometry."""
     columns, rows = geometry.preview
     return GridView(
         geometry=geometry,
         columns=axis(columns, geometry.side),
         rows=axis(rows, geometry.side),
-        device=device or torch.device("cpu"),
     )

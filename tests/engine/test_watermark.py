@@ -25,8 +25,8 @@ from engine.watermark.maker import PatchMaker
 from engine.watermark.paint import GridPainter
 from engine.watermark.patch import render_patch, resize_patch, scaled_size
 from engine.watermark.resample import axis
-from engine.watermark.stored import Mark, add_mark
-from engine.watermark.working import Geometry, grid_view, working_image
+from engine.watermark.stored import add_mark
+from engine.watermark.working import Geometry, working_image
 
 LOGO = load_logo()
 CPU = torch.device("cpu")
@@ -236,41 +236,6 @@ def test_a_batch_equals_its_parts() -> None:
         torch.testing.assert_close(one, blend(host, [mark])[0])
 
 
-@pytest.mark.parametrize("size", [(224, 224), (300, 260), (700, 500), (2500, 1900)])
-def test_the_grid_sees_what_the_native_result_shows(size: tuple[int, int]) -> None:
-    rows, columns = size
-    yy, xx = np.mgrid[:rows, :columns]
-    levels = 110 + 60 * np.sin(xx / columns * 9) + 50 * np.cos(yy / rows * 7)
-    frame = Frame(
-        stored=(levels * 16).astype(np.int32),
-        rendering=Rendering(lo=0.0, hi=4095.0),
-        minimum=0,
-        maximum=4095,
-    )
-    geometry = Geometry(columns=columns, rows=rows)
-    maker = PatchMaker(logo=LOGO, geometry=geometry, sl=2.0, grey=True)
-    one = SIT(rotation=17.0, value=1.1)
-    patch = maker.native(one)
-    x, y = geometry.native_position(40, 60, (patch.shape[1], patch.shape[0]))
-    mark = Mark(x=x, y=y, alpha=140, sit=one, patch=patch)
-    native = add_mark(frame.stored, frame, mark)
-    shown = working_image(native, frame.rendering, CPU)
-    small = maker.preview()(one)
-    w, h = maker.footprint(one)
-    assert w >= patch.shape[1] * 224 / columns
-    assert h >= patch.shape[0] * 224 / rows
-    host = working_image(frame.stored, frame.rendering, CPU)
-    view = grid_view(geometry, CPU)
-    (guessed,) = blend(host, [view.mark((x, y), 140, patch_tensor(small, CPU))])
-    assert (shown - host).abs().max() > 0.3
-    off = (shown - guessed).abs()
-    if geometry.reduction == 1:
-        # Blending and resizing commute but for rounding to stored values.
-        assert off.max() <= 1.5 / 255
-    share = 0.05 if geometry.reduction == 1 else 0.25
-    assert off.mean() < share * (shown - host).abs().mean()
-
-
 def test_resizing_keeps_the_premultiplied_bound() -> None:
     patch = render_patch(LOGO, (112, 62), SIT(), grey=False)
     small = resize_patch(patch, (30, 17))
@@ -323,7 +288,8 @@ def test_the_search_sees_the_final_mark_within_a_level(
         assert inside.mean() < (1.0 if matte == "soft" else 2.0)
         assert off.mean() < 0.3
         if geometry.reduction == 1 and matte == "soft":
-            assert off.max() <= 2.5
+            # Blending and resizing commute but for rounding to stored values.
+            assert off.max() <= (2.0 if min(size) >= 224 else 2.5)
 
 
 def test_marks_of_many_frames_are_blended_in_one_batch() -> None:

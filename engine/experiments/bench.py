@@ -223,8 +223,8 @@ class Bench:
         rows = torch.tensor([said[name] for name in ensemble.names]).double()
         # Logits up to a constant per member, which no way of combining sees.
         logits = rows.clamp(min=_TINY).log()[:, None]
-        mixed = combine(logits, ensemble.weights.to(logits), ensemble.combine)[0]
-        return tuple(round(p, 6) for p in mixed.tolist())
+        said_together = combine(logits, ensemble.weights.to(logits), ensemble.combine)
+        return tuple(round(p, 6) for p in said_together[0].exp().tolist())
 
 
 Said = dict[str, tuple[float, ...]]

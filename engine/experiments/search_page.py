@@ -13,6 +13,7 @@ from engine.experiments.search import STRATEGIES
 from engine.experiments.table import (
     NAMES,
     Line,
+    about_delta,
     black_box,
     curve,
     left_out,
@@ -45,6 +46,7 @@ def page(records: Sequence[MarkRecord]) -> Page:
     return Page(
         title="Searches: white box and black box",
         body=[
+            *about_delta(records),
             *_members(summed),
             *_areas(summed),
             *_ensemble(summed),

@@ -142,11 +142,12 @@ def _measure_chunk(
 
 def _open_journal(journal: Path, digest: str, plan: Plan[R]) -> dict[str, list[R]]:
     """Read the records by image; start a journal where there is none."""
-    if not journal.exists():
+    head, *entries = _read(journal) if journal.exists() else [{}]
+    if not entries:
         journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.write_text("", encoding="utf-8")
         _append(journal, {"fingerprint": digest})
         return {}
-    head, *entries = _read(journal)
     if head.get("fingerprint") != digest:
         raise InvalidParameter(
             f"{journal} holds records of other models, parameters or options; "

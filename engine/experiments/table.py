@@ -171,6 +171,18 @@ def after_changes(group: Sequence[MarkRecord], member: str) -> float:
     return mean(float(c == r.label) for r in group for c in r.changed[member])
 
 
+def with_delta(records: Sequence[MarkRecord]) -> bool:
+    """Whether δ lies under the marks."""
+    return any(r.strategy == DELTA_ONLY for r in records)
+
+
+def about_delta(records: Sequence[MarkRecord]) -> list[str]:
+    """Say whether δ lies under the marks."""
+    if with_delta(records):
+        return ["The product's δ, made once per image, lies under all marks.", ""]
+    return ["No δ: these figures are of the mark alone.", ""]
+
+
 def left_out(record: MarkRecord) -> str:
     """Name of the member a record leaves out."""
     return record.sources.removeprefix(WITHOUT)

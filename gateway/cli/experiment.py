@@ -145,7 +145,8 @@ def budget(  # noqa: PLR0913 - the options of a typer command are its arguments
     json: JsonOption = False,
 ) -> None:
     """Compare strategies and stop rules at one budget, on members left out."""
-    from engine.experiments.budget import STOPS, STRATEGIES, BudgetPlan, page
+    from engine.experiments.budget import STOPS, STRATEGIES, BudgetPlan
+    from engine.experiments.budget_page import page
 
     run = _Run(
         data=data,

@@ -97,6 +97,13 @@ def test_a_session_goes_on_where_it_was_cut(setup: Setup, tmp_path: Path) -> Non
     assert run_session(setup, Looking(), 3, journal).records == second.records
 
 
+def test_a_journal_without_records_is_begun_again(setup: Setup, tmp_path: Path) -> None:
+    journal = tmp_path / "new" / "journal.jsonl"
+    run_session(setup, Looking(), 0, journal)
+    assert len(run_session(setup, Looking(option=2), 1, journal).records) == 1
+    assert len(journal.read_text(encoding="utf-8").splitlines()) == 2
+
+
 @pytest.mark.parametrize("other", ["seed", "option", "models"])
 def test_a_journal_of_something_else_is_refused(
     setup: Setup, tmp_path: Path, other: str

@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from engine.experiments import authorise, budget, paper, removers_page, search_page
+from engine.experiments import authorise, budget_page, paper, removers_page, search_page
 from engine.experiments.authorise import StageRecord
 from engine.experiments.bench import Setup
-from engine.experiments.budget import BudgetPlan, best, pools
+from engine.experiments.budget import BudgetPlan
+from engine.experiments.budget_page import best, pools
 from engine.experiments.document import Circumstances, Headline, Page, write_page
 from engine.experiments.images import Selection
 from engine.experiments.marked import MarkRecord
@@ -107,13 +108,15 @@ def test_the_best_keeps_the_mark_discreet() -> None:
 
 
 def test_the_budget_page_says_whether_the_target_is_met() -> None:
-    text = _markdown(budget.page(_pairs(), 128))
+    text = _markdown(budget_page.page(_pairs(), 128))
     assert "Gradient-guided with stop rule `never`" in text
     assert "met by the best" in text
     assert "not met" not in text
     # Each of the two pairs left right by the control and misled by the gradient.
     assert "-50.0" in text
-    assert "after the same changes on" not in _markdown(budget.page(_pairs()[1:], 128))
+    assert "after the same changes on" not in _markdown(
+        budget_page.page(_pairs()[1:], 128)
+    )
 
 
 def _searches() -> list[MarkRecord]:

@@ -186,7 +186,7 @@ def test_a_binary_matte_drops_what_is_less_than_half_opaque(side: int) -> None:
     patch = maker.native(SIT())
     assert set(np.unique(patch[..., 3])) == {255}
     assert patch.shape[1] == pytest.approx(side // 4, abs=4)
-    assert set(np.unique(patch[..., :3])) <= {199, 200, 201}
+    assert np.abs(patch[..., :3].astype(int) - 200).max() <= 2
     mark = GridPainter(maker).mark((0, 0), 255, SIT())
     left = mark.patch[3, :, : 224 // 4 - 4]
     assert left.max() == 0

@@ -21,14 +21,17 @@ from typing_extensions import override
 from engine.search.candidate import Candidate
 from engine.search.populate import scatter, transforms, with_alpha
 from engine.search.strategy import GRADIENT_COST, Ask, Strategy
-from engine.types import SIT
+from engine.types import LEVELS, SIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from engine.search.candidate import Judged
     from engine.search.show import Gallery
     from engine.search.space import Space
+    from engine.watermark.blend import GridMark
 
 _COARSE: Final = 2
 """Grid pixels per pixel of the correlation: positions need not be finer."""
@@ -196,26 +199,35 @@ class GradientGuided(Strategy):
 
     def _scored(self, tries: Sequence[_Try], slope: Slope) -> list[Candidate]:
         """Place each try where its first-order loss is least; the best first."""
-        found = [self._best_place(one, slope) for one in tries]
+        corner = [Candidate(x=0, y=0, alpha=LEVELS, sit=one.sit) for one in tries]
+        scores = slope.scores([self._gallery.mark(one) for one in corner])
+        found = [
+            self._best_place(one, its) for one, its in zip(tries, scores, strict=True)
+        ]
         ordered = sorted((f for f in found if f), key=lambda pair: pair[0])
         return [candidate for _, candidate in ordered]
 
-    def _best_place(self, one: _Try, slope: Slope) -> tuple[float, Candidate] | None:
-        free = self.space.region.free(self.space.size(one.sit))
+    def _best_place(
+        self, one: _Try, scores: NDArray[np.float32]
+    ) -> tuple[float, Candidate] | None:
+        """Best feasible place of a try by its scores per unit of α, with its loss."""
+        free = self.space.region.free(self.space.size(one.sit))[::_COARSE, ::_COARSE]
         if one.at is not None and free.size:
             x, y, reach = one.at
             rows, columns = np.ogrid[: free.shape[0], : free.shape[1]]
-            free = free & (np.hypot(columns - x, rows - y) <= reach)
+            away = np.hypot(columns * _COARSE - x, rows * _COARSE - y)
+            free = free & (away <= max(reach, _COARSE))
         if not free.any():
             return None
-        probe = Candidate(x=0, y=0, alpha=255, sit=one.sit)
-        scores = slope.scores(self._gallery, probe, free)
-        row, column = np.unravel_index(int(np.argmin(scores)), scores.shape)
-        value = float(scores[row, column])
+        masked = np.where(free, scores[: free.shape[0], : free.shape[1]], np.inf)
+        row, column = np.unravel_index(int(np.argmin(masked)), masked.shape)
+        value = float(masked[row, column])
         params = self.space.params
         alpha = one.alpha or (params.alpha_max if value < 0 else params.alpha_min)
-        place = Candidate(x=int(column), y=int(row), alpha=alpha, sit=one.sit)
-        return value * alpha / 255, place
+        place = Candidate(
+            x=int(column) * _COARSE, y=int(row) * _COARSE, alpha=alpha, sit=one.sit
+        )
+        return value * alpha / LEVELS, place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,8 +247,8 @@ class _Try:
 class Slope:
     """A gradient in the frequency domain, ready to be correlated with logos.
 
-    ``spectrum`` is ``(4, S, S/2 + 1)`` complex: of g per channel, then of the sum
-    of g X over the channels, negated, at the coarse size S.
+    ``spectrum`` is ``(4, S, S/2 + 1)`` complex: of g per channel and of the sum of
+    g X over the channels, negated, at the coarse side S.
     """
 
     spectrum: torch.Tensor = field(repr=False)
@@ -253,15 +265,26 @@ class Slope:
         """Add another one: gradients at several marks, smoothed."""
         return Slope(spectrum=self.spectrum + other.spectrum, side=self.side)
 
-    def scores(
-        self, gallery: Gallery, probe: Candidate, free: np.ndarray
-    ) -> np.ndarray:
-        """First-order loss per unit of α at each position, inf where not free."""
-        patch = gallery.mark(probe).patch
-        coarse = avg_pool2d(patch[None], _COARSE, ceil_mode=True)[0]
-        logo = torch.fft.rfft2(coarse, s=(self.side, self.side))
-        both = (self.spectrum * logo.conj()).sum(0)
-        maps = torch.fft.irfft2(both, s=(self.side, self.side)).cpu().numpy()
-        rows, columns = free.shape
-        whole = np.kron(maps, np.ones((_COARSE, _COARSE), maps.dtype))
-        return np.where(free, whole[:rows, :columns], np.inf)
+    def scores(self, marks: Sequence[GridMark]) -> NDArray[np.float32]:
+        """First-order loss per unit of α at every coarse position.
+
+        Parameters
+        ----------
+        marks
+            N logos painted at the upper-left corner of the grid.
+
+        Returns
+        -------
+        NDArray[np.float32]
+            ``(N, S, S)``; where a logo would leave the grid it wraps around, so
+            only feasible positions mean anything.
+        """
+        canvas = torch.zeros(len(marks), 4, self.side * _COARSE, self.side * _COARSE)
+        for sheet, mark in zip(canvas, marks, strict=True):
+            h, w = mark.patch.shape[1:]
+            sheet[:, mark.y : mark.y + h, mark.x : mark.x + w] = mark.patch
+        coarse = avg_pool2d(canvas, _COARSE).to(self.spectrum.device)
+        product = (self.spectrum * torch.fft.rfft2(coarse).conj()).sum(1)
+        maps = torch.fft.irfft2(product, s=(self.side, self.side))
+        found: NDArray[np.float32] = maps.cpu().numpy()
+        return found

@@ -36,6 +36,9 @@ class BudgetPlan:
         How many members each image leaves out in turn, at most all.
     delta
         Whether the product's δ is under the marks.
+    robust_changes
+        Under how many random changes the finalists of the last stop rule are
+        ranked again, as rows of their own; 0 for none.
     """
 
     strategies: tuple[Strategy, ...] = STRATEGIES
@@ -43,6 +46,7 @@ class BudgetPlan:
     queries: int = 128
     left_out: int = 1
     delta: bool = False
+    robust_changes: int = 0
 
     @property
     def name(self) -> str:
@@ -64,5 +68,16 @@ class BudgetPlan:
                 Case(strategy=s, sources=sources, stop=stop, budget=self.queries)
                 for stop in self.stops
                 for s in self.strategies
+            ]
+            cases += [
+                Case(
+                    strategy=s,
+                    sources=sources,
+                    stop=self.stops[-1],
+                    budget=self.queries,
+                    robust_changes=self.robust_changes,
+                )
+                for s in self.strategies
+                if self.robust_changes
             ]
         return measure_cases(bench, sample, cases, delta=self.delta, changes=True)

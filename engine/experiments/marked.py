@@ -40,13 +40,21 @@ class Case:
     """One search: how, on which models, until when.
 
     ``sources`` as in `engine.experiments.bench.Bench.sources`; ``strategy``,
-    ``stop`` and ``budget`` as in `engine.params.SearchParams`.
+    ``stop``, ``budget`` and ``robust_changes`` as in `engine.params.SearchParams`.
     """
 
     strategy: Strategy
     sources: str
     stop: str = "ensemble"
     budget: int = 0
+    robust_changes: int = 0
+
+    @property
+    def rule(self) -> str:
+        """The stop rule, and under how many changes finalists are ranked again."""
+        if not self.robust_changes:
+            return self.stop
+        return f"{self.stop}, {self.robust_changes} changes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +66,8 @@ class MarkRecord:
     image, label
         CLASS/FILE and the index of its true class.
     strategy, sources, stop, budget
-        As in `Case`; the strategy may also be `ORIGINAL` or `DELTA_ONLY`.
+        As in `Case`, ``stop`` its rule; the strategy may also be `ORIGINAL` or
+        `DELTA_ONLY`.
     placed
         Whether the mark had a place; without one the image stays as it is.
     seen
@@ -190,13 +199,13 @@ def _searched(scene: Scene, prepared: Prepared, case: Case) -> _Made:
         strategy=case.strategy,
         stop=case.stop,
         budget=case.budget,
-        robust_changes=0,
+        robust_changes=case.robust_changes,
     )
     protector = scene.bench.protector(case.sources, search=search)
     record = replace(
         _record(scene, case.strategy),
         sources=case.sources,
-        stop=case.stop,
+        stop=case.rule,
         budget=case.budget,
     )
     clock = time.perf_counter()

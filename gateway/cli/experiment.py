@@ -36,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Measure what protection achieves on labelled images."
 )
 
-IMAGES: Final = {"search": 40, "budget": 60, "removers": 20, "authorise": 40}
+IMAGES: Final = {"search": 40, "budget": 50, "removers": 20, "authorise": 40}
 """Images of each table where nothing else is asked for."""
 
 DataOption = Annotated[
@@ -134,6 +134,12 @@ def budget(  # noqa: PLR0913 - the options of a typer command are its arguments
     strategy: Annotated[
         list[str] | None, typer.Option(help="Strategy; by default all.")
     ] = None,
+    robust_changes: Annotated[
+        int,
+        typer.Option(
+            help="Also rank finalists of the last rule under so many changes.", min=0
+        ),
+    ] = 0,
     left_out: LeftOutOption = 1,
     delta: DeltaOption = False,
     out: OutOption = OUT,
@@ -170,8 +176,11 @@ def budget(  # noqa: PLR0913 - the options of a typer command are its arguments
         queries=queries,
         left_out=left_out,
         delta=delta,
+        robust_changes=robust_changes,
     )
     options = ["--queries", str(queries), *_left_out(left_out, delta=delta)]
+    if robust_changes:
+        options += ["--robust-changes", str(robust_changes)]
     options += [part for one in stop or () for part in ("--stop", one)]
     options += [part for one in strategy or () for part in ("--strategy", one)]
     _measure(run, plan, lambda records: page(records, queries), options)

@@ -150,9 +150,11 @@ def test_the_search_plan_covers_every_choice_of_sources(
 
 
 def test_the_budget_plan_keeps_the_budget(bench: Bench, sample: Sample) -> None:
-    plan = BudgetPlan(queries=12, stops=("never",))
+    plan = BudgetPlan(queries=12, stops=("never",), robust_changes=2)
     records = plan.measure(bench, sample)[1:]
-    assert [r.strategy for r in records] == ["random", *budget.STRATEGIES]
+    rules = {r.stop for r in records if r.strategy == "he"}
+    assert rules == {"never", "never, 2 changes"}
+    assert [r.strategy for r in records] == ["random", *budget.STRATEGIES * 2]
     assert all(0 < r.queries <= 12 for r in records)
     gradient = records[-2]
     assert gradient.strategy == "gradient"

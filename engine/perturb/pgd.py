@@ -80,7 +80,8 @@ def craft_deltas(
     and projected once more at the end, so that nothing moves afterwards.
 
     What becomes of an image does not depend on the others, but for the rounding
-    of shared batches, which may turn the sign of gradients next to zero.
+    of shared batches. Where it turns the sign of a gradient next to zero, a
+    whole step follows: entries drift apart over many steps, the effect does not.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ class RemoverParams:
         "mini", "wdnet" or "splitnet", see `engine.removal.losses`.
     adversary
         Whether to train against a discriminator as WDNet was; off by default,
-        for it costs a third more time and a small network does as well without.
+        for it costs time and small networks remove marks well without.
     perceptual
         File with VGG16's convolutions for the perceptual term; empty for none,
         since the package ships no such weights.

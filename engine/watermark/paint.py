@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     _Planes = NDArray[np.float32]
 
-_KEPT: Final = 4
+_KEPT: Final = 1
 """Drawn logos kept: neighbours in a batch often share a transform. More would
-only displace the rest of the batch from the caches of the processor."""
+only displace what is being worked on from the caches of the processor."""
 
 _FINER: Final = 1.5
 """How much finer than the preview of a large frame the logo is kept: a place

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from engine.params.checking import check
 from engine.params.stop import StopRule
 
 Strategy = Literal["random", "he", "he-sit", "random-sit", "gradient", "cma-es"]
 """How a place for the mark is sought; see `SearchParams`."""
+
+BEYOND: Final = frozenset({"gradient", "cma-es"})
+"""Strategies that the paper does not have."""
+
+BUDGET: Final = 128
+"""Image queries of these where none are named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +47,9 @@ class SITRanges:
 class SearchParams:
     """Parameters of Algorithm 3 and of what goes beyond it; the paper's symbols.
 
+    The default goes beyond the paper; ``strategy="he-sit"`` alone is the paper's
+    search, with its stop rule and budget.
+
     Attributes
     ----------
     strategy
@@ -49,10 +58,12 @@ class SearchParams:
         then judged and refined) and ``cma-es`` (both beyond the paper).
     stop
         When the search ends: ``ensemble`` (the paper), ``vote:M``, ``all``,
-        ``margin:K`` or ``never``; see `engine.params.stop.StopRule`.
+        ``margin:K`` or ``never``; see `engine.params.stop.StopRule`. ``auto`` is
+        ``never`` for the strategies beyond the paper and ``ensemble`` for its own.
     budget
-        Most image queries, 0 for what the strategy itself comes to (338 for
-        HE-SIT at the paper's values). A backward pass counts as two more.
+        Most image queries; a backward pass counts as two more. 0 is 128 for the
+        strategies beyond the paper and otherwise what Algorithm 3 comes to (at
+        most 338 at the paper's values).
     sl
         Logo scale of Eq. 5.
     n_p, n_g
@@ -92,8 +103,8 @@ class SearchParams:
         are ranked again before one is chosen; 0 for none.
     """
 
-    strategy: Strategy = "he-sit"
-    stop: str = "ensemble"
+    strategy: Strategy = "cma-es"
+    stop: str = "auto"
     budget: int = 0
     sl: float = 2.0
     n_p: int = 15
@@ -135,9 +146,17 @@ class SearchParams:
             holds=0 <= self.robust_changes <= 16,
             message=f"robust_changes={self.robust_changes}: must lie in 0..16",
         )
-        StopRule.parse(self.stop)
+        if self.stop != "auto":
+            StopRule.parse(self.stop)
 
     @property
     def stop_rule(self) -> StopRule:
         """The rule that `stop` names."""
+        if self.stop == "auto":
+            return StopRule(kind="never" if self.strategy in BEYOND else "ensemble")
         return StopRule.parse(self.stop)
+
+    @property
+    def limit(self) -> int:
+        """Most image queries, 0 for what Algorithm 3 comes to."""
+        return self.budget or (BUDGET if self.strategy in BEYOND else 0)

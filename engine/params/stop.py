@@ -60,5 +60,5 @@ class StopRule:
         if kind in {"ensemble", "all", "never"} and not colon:
             return cls(kind=kind)  # type: ignore[arg-type]  # narrowed by the test
         raise InvalidParameter(
-            f"stop rule {text!r}: write ensemble, vote:M, all, margin:K or never"
+            f"stop rule {text!r}: write auto, ensemble, vote:M, all, margin:K or never"
         )

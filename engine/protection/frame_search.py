@@ -134,7 +134,7 @@ def set_up(
         objective=objective,
         gallery=Gallery(start.space.maker, prepared.shown),
         confirm=trial.confirm,
-        budget=search.budget,
+        budget=search.limit,
         steady=_steady(setting.judges, objective, search, seed),
         tick=tick,
     )

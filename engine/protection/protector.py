@@ -269,7 +269,7 @@ class Protector:
         except NoFeasiblePlacement as error:
             return error
         bound = search.start.strategy.bound
-        counter.expect(min(bound, params.search.budget or bound))
+        counter.expect(min(bound, params.search.limit or bound))
         return search
 
     def _done(

@@ -14,8 +14,7 @@ from cmaes import CMA  # type: ignore[import-untyped]
 from typing_extensions import override
 
 from engine.search.candidate import Candidate
-from engine.search.evolve import natural_budget
-from engine.search.populate import DRAWS, on_grid, scatter, transforms, with_alpha
+from engine.search.populate import anywhere, with_alpha
 from engine.search.strategy import Ask, Strategy
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.search.candidate import Judged
-    from engine.search.populate import Place
     from engine.search.space import Space
 
 RANDOM_SHARE: Final = 0.4
@@ -248,18 +246,11 @@ def covariance_search(
 ) -> Covariance | None:
     """Make a CMA-ES search; None where the logo has no place.
 
-    Its budget is `SearchParams.budget`, or what HE-SIT comes to.
+    Its budget is `SearchParams.limit`.
     """
-    params = space.params
-    budget = params.budget or natural_budget(
-        len(on_grid(space, generator)), space, params.n_g
-    )
+    budget = space.params.limit
     count = -int(-budget * RANDOM_SHARE // 1)
-    places: list[Place] = []
-    for _ in range(DRAWS):
-        # Near lesions many transforms have no place; others have.
-        sits = transforms(space, count - len(places), generator)
-        places += scatter(space, sits, generator)
+    places = anywhere(space, count, generator)
     if not places:
         return None
     return Covariance(space, with_alpha(places, space, generator), budget, generator)

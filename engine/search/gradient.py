@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 from typing_extensions import override
 
 from engine.search.candidate import Candidate
-from engine.search.populate import scatter, transforms, with_alpha
+from engine.search.populate import anywhere, with_alpha
 from engine.search.strategy import GRADIENT_COST, Ask, Strategy
 from engine.types import LEVELS, SIT
 
@@ -100,7 +100,7 @@ class GradientGuided(Strategy):
         self._round = 0
         self._mean: Slope | None = None
         count = max(1, round(budget * self.plan.explored))
-        places = scatter(space, transforms(space, count, generator), generator)
+        places = anywhere(space, count, generator)
         self._ask = Ask(with_alpha(places, space, generator))
 
     @property

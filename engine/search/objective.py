@@ -91,8 +91,9 @@ class Objective:
         When a candidate is good enough.
     label_free
         For images no ensemble was trained on, where a class name says nothing:
-        whole generations are judged, and of the candidates that change the
-        prediction the one is taken that moves the features the most.
+        whole generations are judged (all of them under ``never``), and of the
+        candidates that change the prediction the one is taken that moves the
+        features the most.
     """
 
     ensemble: Ensemble

@@ -120,7 +120,8 @@ def _attempts(space: Space, generator: np.random.Generator) -> Iterator[SIT]:
     """
     alone = not transforming(space.params) or space.params.sit_scope == "image"
     sit = SIT()
-    for sit in transforms(space, 1 if alone else DRAWS, generator):
+    for _ in range(1 if alone else DRAWS):
+        (sit,) = transforms(space, 1, generator)
         yield sit
     if not alone:
         yield replace(sit, rotation=0.0)

@@ -144,7 +144,8 @@ class Task:
         if not self.objective.label_free:
             found = [i for i in everyone if self.judged[i].judgement.success]
             return self._ranked(found) if over else []
-        if not (over or self.strategy.generation > generation):
+        patient = self.objective.stop.kind == "never"
+        if not over and (patient or self.strategy.generation == generation):
             return []
         return self._most_moved(
             [i for i in everyone if self.judged[i].judgement.success]

@@ -161,16 +161,14 @@ def _evolving(space: Space, generator: np.random.Generator) -> _Made | None:
 
 
 def _gradient(space: Space, generator: np.random.Generator) -> _Made | None:
-    """First-order scores of every place; the budget of HE-SIT by default."""
-    initial = len(on_grid(space, generator))
-    if not initial:
+    """First-order scores of every place, judged and refined."""
+    if not anywhere(space, 1, generator):
         return None
-    budget = space.params.budget or natural_budget(initial, space, space.params.n_g)
-    return _Made(strategy=GradientGuided(space, budget, generator))
+    return _Made(strategy=GradientGuided(space, space.params.limit, generator))
 
 
 def _cma_es(space: Space, generator: np.random.Generator) -> _Made | None:
-    """Random candidates, then CMA-ES; the budget of HE-SIT by default."""
+    """Random candidates, then CMA-ES."""
     strategy = covariance_search(space, generator)
     return _Made(strategy=strategy) if strategy else None
 

@@ -165,10 +165,10 @@ def test_the_budget_is_spent_and_kept() -> None:
     assert all(space.feasible(one.candidate) for one in found)
 
 
-def test_without_a_budget_it_has_that_of_evolution() -> None:
+def test_without_a_budget_it_has_128_queries() -> None:
     search = _search(_space())
     assert search is not None
-    assert search.bound == 96 + 2 * 120
+    assert search.bound == 128
 
 
 def test_a_space_of_few_candidates_ends_the_search() -> None:

@@ -83,8 +83,8 @@ class Source:
 
     def _splits(self) -> dict[str, Listing]:
         splits = self._published()
-        whole = splits.get("")
-        if whole is None:
+        whole = splits.get("") or splits.get("train")
+        if whole is None or "test" in splits:
             return splits
         return self._divided(whole) if self.test_share else {"train": whole}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -342,7 +343,10 @@ def test_three_to_one_by_group_and_class(tmp_path: Path) -> None:
     again = Source(path=table, test_share=0.25, seed=4).split("test")
     other = Source(path=table, test_share=0.25, seed=5).split("test")
     assert again == held != other
+    # A folder of classes, and one with a training split only.
     assert len(Source(path=train, test_share=0.25).split("test").samples) == 9
+    shutil.rmtree(tmp_path / "test")
+    assert len(Source(path=tmp_path, test_share=0.25).split("test").samples) == 9
 
 
 def test_a_published_test_split_is_left_as_it_is(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_planted_weakness_is_found_and_deepened() -> None:
 
 
 def test_the_first_success_ends_it_under_the_papers_rule() -> None:
-    outcome = _search(128)
+    outcome = _search(128, stop="ensemble")
     assert outcome.success
     assert outcome.queries == outcome.first_error
 

@@ -323,3 +323,43 @@ def test_an_axis_resizes_as_the_working_image_does(
     placed = np.zeros(side, np.float32)
     placed[low : low + len(made)] = made[:, 0]
     np.testing.assert_allclose(placed, expected, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(32, 500), st.integers(32, 500), _draws(), st.data())
+def test_the_native_mark_leaves_its_footprint_by_half_a_pixel_at_most(
+    columns: int, rows: int, one: SIT, data: st.DataObject
+) -> None:
+    geometry = Geometry(columns=columns, rows=rows)
+    maker = PatchMaker(
+        logo=LOGO,
+        geometry=geometry,
+        sl=2.0,
+        grey=True,
+        shrink=data.draw(st.floats(0.3, 1)),
+    )
+    w, h = maker.footprint(one)
+    if w > 224 or h > 224:
+        return
+    x, y = data.draw(st.integers(0, 224 - w)), data.draw(st.integers(0, 224 - h))
+    mark = maker.mark((x, y), 100, one)
+    high, wide = mark.patch.shape[:2]
+    assert 0 <= mark.x <= columns - wide
+    assert 0 <= mark.y <= rows - high
+    # Half a native pixel: on frames of 112 and more that is less than the grid
+    # pixel which the search keeps clear around a footprint.
+    assert mark.x * 224 >= x * columns - 112
+    assert (mark.x + wide) * 224 <= (x + w) * columns + 112
+    assert mark.y * 224 >= y * rows - 112
+    assert (mark.y + high) * 224 <= (y + h) * rows + 112
+
+
+def test_blending_never_asks_the_device() -> None:
+    # A meta tensor has no values: whoever looked at one would raise.
+    hosts = torch.empty((2, 3, 50, 50), device="meta")
+    patch = patch_tensor(render_patch(LOGO, (20, 12), SIT(), grey=False), CPU)
+    marks = [GridMark(x=i, y=2, alpha=9, patch=patch[:, :, i:]) for i in range(3)]
+    made = blend_many(hosts, [0, 1, 0], marks)
+    assert made.device.type == "meta"
+    assert made.shape == (3, 3, 50, 50)
+    assert blend(hosts[0], marks).shape == (3, 3, 50, 50)

@@ -10,7 +10,7 @@ from engine.errors import InvalidParameter
 from engine.params import SITRanges
 from engine.removal.composites import MarkRanges
 from engine.removal.losses import LOSSES
-from engine.removal.splitnet import SplitNetSizes
+from engine.removal.resunet import SplitNetSizes
 from engine.removal.wdnet import WDNetSizes
 
 
@@ -25,7 +25,7 @@ class RemoverParams:
     architecture, arguments
         "wdnet" or "splitnet", and the sizes to change, see
         `engine.removal.wdnet.WDNetSizes` and
-        `engine.removal.splitnet.SplitNetSizes`.
+        `engine.removal.resunet.SplitNetSizes`.
     loss
         "mini", "wdnet" or "splitnet", see `engine.removal.losses`.
     adversary

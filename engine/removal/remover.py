@@ -60,7 +60,7 @@ def build_network(architecture: str, arguments: dict[str, Any]) -> RemovalNetwor
         "wdnet" or "splitnet".
     arguments
         Sizes to change, see `engine.removal.wdnet.WDNetSizes` and
-        `engine.removal.splitnet.SplitNetSizes`.
+        `engine.removal.resunet.SplitNetSizes`.
 
     Raises
     ------

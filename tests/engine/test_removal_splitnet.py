@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.removal.splitnet import (
-    Gate,
-    MaskAttention,
-    SplitNet,
-    SplitNetSizes,
-    implied_opacity,
-)
+from engine.removal.resunet import Gate, MaskAttention, SplitNetSizes
+from engine.removal.splitnet import SplitNet, implied_opacity
 from tests.engine.removal_small import SMALL, small_network, small_truth
 
 

@@ -46,9 +46,9 @@ def localise(
 ) -> Lesions:
     """Find lesion boxes for the class the ensemble sees.
 
-    The union over the convolutional members; the transformers where no
-    convolutional map has a peak (or all members at once, see
-    `LesionParams.surrogates`); where none has, the regions that were given;
+    The union over the most accurate convolutional members (`LesionParams.most`);
+    the transformers where no convolutional map has a peak (or all members at
+    once, see `LesionParams.surrogates`); where none has, the regions that were given;
     without any, a central box or a refusal.
 
     Parameters
@@ -160,12 +160,19 @@ def _surrogates(
     ensemble: Ensemble, params: LesionParams
 ) -> Iterator[tuple[str, list[Classifier]]]:
     """Yield groups of members to ask in turn, until one finds something."""
-    members = list(ensemble.members)
+    members = sorted(ensemble.members, key=_accuracy, reverse=True)
     if params.surrogates == "all":
-        yield "all", members
+        yield "all", members[: params.most or None]
         return
-    yield "cnn", [m for m in members if m.cam_reshape is None]
-    yield "transformer", [m for m in members if m.cam_reshape is not None]
+    for source, tokens in (("cnn", False), ("transformer", True)):
+        group = [m for m in members if (m.cam_reshape is not None) is tokens]
+        yield source, group[: params.most or None]
+
+
+def _accuracy(member: Classifier) -> float:
+    """Test accuracy on a member's card; members without one come last."""
+    card = getattr(member, "card", None)
+    return card.accuracy.value if card is not None and card.accuracy else 0.0
 
 
 def _from_maps(

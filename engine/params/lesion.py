@@ -27,6 +27,9 @@ class LesionParams:
     surrogates
         Members whose maps are joined: ``cnn`` (the transformers only where no
         convolutional map has a peak) or ``all``.
+    most
+        How many of them at most, those of highest accuracy on their cards; 0 for
+        no limit. The paper asks one; every further one takes room from the mark.
     fallback
         Where no map has a peak: ``central`` keeps the middle of the image free,
         ``refuse`` raises `engine.errors.NoLesionFound`.
@@ -40,6 +43,7 @@ class LesionParams:
     margin: int = 0
     resize: Literal["before", "after"] = "before"
     surrogates: Literal["cnn", "all"] = "cnn"
+    most: int = 2
     fallback: Literal["central", "refuse"] = "central"
     relax: bool = False
 
@@ -52,6 +56,7 @@ class LesionParams:
             holds=0 < self.channel_rate <= 1,
             message=f"channel_rate={self.channel_rate}: must be in (0, 1]",
         )
+        check(holds=self.most >= 0, message=f"most={self.most}: must not be negative")
         check(
             holds=0 <= self.margin <= 1024,
             message=f"margin={self.margin}: must lie in 0..1024 grid pixels",

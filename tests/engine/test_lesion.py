@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,13 @@ import torch
 from engine.errors import InvalidFrame, InvalidParameter, ModelError, NoLesionFound
 from engine.lesion.boxes import binarise, central_box, fill, overlaps, region_boxes
 from engine.lesion.cam import activation_map, activation_maps, raw_maps, sampled
-from engine.lesion.localise import localise, localise_many, relaxed
-from engine.models.card import ModelCard
+from engine.lesion.localise import (
+    _surrogates,
+    localise,
+    localise_many,
+    relaxed,
+)
+from engine.models.card import Accuracy, ModelCard
 from engine.models.classifier import Classifier, build_backbone
 from engine.models.ensemble import Ensemble
 from engine.params import LesionParams
@@ -277,3 +285,22 @@ def test_a_central_box_does_not_relax() -> None:
 def test_unusable_parameters_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
         LesionParams(**arguments)
+
+
+def test_only_the_most_accurate_members_are_asked(convolutional: Classifier) -> None:
+    def known(name: str, correct: int) -> Classifier:
+        member = copy.deepcopy(convolutional)
+        member.name = name
+        accuracy = Accuracy(correct=correct, total=100)
+        member.card = dataclasses.replace(member.card, accuracy=accuracy)
+        return member
+
+    ensemble = Ensemble("three", [known("a", 70), known("b", 90), known("c", 80)])
+    image = _images(1)[0]
+    maps = {
+        n: len(localise(ensemble, image, 1, LesionParams(most=n)).maps)
+        for n in (0, 1, 2)
+    }
+    assert maps == {0: 3, 1: 1, 2: 2}
+    groups = dict(_surrogates(ensemble, LesionParams(most=2)))
+    assert [m.name for m in groups["cnn"]] == ["b", "c"]

@@ -135,8 +135,9 @@ def paper_params(architecture: str, images: int) -> RemoverParams:
     -------
     RemoverParams
         For marks as in the data set those were trained on (turned by any angle,
-        opacity 0.3 to 0.7), in pieces of 256 pixels. WDNet's perceptual term
-        needs a weights file and is left to the caller.
+        opacity 0.3 to 0.7), in pieces of 256 pixels. WDNet's batch is not stated
+        where we looked: 8. The perceptual terms need a weights file and are left
+        to the caller.
 
     Raises
     ------
@@ -193,7 +194,7 @@ def describe(params: RemoverParams) -> str:
     terms += " with VGG16 term" if p.perceptual else ""
     stages = [f"{p.steps} steps on loss {terms}"] if p.steps else []
     if p.fine_tune:
-        stages.append(f"{p.fine_tune} steps of Eq. 2")
+        stages.append(f"{p.fine_tune} steps of Eq. 2 at {p.fine_tune_rate:g} of it")
     return (
         f"AdamW, {p.schedule} rate of {p.learning_rate:g}, {', then '.join(stages)}, "
         f"{p.batch} pieces of {p.crop} px of {p.side} px composites (sl {r.sl[0]:g} to "

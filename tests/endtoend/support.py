@@ -68,8 +68,7 @@ protect = true
 [protection]
 max_frames = 50
 params.delta.iterations = 2
-params.search.n_g = 1
-params.search.r_p = 0.001
+params.search.budget = 16
 """
 
 LONG_SECONDS = 240.0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from engine.errors import ModelError
 from engine.models.batches import Batches
 from engine.precision import reduced_precision
 from engine.search.objective import surrogate
@@ -57,10 +58,12 @@ class Judges:
         ------
         OutOfMemory
             Not even one picture fits into the memory of the device.
+        ModelError
+            A member answered with NaN or infinity.
         """
         with torch.inference_mode(), self._precision(pictures.device):
             logits = self._forward(self.ensemble.member_logits, pictures, dim=1)
-        return logits.cpu().double()
+        return self._finite(logits.cpu().double())
 
     def look_back(
         self, pictures: torch.Tensor, labels: Sequence[int]
@@ -84,6 +87,8 @@ class Judges:
         ------
         OutOfMemory
             Not even one picture fits into the memory of the device.
+        ModelError
+            A member answered with NaN or infinity.
         """
         wanted = torch.tensor(list(labels)).to(pictures.device, non_blocking=True)
         said: list[torch.Tensor] = []
@@ -103,7 +108,20 @@ class Judges:
             return gradient
 
         gradient = self._backward(back, pictures)
-        return torch.cat(said, dim=1).cpu().double(), gradient
+        return self._finite(torch.cat(said, dim=1).cpu().double()), gradient
+
+    def _finite(self, logits: torch.Tensor) -> torch.Tensor:
+        """Refuse what cannot be ranked."""
+        lost = ~logits.isfinite().all(dim=2).all(dim=1)
+        if lost.any():
+            members = zip(self.ensemble.members, lost.tolist(), strict=True)
+            names = ", ".join(m.name for m, is_lost in members if is_lost)
+            raise ModelError(
+                f"member {names} of ensemble {self.ensemble.name!r} answered with no "
+                "finite numbers: its weights are damaged or do not suit the device's "
+                "arithmetic; evaluate it, or leave it out"
+            )
+        return logits
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext() if self._precise else reduced_precision(device)

@@ -127,6 +127,7 @@ def page(records: Sequence[MarkRecord], queries: int) -> Page:
             *about_delta(records),
             *_main(pooled, records),
             *_by_member(pooled),
+            *_by_class(records, pooled),
             *_compared(records, pooled),
             *_conclusion(pooled),
         ],
@@ -226,6 +227,40 @@ def _by_member(pooled: Sequence[Pool]) -> list[str]:
         "",
         *table(("", *names, "mean"), [*rows, ["pairs", *counts, ""]]),
     ]
+
+
+def _by_class(records: Sequence[MarkRecord], pooled: Sequence[Pool]) -> list[str]:
+    """Show which true classes can be misled: marks may look like one of them."""
+    outside = black_box(records)
+    classes = sorted({_class(r) for r in outside})
+    rows = [
+        [
+            f"{NAMES[one.line.strategy]}, {one.line.stop}",
+            *(
+                percent(
+                    share(
+                        r.right(left_out(r))
+                        for r in outside
+                        if (r.strategy, r.stop) == one.key and _class(r) == name
+                    )
+                )
+                for name in classes
+            ),
+        ]
+        for one in pooled
+    ]
+    return [
+        "## By true class",
+        "",
+        "Accuracy of the member left out. A class that keeps its name under every",
+        "mark is one that marked images of the others are taken for.",
+        "",
+        *table(("", *classes), rows),
+    ]
+
+
+def _class(record: MarkRecord) -> str:
+    return record.image.partition("/")[0]
 
 
 def _answers(records: Sequence[MarkRecord], key: tuple[str, str]) -> list[bool]:

@@ -157,6 +157,11 @@ class SearchParams:
         return StopRule.parse(self.stop)
 
     @property
+    def rule(self) -> str:
+        """The stop rule by name, ``auto`` resolved."""
+        return self.stop if self.stop != "auto" else self.stop_rule.kind
+
+    @property
     def limit(self) -> int:
         """Most image queries, 0 for what Algorithm 3 comes to."""
         return self.budget or (BUDGET if self.strategy in BEYOND else 0)

@@ -109,7 +109,7 @@ def _head(pen: Pen, trace: Trace) -> None:
         (40, 22), f"Search for a place for the mark: {params.strategy}", _INK, size=24
     )
     asked = (
-        f"stop rule {params.stop}  |  {len(trace.entries)} marks judged, "
+        f"stop rule {params.rule}  |  {len(trace.entries)} marks judged, "
         f"{trace.queries} image queries counted"
         f"{f' of {params.budget}' if params.budget else ''}  |  "
         f"{count} model{'s' * (count > 1)}: {', '.join(trace.members)}"

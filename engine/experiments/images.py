@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +78,15 @@ def load_sample(
     )
     label = labels.index(name.partition("/")[0])
     return Sample(name=name, label=label, frame=frame, index=index)
+
+
+def at_side(sample: Sample, side: int) -> Sample:
+    """Bring an image to `side` by `side` pixels, as the paper does before all else."""
+    frame = sample.frame
+    levels = Image.fromarray(frame.stored.astype(np.uint8))
+    small = levels.resize((side, side), Image.Resampling.BILINEAR)
+    stored = np.asarray(small).astype(np.int32)
+    return replace(sample, frame=replace(frame, stored=stored))
 
 
 def select(data: Path, ensemble: Ensemble, n: int, seed: int) -> Selection:

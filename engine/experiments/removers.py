@@ -10,6 +10,7 @@ import torch
 
 from engine.errors import NoFeasiblePlacement
 from engine.experiments.bench import Scene, predicted
+from engine.experiments.images import at_side
 from engine.experiments.marked import as_levels, finite
 from engine.metrics import quality, rmse
 from engine.removal.composites import MASK_THRESHOLD
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.experiments.bench import Bench
     from engine.experiments.images import Sample
+    from engine.params import DeltaParams
     from engine.params.delta import Kind
     from engine.protection.values import Prepared
     from engine.removal.remover import Remover
@@ -132,9 +134,16 @@ class RemoversPlan:
     ----------
     after
         Whether δ is also put in after the mark.
+    native
+        Whether images keep their own size. Otherwise they are brought to the grid
+        first, as in the paper: resampling a picture takes most of δ away.
+    lesion_guard
+        Whether δ spares lesion boxes; the paper's does not.
     """
 
     after: bool = True
+    native: bool = False
+    lesion_guard: bool = False
 
     @property
     def name(self) -> str:
@@ -148,9 +157,11 @@ class RemoversPlan:
 
     def measure(self, bench: Bench, sample: Sample) -> list[RemovalRecord]:
         """Measure one image; nothing where its mark has no place."""
+        sample = sample if self.native else at_side(sample, GRID)
         scene = Scene(bench, sample)
+        delta = replace(bench.params.delta, lesion_guard=self.lesion_guard)
         try:
-            inputs = _inputs(scene, after=self.after)
+            inputs = _inputs(scene, delta, after=self.after)
         except NoFeasiblePlacement:
             return []
         outputs = [one for source in inputs for one in _through(bench, source)]
@@ -166,7 +177,7 @@ class RemoversPlan:
         ]
 
 
-def _inputs(scene: Scene, *, after: bool) -> list[_Input]:
+def _inputs(scene: Scene, params: DeltaParams, *, after: bool) -> list[_Input]:
     """All pictures: unmarked controls, marked ones, and δ put in after."""
     plain, removers = scene.plain(), list(scene.bench.removers)
     stored, mask = _marked(scene, plain)
@@ -178,8 +189,7 @@ def _inputs(scene: Scene, *, after: bool) -> list[_Input]:
     crafts += [(kind, group) for group in groups for kind in _CRAFTED]
     for kind, group in crafts:
         against = BOTH if len(group) > 1 else "".join(group)
-        delta = replace(scene.bench.params.delta, kind=kind)
-        prepared = scene.crafted(delta, group)
+        prepared = scene.crafted(replace(params, kind=kind), group)
         control = _input(scene, kind, prepared.host, None)
         one = _input(scene, kind, *_marked(scene, prepared))
         made += [replace(control, against=against), replace(one, against=against)]

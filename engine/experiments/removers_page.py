@@ -91,9 +91,11 @@ def _controls(records: Sequence[RemovalRecord]) -> list[str]:
         )
     return [
         "Marks by HE-SIT with the paper's stop rule on I + δ. Pictures are compared on",
-        "the grid of 224 that models and removers see. The paper reports no row of δ",
-        "without a mark and without a remover; without it nobody can tell what a",
-        "remover does from what δ does by itself.",
+        "the grid of 224 that models and removers see; unless `--native` is given the",
+        "images are brought to it first, as in the paper, and unless `--lesion-guard`",
+        "is, δ acts on lesion boxes too. The paper reports no row of δ without a mark",
+        "and without a remover; without it nobody can tell what a remover does from",
+        "what δ does by itself.",
         "",
         "## Before any remover",
         "",

@@ -192,6 +192,13 @@ def removers(  # noqa: PLR0913 - the options of a typer command are its argument
     data: DataOption,
     n: Annotated[int, typer.Option(help="Images.", min=1)] = IMAGES["removers"],
     after: Annotated[bool, typer.Option(help="Also δ put in after the mark.")] = True,
+    native: Annotated[
+        bool,
+        typer.Option("--native", help="Images at their own size, not at 224 pixels."),
+    ] = False,
+    lesion_guard: Annotated[
+        bool, typer.Option("--lesion-guard", help="Keep δ off lesion boxes.")
+    ] = False,
     out: OutOption = OUT,
     seed: SeedOption = 2023,
     ensemble: EnsembleOption = "brain-mri",
@@ -215,8 +222,13 @@ def removers(  # noqa: PLR0913 - the options of a typer command are its argument
         device=device,
         json=json,
     )
-    options = [] if after else ["--no-after"]
-    _measure(run, RemoversPlan(after=after), page, options)
+    plan = RemoversPlan(after=after, native=native, lesion_guard=lesion_guard)
+    chosen = {
+        "--no-after": not after,
+        "--native": native,
+        "--lesion-guard": lesion_guard,
+    }
+    _measure(run, plan, page, [name for name, is_on in chosen.items() if is_on])
 
 
 @app.command("authorise")

@@ -14,6 +14,7 @@ from engine.errors import InvalidParameter
 from engine.models.ensemble import Ensemble, combine, load_ensemble
 from engine.params import DeltaParams
 from engine.protection.protector import Protector
+from engine.protection.seeds import generator
 from engine.protection.values import Given
 from engine.removal.remover import load_remover
 from engine.watermark.logo import load_logo
@@ -286,7 +287,4 @@ class Scene:
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Draws that depend on seed, image and purpose only."""
-        text = f"{self.bench.params.seed}/{purpose}/{self.sample.name}"
-        return np.random.default_rng(
-            int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
-        )
+        return generator(self.bench.params.seed, purpose, self.seed)

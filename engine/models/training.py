@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.errors import InvalidParameter, ModelError
+from engine.errors import InvalidParameter
 from engine.models.augment import jitter, mix, warp
 from engine.models.average import Average
 from engine.models.card import ModelCard
+from engine.models.checkpoint import read_checkpoint, write_checkpoint
 from engine.models.classifier import Classifier, build_backbone, save_classifier
 from engine.models.compat import channels_last, usable_device
 from engine.models.dataset import Images, Progress, hold_out, load_images
@@ -205,7 +206,6 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write everything needed to go on later."""
         state = {
-            "recipe": describe(self.params),
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "average": self.average.state(),
@@ -214,9 +214,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
         }
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(path, describe(self.params), state)
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote.
@@ -226,12 +224,7 @@ class Trainer:
         ModelError
             If it was written by a training with other parameters.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["recipe"] != describe(self.params):
-            raise ModelError(
-                f"{path}: written by a training with other parameters "
-                f"({state['recipe']}); delete it, or train with those"
-            )
+        state = read_checkpoint(path, describe(self.params))
         self.model.load_state_dict(state["model"])
         self.average.restore(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from engine.errors import InvalidParameter, ModelError
 from engine.models.card import ModelCard
+from engine.models.checkpoint import read_checkpoint, write_checkpoint
 from engine.models.compat import channels_last, usable_device
 from engine.models.dataset import Images, Progress, load_images
 from engine.models.initial import load_initial
@@ -185,7 +186,6 @@ class RemoverTrainer:
     def save(self, path: Path) -> None:
         """Write everything needed to go on later."""
         state = {
-            "params": _params_text(self.params),
             "index": self.index,
             "smoothed": self.smoothed,
             "network": self.network.state_dict(),
@@ -194,9 +194,7 @@ class RemoverTrainer:
             "rng": self.rng.bit_generator.state,
             "draws": self.draws.get_state(),
         }
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(path, _params_text(self.params), state)
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote.
@@ -206,12 +204,7 @@ class RemoverTrainer:
         ModelError
             If it was written by a training with other parameters.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["params"] != _params_text(self.params):
-            raise ModelError(
-                f"{path}: written by a training with other parameters "
-                f"({state['params']}); delete it, or train with those"
-            )
+        state = read_checkpoint(path, _params_text(self.params))
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.adversary is not None:

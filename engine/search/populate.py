@@ -76,23 +76,9 @@ def anywhere(space: Space, count: int, generator: np.random.Generator) -> list[P
     return places
 
 
-def scatter(
-    space: Space, sits: Sequence[SIT], generator: np.random.Generator
-) -> list[Place]:
-    """One uniform feasible position per transform that has any."""
-    places = []
-    for sit in sits:
-        place = space.place(sit, generator)
-        if place:
-            places.append((*place, sit))
-    return places
-
-
-def transforms(space: Space, count: int, generator: np.random.Generator) -> list[SIT]:
-    """Draw transforms, or repeat the identity where the strategy has none."""
-    if transforming(space.params):
-        return [space.transform(generator) for _ in range(count)]
-    return [SIT()] * count
+def _transform(space: Space, generator: np.random.Generator) -> SIT:
+    """Draw a transform; the identity where the strategy has none."""
+    return space.transform(generator) if transforming(space.params) else SIT()
 
 
 def with_alpha(
@@ -121,7 +107,7 @@ def _attempts(space: Space, generator: np.random.Generator) -> Iterator[SIT]:
     alone = not transforming(space.params) or space.params.sit_scope == "image"
     sit = SIT()
     for _ in range(1 if alone else DRAWS):
-        (sit,) = transforms(space, 1, generator)
+        sit = _transform(space, generator)
         yield sit
     if not alone:
         yield replace(sit, rotation=0.0)

@@ -39,6 +39,19 @@ class Peer(Settings):
     """Completion idle time of this source; the site's default when absent."""
 
 
+class RetrievingNode(Settings):
+    """A node that may find objects and have them sent.
+
+    In ``recovery.nodes`` the objects are originals, in ``receiver.readers`` the
+    protected ones.
+    """
+
+    ae_title: AETitle
+    addresses: tuple[Network, ...] = Field(min_length=1)
+    move_destinations: tuple[AETitle, ...] = ()
+    """Where it may have them sent; empty: to itself only."""
+
+
 class Receiver(Settings):
     """The storage SCP."""
 
@@ -50,15 +63,8 @@ class Receiver(Settings):
     max_object_bytes: int = Field(default=4 << 30, ge=1 << 20)
     network_timeout_seconds: float = Field(default=60.0, gt=0)
     peers: tuple[Peer, ...] = ()
-
-
-class RecoveryNode(Settings):
-    """A node that may find and retrieve originals."""
-
-    ae_title: AETitle
-    addresses: tuple[Network, ...] = Field(min_length=1)
-    move_destinations: tuple[AETitle, ...] = ()
-    """Where it may have originals sent; empty: to itself only."""
+    readers: tuple[RetrievingNode, ...] = ()
+    """Who may find and retrieve protected objects here; never originals."""
 
 
 class MoveDestination(Settings):
@@ -75,8 +81,9 @@ class Recovery(Settings):
     ae_title: AETitle = "MIAD-RECOVERY"
     host: str = "127.0.0.1"
     port: Port = 11113
-    nodes: tuple[RecoveryNode, ...] = ()
+    nodes: tuple[RetrievingNode, ...] = ()
     destinations: tuple[MoveDestination, ...] = ()
+    """The address behind each AE title that C-MOVE may name, on either AE."""
 
 
 class Completion(Settings):
@@ -95,9 +102,20 @@ class Destination(Settings):
     port: Port
     originals: bool = False
     """Whether unprotected originals may ever go there; default never."""
+    recipients: tuple[Path, ...] = ()
+    """X.509 certificates (PEM) of those who shall open the originals there: the
+    key then travels in the object (PS3.15 E.1.1) and cannot be called back."""
     retry_first_seconds: float = Field(default=5.0, gt=0)
     retry_cap_seconds: float = Field(default=600.0, gt=0)
     timeout_seconds: float = Field(default=60.0, gt=0)
+
+
+Custody = Literal["auto", "key", "sealed-original"]
+"""How originals are kept: the paper's key sequence, the sealed octets, or the
+smaller of the two that verifies."""
+
+NonImages = Literal["hold", "pass", "drop"]
+"""``pass``: the object leaves with its references rewritten to protected UIDs."""
 
 
 class RuleTest(Settings):
@@ -115,6 +133,13 @@ class Rule(Settings):
     when: str
     destinations: tuple[Name, ...] = Field(min_length=1)
     protect: bool
+    custody: Custody = "auto"
+    non_images: NonImages = "hold"
+    """What becomes of reports, documents, plans, segmentations ... if `protect`."""
+    deidentify: Name | None = None
+    """Name of a ``[[deidentification]]`` table; only with `protect`."""
+    uids: Literal["keep", "map"] = "keep"
+    """Study and frame of reference UIDs of protected objects."""
     tests: tuple[RuleTest, ...] = ()
 
 
@@ -126,6 +151,43 @@ class Routing(Settings):
     """Nothing matches: the instance is held."""
     rules_files: tuple[Path, ...] = ()
     """Files of further ``[[rules]]``, taken after those above, in order."""
+
+
+DeidentificationOption = Literal[
+    "clean-graphics",
+    "clean-structured-content",
+    "clean-descriptors",
+    "retain-longitudinal-full-dates",
+    "retain-longitudinal-modified-dates",
+    "retain-patient-characteristics",
+    "retain-device-identity",
+    "retain-institution-identity",
+    "retain-uids",
+    "retain-safe-private",
+]
+"""Options of the Basic Application Level Confidentiality Profile (PS3.15 E.3)."""
+
+
+class Deidentification(Settings):
+    """A profile rules may ask for: PS3.15 Annex E, Basic Profile and options."""
+
+    name: Name
+    options: tuple[DeidentificationOption, ...] = ()
+
+
+class Window(Settings):
+    """A window in rescaled units, as a viewer's preset (PS3.3 C.11.2.1.2)."""
+
+    center: float
+    width: float = Field(gt=1)
+
+
+class WindowPresets(Settings):
+    """Windows under which images of a kind are looked at."""
+
+    when: str
+    """CEL over DICOM keywords, as in rules."""
+    windows: tuple[Window, ...] = Field(min_length=1, max_length=4)
 
 
 class Ensemble(Settings):
@@ -150,7 +212,18 @@ class Protection(Settings):
     """First whose condition holds; none: the label-free objective."""
     logo: Path | None = None
     params: ProtectParams = Field(default_factory=ProtectParams)
-    max_frames: int = Field(default=200, ge=1)
+    windows: tuple[WindowPresets, ...] = ()
+    """The first whose condition holds adds its windows to the image's own."""
+    max_own_windows: int = Field(default=2, ge=1, le=4)
+    """How many of the windows an image brings are judged."""
+    one_bit: Literal["hold", "convert"] = "hold"
+    """Bitmaps: held, or shown as 8 bits and marked."""
+    split_frames: Literal["auto", "never", "always"] = "auto"
+    """Whether frames of a grey multi-frame image become objects of their own:
+    ``auto`` where HU or a rescale that varies by frame would be lost."""
+    batch_frames: int = Field(default=8, ge=1)
+    """Frames that share forward passes; the bound of memory."""
+    max_frames: int = Field(default=2000, ge=1)
     device: str = "auto"
     when_not_fooled: Literal["send", "hold"] = "send"
     """What to do with an image whose best mark did not change the prediction."""
@@ -181,6 +254,7 @@ class Site(Settings):
     completion: Completion = Field(default_factory=Completion)
     destinations: tuple[Destination, ...] = ()
     routing: Routing = Field(default_factory=Routing)
+    deidentification: tuple[Deidentification, ...] = ()
     protection: Protection = Field(default_factory=Protection)
     worker: Worker = Field(default_factory=Worker)
     log: Log = Field(default_factory=Log)

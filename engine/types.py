@@ -58,15 +58,19 @@ class Frame:
     stored
         ``(rows, columns)`` or ``(rows, columns, 3)`` int32 stored values.
     rendering
-        How they become display levels.
+        How they become display levels; the mark is blended in this window.
     minimum, maximum
         Smallest and largest value that BitsStored and the sign can hold.
+    presets
+        Further windows the frame is looked at with. What is judged is the mean
+        over all windows, and δ is bounded by the narrowest.
     """
 
     stored: NDArray[np.int32]
     rendering: Rendering
     minimum: int
     maximum: int
+    presets: tuple[Rendering, ...] = ()
 
     def __post_init__(self) -> None:
         s = self.stored
@@ -92,6 +96,16 @@ class Frame:
     def colour(self) -> bool:
         """Whether the frame has three samples per pixel."""
         return self.stored.ndim == 3
+
+    @property
+    def renderings(self) -> tuple[Rendering, ...]:
+        """Every window the frame is looked at with, the one of the mark first."""
+        return self.rendering, *self.presets
+
+    @property
+    def delta_unit(self) -> float:
+        """Stored values per level of δ: those of the narrowest window."""
+        return min(window.unit for window in self.renderings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +159,7 @@ class FrameKey:
     delta
         ``(g_rows, g_columns)`` or ``(g_rows, g_columns, 3)`` int8: δ on the
         model grid, in display levels, -8..8 at the paper's ε.
-    rendering, minimum, maximum
+    rendering, minimum, maximum, delta_unit
         As in `Frame`.
     residual
         int32, shape of the frame: stored value minus what Eq. 13 in integers
@@ -164,6 +178,7 @@ class FrameKey:
     rendering: Rendering
     minimum: int
     maximum: int
+    delta_unit: float
     residual: NDArray[np.int32] = field(repr=False)
     stored_sha256: str
 

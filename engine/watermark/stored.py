@@ -18,7 +18,7 @@ from engine.types import LEVELS, FrameKey, stored_digest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.types import SIT, Frame, Rendering
+    from engine.types import SIT, Frame
 
 OPAQUE: Final = LEVELS * LEVELS
 """Weight w = alpha * A of a mark that hides the image wholly."""
@@ -64,7 +64,7 @@ def apply_delta(frame: Frame, delta: NDArray[np.int8]) -> NDArray[np.int32]:
     NDArray[np.int32]
         Stored values, shape of the frame.
     """
-    shift = _delta_stored(delta, frame.stored.shape, frame.rendering)
+    shift = _delta_stored(delta, frame.stored.shape, frame)
     moved = frame.stored + shift
     host: NDArray[np.int32] = np.clip(moved, frame.minimum, frame.maximum).astype(
         np.int32
@@ -139,6 +139,7 @@ def make_key(
         rendering=frame.rendering,
         minimum=frame.minimum,
         maximum=frame.maximum,
+        delta_unit=frame.delta_unit,
         residual=residual,
         stored_sha256=stored_digest(frame.stored),
     )
@@ -218,7 +219,7 @@ def _estimate(
     divisor = np.maximum(rest, 1)
     solved = (2 * (OPAQUE * host[inside] - weight * logo) + divisor) // (2 * divisor)
     host[inside] = np.where(weight > 0, np.clip(solved, lo, hi), host[inside])
-    host -= _delta_stored(delta, protected.shape, bounds.rendering)
+    host -= _delta_stored(delta, protected.shape, bounds)
     return np.clip(host, bounds.minimum, bounds.maximum)
 
 
@@ -270,16 +271,16 @@ def _is_colour(bounds: Frame | FrameKey) -> bool:
 
 
 def _delta_stored(
-    delta: NDArray[np.int8], shape: tuple[int, ...], window: Rendering
+    delta: NDArray[np.int8], shape: tuple[int, ...], bounds: Frame | FrameKey
 ) -> NDArray[np.int64]:
     """δ in stored values at native size: nearest point of the model grid.
 
     Column x of W takes grid column floor(x * G / W): an integer rule, so that
     no resampling library has a say in recovery.
     """
-    sign = -1.0 if window.inverted else 1.0
+    sign = -1.0 if bounds.rendering.inverted else 1.0
     levels = delta.astype(np.float64) * sign
-    small = np.floor(levels * window.unit + 0.5).astype(np.int64)
+    small = np.floor(levels * bounds.delta_unit + 0.5).astype(np.int64)
     rows = np.arange(shape[0]) * delta.shape[0] // shape[0]
     columns = np.arange(shape[1]) * delta.shape[1] // shape[1]
     large: NDArray[np.int64] = small[rows[:, None], columns]

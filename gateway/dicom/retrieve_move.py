@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_MOVE
 from sqlalchemy.exc import SQLAlchemyError
 
-from config.schema import MoveDestination, Recovery, RecoveryNode
+from config.schema import MoveDestination, Recovery, RetrievingNode
 from gateway.audit.log import AuditLog
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
@@ -287,7 +287,7 @@ def _who(association: GatewayAssociation) -> dict[str, str]:
     return {"calling_ae": call.calling_ae, "peer_address": call.peer_address}
 
 
-def _granted(node: RecoveryNode) -> tuple[str, ...]:
+def _granted(node: RetrievingNode) -> tuple[str, ...]:
     return node.move_destinations or (node.ae_title,)
 
 

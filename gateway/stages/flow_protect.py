@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pydicom import dcmread
 
+from gateway.dicom.header import read_attributes
 from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.errors import StoredObjectDamaged
 from gateway.log import get_logger
@@ -81,13 +82,13 @@ class Protection:
         made = self._made(instance)
         self.vault.put(made.record)
         stored = self.store.write_protected(made.sop_instance_uid, made.part10)
+        attributes = read_attributes(
+            self.store.absolute(stored.path), made.transfer_syntax_uid
+        )
         self.index.add_protected(
             NewProtected(
+                **asdict(attributes),
                 instance_id=instance.id,
-                sop_instance_uid=made.sop_instance_uid,
-                series_instance_uid=made.series_instance_uid,
-                study_instance_uid=made.study_instance_uid,
-                sop_class_uid=made.sop_class_uid,
                 transfer_syntax_uid=made.transfer_syntax_uid,
                 path=stored.path,
                 sha256=stored.sha256,

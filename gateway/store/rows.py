@@ -63,7 +63,10 @@ class NewInstance(Attributes):
 
 @dataclass(frozen=True, kw_only=True)
 class Instance(NewInstance):
-    """A received object. ``state``: ``received``, ``protected`` or ``held``."""
+    """A received object.
+
+    ``state``: ``received``, ``protected``, ``dropped`` or ``held``.
+    """
 
     id: int
     revision_id: int | None
@@ -116,18 +119,26 @@ class Revision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewProtected:
+class NewProtected(Attributes):
     """A protected object whose file and sealed record are durable.
 
-    ``sha256`` is of the Part 10 file at ``path`` (relative to the store);
-    ``report`` is what the engine did, per frame, as JSON.
+    Its attributes are those of the protected object, not of the original.
+
+    Attributes
+    ----------
+    treatment
+        Key of the treatment that made it; '' is the plain one.
+    part
+        Which of the objects made of one original it is, from 0.
+    path, sha256
+        Part 10 file, relative to the store, and its digest.
+    report
+        What the engine did, per frame, as JSON; of part 0 only.
     """
 
     instance_id: int
-    sop_instance_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
-    sop_class_uid: str
+    treatment: str = ""
+    part: int = 0
     transfer_syntax_uid: str
     path: str
     sha256: str
@@ -146,6 +157,7 @@ class Protected(NewProtected):
 class Delivery:
     """One object owed to one destination.
 
+    With ``protect`` all parts that ``treatment`` made of it are owed.
     ``state``: ``pending``, ``sent`` or ``refused``; ``status`` is the last
     DIMSE status, ``sent_at`` UTC.
     """
@@ -155,6 +167,7 @@ class Delivery:
     instance_id: int
     destination: str
     protect: bool
+    treatment: str
     state: str
     status: int | None
     attempts: int

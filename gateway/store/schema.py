@@ -30,6 +30,34 @@ metadata = MetaData(
     }
 )
 
+_INDEXED = frozenset({"patient_id", "study_date", "accession_number"})
+_WIDTHS = {
+    "patient_id": 64,
+    "patient_name": 324,
+    "patient_birth_date": 8,
+    "patient_sex": 16,
+    "study_date": 8,
+    "study_time": 16,
+    "accession_number": 16,
+    "study_id": 16,
+    "study_description": 64,
+    "referring_physician_name": 324,
+    "modality": 16,
+    "series_number": 12,
+    "series_description": 64,
+    "body_part_examined": 16,
+    "instance_number": 12,
+}
+
+
+def _attribute_columns() -> list[Column[str]]:
+    """Make the columns that queries match, of received and protected objects."""
+    return [
+        Column(name, String(width), nullable=False, default="", index=name in _INDEXED)
+        for name, width in _WIDTHS.items()
+    ]
+
+
 # Revisions: one closed batch of a series. Instances that arrive after a close
 # form the next revision, so nothing late is lost or mixed in.
 revisions = Table(
@@ -61,27 +89,13 @@ instances = Table(
     Column("transfer_syntax_uid", String(64), nullable=False),
     Column("study_instance_uid", String(64), nullable=False, index=True),
     Column("series_instance_uid", String(64), nullable=False, index=True),
-    Column("patient_id", String(64), nullable=False, default="", index=True),
-    Column("patient_name", String(324), nullable=False, default=""),
-    Column("patient_birth_date", String(8), nullable=False, default=""),
-    Column("patient_sex", String(16), nullable=False, default=""),
-    Column("study_date", String(8), nullable=False, default="", index=True),
-    Column("study_time", String(16), nullable=False, default=""),
-    Column("accession_number", String(16), nullable=False, default="", index=True),
-    Column("study_id", String(16), nullable=False, default=""),
-    Column("study_description", String(64), nullable=False, default=""),
-    Column("referring_physician_name", String(324), nullable=False, default=""),
-    Column("modality", String(16), nullable=False, default=""),
-    Column("series_number", String(12), nullable=False, default=""),
-    Column("series_description", String(64), nullable=False, default=""),
-    Column("body_part_examined", String(16), nullable=False, default=""),
-    Column("instance_number", String(12), nullable=False, default=""),
+    *_attribute_columns(),
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
     Column("peer_address", String(45), nullable=False),
     Column("received_at", String(32), nullable=False),
     Column("revision_id", Integer, ForeignKey("revisions.id"), nullable=True),
-    # received -> protected, or held (with reason code and message)
+    # received -> protected, dropped by a rule, or held (with reason and message)
     Column("state", String(16), nullable=False, default="received"),
     Column("reason", String(64), nullable=False, default=""),
     Column("message", Text, nullable=False, default=""),
@@ -110,16 +124,22 @@ protected = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("instance_id", Integer, ForeignKey("instances.id"), nullable=False),
+    # which treatment of its rule made it ('' is the plain one), and which part
+    # it is where frames became objects of their own; the record is part 0's
+    Column("treatment", String(160), nullable=False, default=""),
+    Column("part", Integer, nullable=False, default=0),
     Column("sop_instance_uid", String(64), nullable=False, unique=True),
     Column("series_instance_uid", String(64), nullable=False, index=True),
     Column("study_instance_uid", String(64), nullable=False, index=True),
     Column("sop_class_uid", String(64), nullable=False),
     Column("transfer_syntax_uid", String(64), nullable=False),
+    # as the protected object says: queries for it never touch the original's
+    *_attribute_columns(),
     Column("path", Text, nullable=False),  # Part 10 file, relative to the store
     Column("sha256", String(64), nullable=False),  # of that file
     Column("report", JSON, nullable=False),  # what the engine did, per frame
     Column("created_at", String(32), nullable=False),
-    UniqueConstraint("instance_id"),
+    UniqueConstraint("instance_id", "treatment", "part"),
 )
 
 deliveries = Table(
@@ -130,6 +150,7 @@ deliveries = Table(
     Column("instance_id", Integer, ForeignKey("instances.id"), nullable=False),
     Column("destination", String(64), nullable=False, index=True),
     Column("protect", Boolean, nullable=False),
+    Column("treatment", String(160), nullable=False, default=""),
     # pending -> sent | refused (the peer said no, kept apart)
     Column("state", String(16), nullable=False, default="pending", index=True),
     Column("status", Integer, nullable=True),  # last DIMSE status

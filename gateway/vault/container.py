@@ -233,5 +233,6 @@ def _mark(header: dict[str, Any]) -> FrameMark:
         rendering=rendering,
         minimum=header["minimum"],
         maximum=header["maximum"],
+        delta_unit=rendering.unit,
         stored_sha256=header["stored_sha256"],
     )

@@ -36,6 +36,7 @@ class FrameMark:
     rendering: Rendering
     minimum: int
     maximum: int
+    delta_unit: float
     stored_sha256: str
 
 
@@ -128,6 +129,7 @@ def mark_of(key: FrameKey) -> FrameMark:
         rendering=key.rendering,
         minimum=key.minimum,
         maximum=key.maximum,
+        delta_unit=key.delta_unit,
         stored_sha256=key.stored_sha256,
     )
 
@@ -150,6 +152,7 @@ def frame_key(mark: FrameMark, planes: FramePlanes) -> FrameKey:
         rendering=mark.rendering,
         minimum=mark.minimum,
         maximum=mark.maximum,
+        delta_unit=mark.delta_unit,
         residual=planes.residual,
         stored_sha256=mark.stored_sha256,
     )

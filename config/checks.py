@@ -12,6 +12,10 @@ from config.schema import Rule, Site
 from config.sources import Key, Sources
 
 
+TREATMENTS = ("custody", "non_images", "deidentify", "uids")
+"""Settings of a rule that say how objects are protected."""
+
+
 def check_site(site: Site, sources: Sources) -> None:
     """Refuse a site whose settings contradict each other or its machine.
 
@@ -44,6 +48,12 @@ def _duplicates(site: Site, sources: Sources) -> list[str]:
         (("receiver", "peers"), "ae_title", [p.ae_title for p in site.receiver.peers]),
         (("recovery", "nodes"), "ae_title", [n.ae_title for n in site.recovery.nodes]),
         (
+            ("receiver", "readers"),
+            "ae_title",
+            [r.ae_title for r in site.receiver.readers],
+        ),
+        (("deidentification",), "name", [d.name for d in site.deidentification]),
+        (
             ("recovery", "destinations"),
             "ae_title",
             [d.ae_title for d in site.recovery.destinations],
@@ -74,6 +84,31 @@ def _rule_mistakes(site: Site, sources: Sources) -> list[str]:
     mistakes: list[str] = []
     for position, rule in enumerate(site.routing.rules):
         mistakes += _destination_mistakes(site, rule, position, sources)
+        mistakes += _treatment_mistakes(site, rule, position, sources)
+    return mistakes
+
+
+def _treatment_mistakes(
+    site: Site, rule: Rule, position: int, sources: Sources
+) -> list[str]:
+    """Refuse treatments of originals, and profiles that are not there."""
+    key: Key = ("routing", "rules", position)
+    mistakes = []
+    if not rule.protect:
+        for name in sorted(rule.model_fields_set & set(TREATMENTS)):
+            where = sources.describe((*key, name))
+            mistakes.append(
+                f"{where}: rule {rule.name!r} sends originals as they are; set protect"
+                f" = true, or leave {name} out"
+            )
+    known = {profile.name for profile in site.deidentification}
+    if rule.deidentify is not None and rule.deidentify not in known:
+        where = sources.describe((*key, "deidentify"))
+        hint = nearest(rule.deidentify, known) or "; add a [[deidentification]] table"
+        mistakes.append(
+            f"{where}: rule {rule.name!r}: no deidentification is named"
+            f" {rule.deidentify!r}{hint}"
+        )
     return mistakes
 
 

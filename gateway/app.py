@@ -68,6 +68,11 @@ class Places:
         return self.root / "secrets" / "uid.key"
 
     @property
+    def signer(self) -> Path:
+        """The key that signs what is enclosed for recipients."""
+        return self.root / "secrets" / "signer.pem"
+
+    @property
     def audit(self) -> Path:
         """The audit trail."""
         return self.root / "audit" / "audit.jsonl"
@@ -210,7 +215,7 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
     from gateway.stages.flow import Flow
-    from gateway.stages.flow_protect import build_protection
+    from gateway.stages.recipes import Secrets, build_protection
     from gateway.stages.workflows import Jobs
 
     store = FileStore(places.store)
@@ -219,7 +224,9 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
         index=index,
         store=store,
         router=compile_router(site),
-        protection=build_protection(site, places.uid_key, index, store, vault),
+        protection=build_protection(
+            site, Secrets(places.uid_key, places.signer), index, store, vault
+        ),
         attempts=Attempts(places.attempts),
     )
     exporter = Exporter(

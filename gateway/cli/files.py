@@ -67,8 +67,9 @@ class Answer:
     """What became of one file.
 
     ``status`` is ``protected``, ``recovered``, ``held`` (with ``reason``),
-    ``failed``, or ``skipped`` for files in a folder that are not DICOM. ``traces``
-    names the files that tell the searches, one per frame.
+    ``failed``, or ``skipped`` for files in a folder that are not DICOM. ``further``
+    names the other files where frames became files of their own, ``traces`` those
+    that tell the searches, one per frame.
     """
 
     input: str
@@ -77,6 +78,7 @@ class Answer:
     reason: str = ""
     message: str = ""
     report: dict[str, Any] | None = None
+    further: list[str] = field(default_factory=list)
     traces: list[str] = field(default_factory=list)
 
     @property
@@ -116,6 +118,7 @@ def protect(  # noqa: PLR0913 - the options of a typer command are its arguments
         vault=place.vault(),
         outputs=Outputs(output, [job.path for job in jobs], force=force),
         force=force,
+        traces=traces is not None,
     )
     with _bar("protecting", len(jobs)) as bar:
         answers = [
@@ -141,12 +144,12 @@ def recover(
 
     Exit code 1 when one did not come back.
     """
-    from gateway.stages.offline import FileRecovery, Outputs, find_files
+    from gateway.stages.offline import FileRecovery, Outputs, find_files, record_in
 
     place = _site(site)
     jobs = list(find_files(files))
     outputs = Outputs(output, [job.path for job in jobs], force=force)
-    work = FileRecovery(vault=place.vault(), outputs=outputs)
+    work = FileRecovery(record_in(place.vault()), outputs, [job.path for job in jobs])
     with _bar("recovering", len(jobs)) as bar:
         answers = [
             bar.done(_answer(job, lambda job: _recovered(work.recover(job))))
@@ -174,13 +177,14 @@ def _traces(first: Path | None, *, force: bool) -> TraceFiles | None:
 
 
 def _protected(
-    result: tuple[Path, ProtectedObject], traces: TraceFiles | None
+    result: tuple[list[Path], ProtectedObject], traces: TraceFiles | None
 ) -> dict[str, Any]:
-    path, made = result
+    paths, made = result
     names = traces.write(made) if traces else []
     return {
         "status": "protected",
-        "output": str(path),
+        "output": str(paths[0]),
+        "further": [str(path) for path in paths[1:]],
         "report": made.report,
         "traces": names,
     }

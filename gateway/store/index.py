@@ -147,6 +147,15 @@ class Index(Care):
                 .values(state="held", reason=reason, message=message)
             )
 
+    def drop_instance(self, instance_id: int, message: str) -> None:
+        """Leave an object where it is, by a rule; it can still be retrieved."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(instances)
+                .where(instances.c.id == instance_id)
+                .values(state="dropped", reason="dropped-by-rule", message=message)
+            )
+
     # Completion
 
     def open_series(self) -> list[SeriesKey]:
@@ -257,27 +266,42 @@ class Index(Care):
 
     # Protected objects
 
-    def add_protected(self, new: NewProtected) -> None:
-        """Record a protected object; its source is then ``protected``.
+    def add_protected(self, first: NewProtected, *parts: NewProtected) -> None:
+        """Record what was made of one object; it is then ``protected``.
 
-        May be repeated: a row already there stays as it is.
+        May be repeated: rows already there stay as they are.
+
+        Parameters
+        ----------
+        first, parts
+            All parts of one treatment of one received object, from part 0.
         """
-        values = asdict(new) | {"created_at": timestamp(self._clock())}
+        created = timestamp(self._clock())
+        rows = [asdict(part) | {"created_at": created} for part in (first, *parts)]
+        same = (protected.c.instance_id == first.instance_id) & (
+            protected.c.treatment == first.treatment
+        )
         with self._database.write() as connection:
-            known = connection.scalar(
-                select(protected.c.id).where(protected.c.instance_id == new.instance_id)
-            )
-            if known is None:
-                connection.execute(insert(protected).values(**values))
+            if connection.scalar(select(protected.c.id).where(same).limit(1)) is None:
+                connection.execute(insert(protected), rows)
             connection.execute(
                 update(instances)
-                .where(instances.c.id == new.instance_id)
+                .where(instances.c.id == first.instance_id)
                 .values(state="protected", reason="", message="")
             )
 
     def protected_of(self, instance_id: int) -> Protected | None:
-        """Return the protected object made of a received one."""
-        return self._protected(protected.c.instance_id == instance_id)
+        """Return the first protected object made of a received one."""
+        of_instance = protected.c.instance_id == instance_id
+        return self._protected(of_instance & (protected.c.part == 0))
+
+    def protected_parts(self, instance_id: int, treatment: str) -> list[Protected]:
+        """Return what a treatment made of a received object, in order."""
+        chosen = (protected.c.instance_id == instance_id) & (
+            protected.c.treatment == treatment
+        )
+        rows = self._rows(select(protected).where(chosen).order_by(protected.c.part))
+        return [Protected(**row) for row in rows]
 
     def protected_by_uid(self, sop_instance_uid: str) -> Protected | None:
         """Return a protected object by its own SOP Instance UID."""
@@ -312,7 +336,8 @@ class Index(Care):
         return [Instance(**row) for row in self._rows(statement)]
 
     def _protected(self, condition: ColumnElement[bool]) -> Protected | None:
-        rows = self._rows(select(protected).where(condition))
+        chosen = select(protected).where(condition).order_by(protected.c.id).limit(1)
+        rows = self._rows(chosen)
         return Protected(**rows[0]) if rows else None
 
 

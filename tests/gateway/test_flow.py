@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
 from gateway.stages.attempts import Attempts
 from gateway.stages.export import Exporter
-from gateway.stages.flow import Flow, StepFailed
+from gateway.route.treatment import Treatment
+from gateway.stages.flow import Asked, Flow, Routed, StepFailed
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
@@ -75,16 +77,17 @@ class Stage:
 
     def through(self, flow: Flow, revision_id: int) -> list[str]:
         routed = flow.route(revision_id)
-        ready = [
-            item["instance_id"]
-            for item in routed
-            if item["protected"] and flow.protect(item["instance_id"])
-        ]
+        ready = flow.protect([item for item in routed if item["protected"]])
         return flow.plan(revision_id, routed, ready)
 
     def states(self, revision_id: int) -> dict[str, tuple[str, str]]:
         found = self.index.instances_of_revision(revision_id)
         return {item.modality: (item.state, item.reason) for item in found}
+
+
+def asked(instance: Instance) -> Routed:
+    plain = Asked(destination="outside", treatment=asdict(Treatment()))
+    return Routed(instance_id=instance.id, protected=[plain], originals=[])
 
 
 @pytest.fixture
@@ -165,7 +168,7 @@ def test_an_unforeseen_failure_says_nothing_of_the_object(stage: Stage) -> None:
     stage.protection.fail_for["CT"] = ValueError("Doe^John")
 
     with pytest.raises(StepFailed, match=r"^ValueError at doubles\.py:\d+$") as caught:
-        stage.flow(("true", True)).protect(instance.id)
+        stage.flow(("true", True)).protect([asked(instance)])
 
     assert caught.value.__cause__ is None
 
@@ -175,7 +178,7 @@ def test_no_room_is_worth_another_try(stage: Stage) -> None:
     stage.protection.fail_for["CT"] = StoreFull("no room")
 
     with pytest.raises(StoreFull):
-        stage.flow(("true", True)).protect(instance.id)
+        stage.flow(("true", True)).protect([asked(instance)])
 
 
 def test_nothing_to_send_closes_the_revision_as_held(stage: Stage) -> None:

@@ -11,7 +11,6 @@ from config.explain import nearest
 from config.schema import Rule, Site
 from config.sources import Key, Sources
 
-
 TREATMENTS = ("custody", "non_images", "deidentify", "uids")
 """Settings of a rule that say how objects are protected."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway.route.conditions import Condition, ConditionError
 from gateway.route.keywords import Value
-from gateway.route.treatment import Treatment
+from gateway.route.treatment import PLAIN, Treatment
 
 NO_RULE = "no-rule"
 UNDECIDED = "undecided-rule"
@@ -23,7 +23,7 @@ class CompiledRule:
     condition: Condition
     destinations: tuple[str, ...]
     protect: bool
-    treatment: Treatment = Treatment()
+    treatment: Treatment = PLAIN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,9 @@ NO_PICTURE = "no-pixel-data"
 """Reason of objects that have nothing to be marked."""
 
 
+DROPPED = "a rule drops objects without pictures (non_images)"
+
+
 class Choosing(Protocol):
     """Chooses by its attributes who protects an object, and how it is read."""
 
@@ -197,7 +200,7 @@ class Protection:
         dropped = ""
         for treatment in wanted.treatments:
             if treatment.non_images == "drop":
-                dropped = "a rule drops objects without pictures (non_images)"
+                dropped = DROPPED
                 continue
             try:
                 if not self._is_made(wanted, treatment):
@@ -297,9 +300,7 @@ def _without_picture(one: Chosen, error: GatewayError) -> Result:
     """Say what becomes of an object that turned out to have no picture."""
     has_none = isinstance(error, Unprotectable) and error.reason == NO_PICTURE
     if has_none and all(t.non_images == "drop" for t in one.open):
-        return Result(
-            ready=one.ready, dropped="a rule drops objects without pictures (non_images)"
-        )
+        return Result(ready=one.ready, dropped=DROPPED)
     return Result(ready=one.ready, failure=error)
 
 

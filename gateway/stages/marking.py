@@ -55,7 +55,7 @@ class Memory:
     neighbour: Neighbour | None = None
 
     def of(self, series: str) -> Neighbour | None:
-        """What is known for the next frames of a series."""
+        """Return what is known for the next frames of a series."""
         return self.neighbour if series == self.series else None
 
 

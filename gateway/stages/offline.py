@@ -233,7 +233,7 @@ class FileProtection:
         return [first, *further], made
 
     def _attributes(self, data: bytes) -> tuple[dict[str, Value], str]:
-        """What conditions see of a file, and its series."""
+        """Return what conditions see of a file, and its series."""
         offset, syntax = data_set_offset(data)
         dataset = parse_object(data[offset:], syntax).dataset
         with lenient():

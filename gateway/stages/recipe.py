@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.dicom.derive import Target
+from gateway.route.treatment import PLAIN as AS_PLAIN
 from gateway.route.treatment import Treatment
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Recipe:
         None where no key travels.
     """
 
-    treatment: Treatment = Treatment()
+    treatment: Treatment = AS_PLAIN
     deidentify: Change | None = None
     enclose: Enclose | None = None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
-from gateway.store.part10 import FileMeta, check_uid, encode_head, read_head
+from gateway.store.part10 import FileMeta, encode_head, read_head
 
 ORIGINALS = "originals"
 CONFLICTS = "conflicts"
@@ -256,6 +256,13 @@ class OriginalWriter:
         with refused_when_full():
             while view:
                 view = view[self._file.write(view) :]
+
+
+def _protected_path(uid: str) -> str:
+    """Where a protected object lies; the UID is checked before it is a name."""
+    check_uid(uid, "SOP Instance UID")
+    shelf = hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
+    return f"{PROTECTED}/{shelf}/{uid}.dcm"
 
 
 def write_durably(path: Path, content: bytes) -> None:

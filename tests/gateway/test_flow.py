@@ -13,9 +13,9 @@ from gateway.dicom.sender import send_objects
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull, Unprotectable
 from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
+from gateway.route.treatment import Treatment
 from gateway.stages.attempts import Attempts
 from gateway.stages.export import Exporter
-from gateway.route.treatment import Treatment
 from gateway.stages.flow import Asked, Flow, Routed, StepFailed
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now

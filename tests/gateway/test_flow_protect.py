@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.pixels import Reading
 from gateway.dicom.restore import restorer
 from gateway.errors import StoredObjectDamaged, Unprotectable, UnprotectedExport
 from gateway.route.keywords import Value
+from gateway.route.treatment import PLAIN, Treatment
 from gateway.stages.export import verified_protected
+from gateway.stages.flow import Result, Wanted
 from gateway.stages.flow_protect import Protection
+from gateway.stages.recipe import Recipe
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
+from gateway.store.rows import Instance, Protected
 from gateway.vault.master import FileMasterKey
 from gateway.vault.vault import Vault
 from tests.gateway.object_cases import FastProtector
@@ -33,6 +38,10 @@ class Choice:
     def choose(self, attributes: Mapping[str, Value]) -> FastProtector:
         self.asked.append(attributes)
         return FastProtector()
+
+    def reading(self, attributes: Mapping[str, Value]) -> Reading:
+        assert attributes
+        return Reading(max_frames=10)
 
 
 @dataclass
@@ -55,23 +64,38 @@ def site(tmp_path: Path) -> Iterator[Site]:
         store=store,
         vault=vault,
         protectors=choice,
+        recipe=lambda treatment: Recipe(treatment=treatment),
         uids=UidMapper(b"secret" * 8),
-        max_frames=10,
         when_not_fooled="send",
+        batch_frames=2,
     )
     yield Site(index, store, vault, choice, protection)
     index.close()
+
+
+def protected(site: Site, *instances: Instance, by: Treatment = PLAIN) -> list[Result]:
+    wanted = [Wanted(instance=one, treatments=(by,)) for one in instances]
+    return list(site.protection.protect(wanted))
+
+
+def protect(site: Site, instance: Instance, by: Treatment = PLAIN) -> None:
+    """Protect one instance, or raise why it is not."""
+    (result,) = protected(site, instance, by=by)
+    if result.failure is not None:
+        raise result.failure
+
+
+def rows(site: Site, instance: Instance) -> list[Protected]:
+    return site.index.protected_parts(instance.id, "")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_kept_verifies_and_comes_back(site: Site, name: str) -> None:
     instance = receive(site.store, site.index, name)
 
-    site.protection.protect(instance)
+    protect(site, instance)
 
-    row = verified_protected(
-        site.index.protected_of(instance.id), site.store, site.vault
-    )
+    (row,) = verified_protected(rows(site, instance), site.store, site.vault)
     original = site.store.read_data_set(instance.path)[0]
     assert restorer(site.store, site.vault)(instance, row) == original
     assert site.store.read_data_set(row.path)[0] != original
@@ -81,10 +105,10 @@ def test_what_is_kept_verifies_and_comes_back(site: Site, name: str) -> None:
 
 def test_it_is_made_once(site: Site) -> None:
     instance = receive(site.store, site.index)
-    site.protection.protect(instance)
+    protect(site, instance)
     before = site.index.protected_of(instance.id)
 
-    site.protection.protect(instance)
+    protect(site, instance)
 
     assert site.index.protected_of(instance.id) == before
     assert len(site.choice.asked) == 1
@@ -94,13 +118,13 @@ def test_a_record_and_file_without_row_are_made_anew(site: Site) -> None:
     """As after a crash between the file and its row."""
     instance = receive(site.store, site.index)
     forgetful = replace(site.protection, index=Forgetful(site.index))
-    forgetful.protect(instance)
+    list(forgetful.protect([Wanted(instance=instance, treatments=(PLAIN,))]))
     assert site.index.protected_of(instance.id) is None
 
-    site.protection.protect(instance)
+    protect(site, instance)
 
-    row = site.index.protected_of(instance.id)
-    assert verified_protected(row, site.store, site.vault) == row
+    found = rows(site, instance)
+    assert verified_protected(found, site.store, site.vault) == found
 
 
 class Forgetful(Index):
@@ -109,19 +133,20 @@ class Forgetful(Index):
     def __init__(self, index: Index) -> None:
         self._database = index.database
 
-    def add_protected(self, new: object) -> None:
-        assert new is not None
+    def add_protected(self, first: object, *parts: object) -> None:
+        assert first is not None
+        assert not parts
 
 
 def test_a_row_whose_file_was_altered_is_not_made_again(site: Site) -> None:
     instance = receive(site.store, site.index)
-    site.protection.protect(instance)
+    protect(site, instance)
     row = site.index.protected_of(instance.id)
     assert row is not None
     site.store.absolute(row.path).write_bytes(b"altered")
 
     with pytest.raises(UnprotectedExport, match="altered after protection"):
-        site.protection.protect(instance)
+        protect(site, instance)
 
     assert site.store.absolute(row.path).read_bytes() == b"altered"
 
@@ -132,7 +157,7 @@ def test_a_stored_original_that_changed_is_not_protected(site: Site) -> None:
     path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
 
     with pytest.raises(StoredObjectDamaged, match="not what was received"):
-        site.protection.protect(instance)
+        protect(site, instance)
 
     assert site.index.protected_of(instance.id) is None
 
@@ -141,7 +166,7 @@ def test_what_is_unprotectable_leaves_nothing_behind(site: Site) -> None:
     instance = receive(site.store, site.index, "test-SR.dcm")
 
     with pytest.raises(Unprotectable) as caught:
-        site.protection.protect(instance)
+        protect(site, instance)
 
     assert caught.value.reason == "no-pixel-data"
     assert site.index.protected_of(instance.id) is None

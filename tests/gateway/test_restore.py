@@ -172,7 +172,8 @@ def test_frames_that_became_objects_of_their_own_come_back_together(
     tmp_path: Path,
 ) -> None:
     """Whichever of the objects is asked with, in whatever custody."""
-    original = Original(data=corpus_file("eCT_Supplemental.dcm").read_bytes(), kind="file")
+    data = corpus_file("eCT_Supplemental.dcm").read_bytes()
+    original = Original(data=data, kind="file")
     for custody in ("key", "sealed-original"):
         recipe = Recipe(treatment=Treatment(custody=custody))
         made = protect_one(original, recipe=recipe)

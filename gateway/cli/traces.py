@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from engine.rendering import render
 from engine.search.draw import draw
 from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import read_source
+from gateway.dicom.pixels import Reading, read_source
 from gateway.stages.offline import AlreadyThere
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ class TraceFiles:
     def write(self, made: ProtectedObject) -> list[str]:
         """Write the traces of a protected object, and name the JSON files."""
         offset, syntax = data_set_offset(made.part10)
-        frames = read_source(
-            made.part10[offset:], syntax, max_frames=len(made.traces)
-        ).frames
+        reading = Reading(max_frames=len(made.traces))
+        frames = read_source(made.part10[offset:], syntax, reading=reading).frames()
         names = []
         for frame, trace in zip(frames, made.traces, strict=True):
             if trace is None:

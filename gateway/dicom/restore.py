@@ -98,7 +98,8 @@ def _protected_frames(part10: bytes) -> tuple[str, list[NDArray[np.int32]]]:
     """UID and pixel values as the object itself gives them."""
     try:
         start, syntax = data_set_offset(part10)
-        return read_stored_values(part10[start:], syntax)
+        values = read_stored_values(part10[start:], syntax)
+        return values.uid, [values.frame(index) for index in range(values.count)]
     except Unprotectable as error:
         raise RecoveryRefused(
             f"the protected object cannot be read ({error.reason})"

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.errors import InvalidFrame, NoFeasiblePlacement
-from gateway.dicom.derive import derive
+from gateway.dicom.derive import Target, derive, encode_part10
+from gateway.dicom.derived_pixels import plan_parts
 from gateway.dicom.lenient import text
 from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import read_source
+from gateway.dicom.pixels import Reading, read_source
 from gateway.dicom.restore import pixel_digest, restore
 from gateway.errors import RecoveryRefused, Unprotectable
 from gateway.vault.container import decode_record, encode_record
+from gateway.vault.layout import pack
 from gateway.vault.record import (
     KeyCustody,
     KeyRecord,
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
     from engine.search.trace import Trace
     from engine.types import Frame, FrameKey
-    from gateway.dicom.derive import Derived
+    from gateway.dicom.derived_pixels import Part
     from gateway.dicom.identifiers import UidMapper
     from gateway.dicom.pixels import Source
     from gateway.vault.record import Custody
@@ -192,26 +195,30 @@ def protect_object(
         The original did not come back: nothing may be sent.
     """
     offset, syntax = _data_set(original)
-    source = read_source(original.data[offset:], syntax, max_frames=max_frames)
+    reading = Reading(max_frames=max_frames, split_frames="never")
+    source = read_source(original.data[offset:], syntax, reading=reading)
     marked = _mark_frames(source, protector, progress or _silent)
     _check_fooled(marked, when_not_fooled)
+    (part,) = plan_parts(source, reading.split_frames)
     derived = derive(
         source,
-        [frame.stored for frame in marked],
-        sop_instance_uid=_new_uid(original, source, uids),
+        part,
+        pack([frame.stored for frame in marked], part.layout),
+        target=Target(sop_instance_uid=_new_uid(original, source, uids)),
         uids=uids,
         when=datetime.now(UTC),
     )
+    part10 = encode_part10(derived)
     record, size = _verified_record(
-        original, _candidates(original, source, derived, marked, offset), derived
+        original, _candidates(original, source, derived, part, marked), part10
     )
     return ProtectedObject(
-        part10=derived.part10,
+        part10=part10,
         record=record,
-        sop_class_uid=derived.sop_class_uid,
-        sop_instance_uid=derived.sop_instance_uid,
-        series_instance_uid=derived.series_instance_uid,
-        study_instance_uid=derived.study_instance_uid,
+        sop_class_uid=str(derived.SOPClassUID),
+        sop_instance_uid=str(derived.SOPInstanceUID),
+        series_instance_uid=str(derived.SeriesInstanceUID),
+        study_instance_uid=str(derived.StudyInstanceUID),
         transfer_syntax_uid=str(ExplicitVRLittleEndian),
         reports=tuple(frame.report for frame in marked),
         traces=tuple(frame.trace for frame in marked),
@@ -235,8 +242,8 @@ def _mark_frames(
 ) -> list[MarkedFrame]:
     uid = text(source.dataset, "SOPInstanceUID")
     marked = []
-    for index, frame in enumerate(source.frames):
-        progress("frame", index + 1, len(source.frames))
+    for index, frame in enumerate(source.frames()):
+        progress("frame", index + 1, source.count)
         try:
             seed = f"{uid} {index}".encode()
             marked.append(protector.protect(frame, seed=seed, progress=progress))
@@ -270,14 +277,15 @@ def _check_fooled(marked: Sequence[MarkedFrame], when: WhenNotFooled) -> None:
 def _candidates(
     original: Original,
     source: Source,
-    derived: Derived,
+    derived: Dataset,
+    part: Part,
     marked: Sequence[MarkedFrame],
-    offset: int,
 ) -> Iterator[KeyRecord]:
     """Yield records of the same object, one for each way to keep the original."""
+    offset, _ = _data_set(original)
     for custody in _custodies(original, source, marked, offset):
         yield KeyRecord(
-            protected_uid=derived.sop_instance_uid,
+            protected_uid=str(derived.SOPInstanceUID),
             original_uid=text(source.dataset, "SOPInstanceUID"),
             sop_class_uid=text(source.dataset, "SOPClassUID"),
             transfer_syntax_uid=source.transfer_syntax_uid,
@@ -285,9 +293,9 @@ def _candidates(
             original_name=original.name,
             original_sha256=hashlib.sha256(original.data).hexdigest(),
             original_size=len(original.data),
-            protected_layout=derived.layout,
+            protected_layout=part.layout,
             protected_sha256=pixel_digest(
-                [frame.stored for frame in marked], derived.layout
+                [frame.stored for frame in marked], part.layout
             ),
             marks=tuple(mark_of(frame.key) for frame in marked),
             custody=custody,
@@ -299,7 +307,7 @@ def _custodies(
 ) -> Iterator[Custody]:
     if source.native is not None:
         bounds = (offset + source.native.start, offset + source.native.end)
-        stored = tuple(frame.stored for frame in source.frames)
+        stored = tuple(frame.stored for frame in source.frames())
         shell = take_shell(original.data, bounds, source.native.layout, stored)
         yield KeyCustody(
             shell=shell, planes=tuple(planes_of(frame.key) for frame in marked)
@@ -309,18 +317,18 @@ def _custodies(
 
 
 def _verified_record(
-    original: Original, candidates: Iterator[KeyRecord], derived: Derived
+    original: Original, candidates: Iterator[KeyRecord], part10: bytes
 ) -> tuple[KeyRecord, int]:
     """Smallest record from whose octets the received octets come back."""
     encoded = [encode_record(record) for record in candidates]
+    uid = decode_record(encoded[0]).protected_uid
     for octets in sorted(encoded, key=len):
         record = decode_record(octets)
         try:
-            if restore(derived.part10, record) == original.data:
+            if restore(part10, record) == original.data:
                 return record, len(octets)
         except RecoveryRefused:
             continue
     raise RecoveryRefused(
-        f"the original of {derived.sop_instance_uid} does not come back from any "
-        "record: nothing may be sent"
+        f"the original of {uid} does not come back from any record: nothing may be sent"
     )

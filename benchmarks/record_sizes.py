@@ -7,6 +7,7 @@ the engine are smaller than these. α is 128/255, the mark the packaged logo.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from engine.watermark.patch import render_patch, scaled_size
 from engine.watermark.stored import Mark, add_mark, apply_delta, make_key
 from gateway.dicom.identifiers import UidMapper
 from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import read_source
+from gateway.dicom.pixels import Reading, read_source
 from gateway.stages.protect import Original, protect_object
 from gateway.vault.codec import pack_image
 
@@ -107,7 +108,7 @@ def row(path: Path) -> str:
     """One line of the table."""
     data = path.read_bytes()
     offset, syntax = data_set_offset(data)
-    source = read_source(data[offset:], syntax, max_frames=200)
+    source = read_source(data[offset:], syntax, reading=Reading(max_frames=200))
     made = protect_object(
         Original(data=data, kind="file", name=path.name),
         protector=RandomMark(),
@@ -115,11 +116,11 @@ def row(path: Path) -> str:
         max_frames=200,
     )
     width = 1 if source.bits_stored <= 8 else 2
-    raw = sum(frame.stored.size for frame in source.frames) * width
-    lossless = sum(len(pack_image(frame.stored).data) for frame in source.frames)
-    shape = "x".join(map(str, source.frames[0].stored.shape))
+    raw = math.prod(source.shape) * source.count * width
+    lossless = sum(len(pack_image(frame.stored).data) for frame in source.frames())
+    shape = "x".join(map(str, source.shape))
     return (
-        f"| {path.name} | {len(source.frames)} x {shape}, {source.bits_stored} bit "
+        f"| {path.name} | {source.count} x {shape}, {source.bits_stored} bit "
         f"| {raw:,} | {len(data):,} | {made.record.custody_name} "
         f"| {made.record_bytes:,} | {100 * made.record_bytes / raw:.1f} "
         f"| {100 * lossless / raw:.1f} |"

@@ -23,7 +23,7 @@ from gateway.store.part10 import FileMeta, encode_head
 from gateway.vault.vault import Vault, open_vault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.route.keywords import Value
     from gateway.stages.protect import Progress, ProtectedObject
@@ -225,7 +225,8 @@ class FileProtection:
 class FileRecovery:
     """Recovers files one by one into a folder."""
 
-    vault: Vault
+    record_of: Callable[[bytes], KeyRecord]
+    """Key record of a protected Part 10 file; raises a GatewayError without one."""
     outputs: Outputs
 
     def recover(self, job: Job) -> Path:
@@ -237,11 +238,16 @@ class FileRecovery:
             There is no record, or the original does not come back.
         """
         protected = job.path.read_bytes()
-        record = self.vault.get(_instance_uid(protected))
+        record = self.record_of(protected)
         original = restore(protected, record)
         output = self.outputs.plan(job.folder, _original_name(record))
         write_durably(output, _as_file(original, record))
         return output
+
+
+def vault_records(vault: Vault) -> Callable[[bytes], KeyRecord]:
+    """Look records up in a vault, for `FileRecovery`."""
+    return lambda part10: vault.get(_instance_uid(part10))
 
 
 def _instance_uid(part10: bytes) -> str:

@@ -17,10 +17,13 @@ __all__ = [
     "InvalidQuery",
     "InvalidSeal",
     "InvalidUid",
+    "KeyNotEnclosed",
     "MoveNotAuthorised",
     "NoPresentationContext",
     "ObjectConflict",
     "ObjectTooLarge",
+    "PassphraseMissing",
+    "PrivateKeyRefused",
     "RecordMissing",
     "RecoveryRefused",
     "StoreFull",
@@ -100,6 +103,18 @@ class InvalidSeal(GatewayError):
 
 class RecordMissing(GatewayError):
     """The vault holds no record for this object."""
+
+
+class KeyNotEnclosed(GatewayError):
+    """A protected object carries no key for recipients."""
+
+
+class PrivateKeyRefused(GatewayError):
+    """A file is no private key, or no certificate, that can open an enclosed key."""
+
+
+class PassphraseMissing(PrivateKeyRefused):
+    """A private key is encrypted and its passphrase was not given, or is wrong."""
 
 
 class RecoveryRefused(GatewayError):

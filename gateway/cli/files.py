@@ -15,6 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from engine.errors import EngineError
+from gateway.cli.enclosed import (
+    CertificateOption,
+    EnclosedOptions,
+    KeyOption,
+    PassphraseOption,
+    SignerOption,
+)
 from gateway.cli.options import JsonOption
 from gateway.errors import GatewayError, Unprotectable
 
@@ -133,28 +140,37 @@ def protect(  # noqa: PLR0913 - the options of a typer command are its arguments
 
 
 @app.command()
-def recover(
+def recover(  # noqa: PLR0913 - the options of a typer command are its arguments
     files: FilesArgument,
     output: OutputOption,
+    *,
     site: SiteOption = None,
+    key: KeyOption = None,
+    certificate: CertificateOption = None,
+    signer: SignerOption = None,
+    key_passphrase_env: PassphraseOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Recover the originals of protected files, octet for octet.
 
+    From the site's vault, or with --key from the keys that travel in the files.
     Exit code 1 when one did not come back.
     """
     from gateway.stages.offline import FileRecovery, Outputs, find_files, record_in
 
-    place = _site(site)
+    opening = EnclosedOptions(key, certificate, signer, key_passphrase_env)
+    opening.check(vault_named=site is not None)
     jobs = list(find_files(files))
     outputs = Outputs(output, [job.path for job in jobs], force=force)
-    work = FileRecovery(record_in(place.vault()), outputs, [job.path for job in jobs])
+    records = opening.records() if key else record_in(_site(site).vault())
+    work = FileRecovery(records, outputs, [job.path for job in jobs])
     with _bar("recovering", len(jobs)) as bar:
         answers = [
             bar.done(_answer(job, lambda job: _recovered(work.recover(job))))
             for job in jobs
         ]
+    opening.tell_signers()
     _finish(answers, json=json)
 
 

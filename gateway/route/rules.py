@@ -12,6 +12,7 @@ from config.schema import Rule, RuleTest, Site
 from config.sources import Key, Sources
 from gateway.route.conditions import ConditionError, compile_condition
 from gateway.route.keywords import Value, is_list, kind_of, refusal
+from gateway.route.recipients import check_recipients
 from gateway.route.router import CompiledRule, Router
 from gateway.route.treatment import Treatment
 
@@ -29,7 +30,7 @@ class TestResult:
 
 
 def load_checked(path: Path, environ: Mapping[str, str] | None = None) -> Site:
-    """Read a site file and check everything, rules and their examples included.
+    """Read a site file and check everything, rules and certificates included.
 
     Raises
     ------
@@ -38,6 +39,7 @@ def load_checked(path: Path, environ: Mapping[str, str] | None = None) -> Site:
     """
     loaded = load(path, environ)
     check_conditions(loaded)
+    check_recipients(loaded)
     return loaded.site
 
 

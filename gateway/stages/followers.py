@@ -67,7 +67,7 @@ def follower_of(
         custody=WholeCustody(received=original.data),
     )
     octets = encode_record(record)
-    (enclosed,) = recipe.enclosed([dataset], octets)
+    (enclosed,) = recipe.enclosed([dataset], octets, found)
     part = Part(
         part10=encode_part10(enclosed),
         sop_class_uid=str(enclosed.SOPClassUID),

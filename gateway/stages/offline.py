@@ -16,7 +16,7 @@ from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.dicom.lenient import lenient, text
 from gateway.dicom.parse import data_set_offset, parse_object
 from gateway.dicom.restore import instance_uid, restore
-from gateway.errors import GatewayError, RecoveryRefused
+from gateway.errors import GatewayError, KeyNotEnclosed, RecoveryRefused
 from gateway.route.attributes import attributes_of
 from gateway.route.rules import load_checked
 from gateway.stages.draft import Original
@@ -296,15 +296,35 @@ class FileRecovery:
             There is no record, or the original does not come back.
         """
         protected = job.path.read_bytes()
-        record = self._record_of(protected)
+        uid = instance_uid(protected)
+        record = self._record(uid, protected)
         if record.protected_uid in self._done:
             return self._done[record.protected_uid]
-        known = {instance_uid(protected): protected}
+        known = {uid: protected}
         original = restore(lambda uid: self._load(uid, known), record)
         output = self._outputs.plan(job.folder, _original_name(record))
         write_durably(output, _as_file(original, record))
         self._done[record.protected_uid] = output
         return output
+
+    def _record(self, uid: str, protected: bytes) -> KeyRecord:
+        """Return the record of a file, or the one another file of its original has."""
+        try:
+            return self._record_of(protected)
+        except KeyNotEnclosed:
+            if uid not in self._records:
+                raise
+            return self._records[uid]
+
+    @cached_property
+    def _records(self) -> dict[str, KeyRecord]:
+        """The records of all files by the objects they are of."""
+        found: dict[str, KeyRecord] = {}
+        for path in self._files:
+            with suppress(GatewayError, OSError):
+                record = self._record_of(path.read_bytes())
+                found |= {part.uid: record for part in record.parts}
+        return found
 
     def _load(self, uid: str, known: Mapping[str, bytes]) -> bytes:
         if uid in known:

@@ -225,7 +225,7 @@ def _object(
         for part, value, uid in zip(draft.parts, draft.values, names, strict=True)
     ]
     candidates = list(draft.records(names, recipe.treatment.custody))
-    record, size, parts = _verified(draft.original.data, candidates, datasets, recipe)
+    record, size, parts = _verified(draft, candidates, datasets, recipe)
     return ProtectedObject(
         parts=parts,
         treatment=recipe.treatment.key,
@@ -250,7 +250,7 @@ def _new_uids(draft: Draft, recipe: Recipe, uids: UidMapper) -> list[str]:
 
 
 def _verified(
-    received: bytes,
+    draft: Draft,
     candidates: Sequence[KeyRecord],
     datasets: Sequence[Dataset],
     recipe: Recipe,
@@ -260,10 +260,11 @@ def _verified(
     for octets in encoded:
         record = decode_record(octets)
         assert isinstance(record, KeyRecord)
-        parts = tuple(map(_part, recipe.enclosed(datasets, octets)))
+        enclosed = recipe.enclosed(datasets, octets, draft.source.dataset)
+        parts = tuple(map(_part, enclosed))
         files = {part.sop_instance_uid: part.part10 for part in parts}
         try:
-            if restore(files.__getitem__, record) == received:
+            if restore(files.__getitem__, record) == draft.original.data:
                 return record, len(octets), parts
         except RecoveryRefused:
             continue

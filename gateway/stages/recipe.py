@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     Change = Callable[[Dataset], Dataset]
-    Enclose = Callable[[Dataset, bytes], None]
+    Enclose = Callable[[Dataset, bytes, Dataset], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Recipe:
     deidentify
         Takes identity out of a derived data set; None where it stays.
     enclose
-        Puts a record's octets into a data set, readable for its recipients only;
-        None where no key travels.
+        Puts a record's octets, and attributes of the original, into a data set,
+        readable for its recipients only; None where no key travels.
     """
 
     treatment: Treatment = AS_PLAIN
@@ -49,10 +49,12 @@ class Recipe:
         """Return a derived data set as the treatment wants it."""
         return dataset if self.deidentify is None else self.deidentify(dataset)
 
-    def enclosed(self, datasets: Sequence[Dataset], record: bytes) -> Sequence[Dataset]:
+    def enclosed(
+        self, datasets: Sequence[Dataset], record: bytes, original: Dataset
+    ) -> Sequence[Dataset]:
         """Put the record into the first data set, where a key is to travel."""
         if self.enclose is not None:
-            self.enclose(datasets[0], record)
+            self.enclose(datasets[0], record, original)
         return datasets
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.dicom.deidentify import Deidentifier
 from gateway.dicom.enclosed import enclose
 from gateway.dicom.identifiers import UidMapper, load_secret
+from gateway.dicom.put_back import attributes_to_put_back
 from gateway.stages.flow_protect import Protection
 from gateway.stages.protectors import Protectors
 from gateway.stages.recipe import Change, Enclose, Recipe
@@ -16,6 +17,8 @@ from gateway.vault.recipients import load_recipients
 from gateway.vault.signer import load_signer
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     from config.schema import Site
     from gateway.route.treatment import Treatment
     from gateway.store.files import FileStore
@@ -67,11 +70,19 @@ class Recipes:
         if not destination:
             return None
         found = next(d for d in self._site.destinations if d.name == destination)
-        return partial(
-            enclose,
-            recipients=load_recipients(found.recipients),
-            signer=load_signer(self._signer),
-        )
+        recipients, signer = load_recipients(found.recipients), load_signer(self._signer)
+
+        def put_in(dataset: Dataset, record: bytes, original: Dataset) -> None:
+            attributes = attributes_to_put_back(original, dataset)
+            enclose(
+                dataset,
+                record,
+                original=attributes,
+                recipients=recipients,
+                signer=signer,
+            )
+
+        return put_in
 
 
 def build_protection(

@@ -83,6 +83,4 @@ def _frames(made: ProtectedObject) -> Iterator[Frame]:
     reading = Reading(max_frames=len(made.traces))
     for part in made.parts:
         offset, syntax = data_set_offset(part.part10)
-        yield from read_source(
-            part.part10[offset:], syntax, reading=reading
-        ).frames()
+        yield from read_source(part.part10[offset:], syntax, reading=reading).frames()

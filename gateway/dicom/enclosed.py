@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from gateway.dicom.lenient import items, lenient, text, value
 from gateway.dicom.parse import data_set_offset, parse_object
 from gateway.errors import InvalidSeal, KeyNotEnclosed
-from gateway.vault.container import decode_record
+from gateway.vault.container import decode_key_record
 from gateway.vault.recipients import envelop, open_envelope
 from gateway.vault.signer import verify_content, verify_statement, without_padding
 
@@ -118,7 +118,7 @@ def enclose(
         The record is of another object.
     """
     uid = str(dataset.SOPInstanceUID)
-    record = decode_record(record_octets)
+    record = decode_key_record(record_octets)
     if uid not in _objects_of(record):
         raise InvalidSeal(f"the key record is of another object than {uid}")
     statement = _statement(uid, record, record_octets, original)
@@ -230,7 +230,7 @@ def _opened(
     _require(trusted is None or signer == trusted)
     verify_content(content, content_signature, signer)
     _, creator, version, signed_uid, digest, encoded, _ = values
-    record = decode_record(encoded)
+    record = decode_key_record(encoded)
     _require(
         (creator, version) == (CREATOR.encode(), VERSION)
         and signed_uid == _even(uid.encode())

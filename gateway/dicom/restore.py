@@ -9,6 +9,8 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.errors import RecoveryFailed
 from engine.recover import recover
 from gateway.dicom.lenient import lenient, text
@@ -23,7 +25,6 @@ from gateway.vault.shell import fill_shell
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from gateway.store.files import FileStore
@@ -118,7 +119,8 @@ def _rebuild(load: Load, record: KeyRecord) -> bytes:
     _checked(load, record.parts[0])
     if isinstance(custody, WholeCustody):
         return custody.received
-    return fill_shell(custody.shell, map(unpack_array, custody.frames))
+    frames = (unpack_array(frame).astype(np.int32) for frame in custody.frames)
+    return fill_shell(custody.shell, frames)
 
 
 def _checked(load: Load, part: RecordPart) -> bytes:
@@ -157,7 +159,8 @@ def _recovered(
         return recover(frame, frame_key(mark, planes))
     except (RecoveryFailed, ValueError) as error:
         raise RecoveryRefused(
-            f"key and pixels of {record.protected_uid} do not fit"
+            f"key and pixels of {record.protected_uid} do not fit: the protected "
+            "object was changed, or the key is of another"
         ) from error
 
 

@@ -14,7 +14,7 @@ from gateway.errors import GatewayError, RecoveryRefused, Unprotectable
 from gateway.stages.draft import Draft, Original, Refused, Report
 from gateway.stages.marking import Marking
 from gateway.stages.recipe import PLAIN, Recipe
-from gateway.vault.container import decode_record, encode_record
+from gateway.vault.container import decode_key_record, encode_record
 from gateway.vault.record import KeyRecord
 
 if TYPE_CHECKING:
@@ -258,8 +258,7 @@ def _verified(
     """Smallest record from whose octets the received octets come back."""
     encoded = sorted((encode_record(record) for record in candidates), key=len)
     for octets in encoded:
-        record = decode_record(octets)
-        assert isinstance(record, KeyRecord)
+        record = decode_key_record(octets)
         enclosed = recipe.enclosed(datasets, octets, draft.source.dataset)
         parts = tuple(map(_part, enclosed))
         files = {part.sop_instance_uid: part.part10 for part in parts}

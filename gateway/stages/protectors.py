@@ -69,7 +69,8 @@ class Protectors:
     @property
     def keywords(self) -> frozenset[str]:
         """DICOM keywords and association facts that the conditions read."""
-        conditions = [one.condition for one in (*self._choices, *self._presets)]
+        conditions = [choice.condition for choice in self._choices]
+        conditions += [presets.condition for presets in self._presets]
         return frozenset().union(*(condition.keywords for condition in conditions))
 
     def reading(self, attributes: Mapping[str, Value]) -> Reading:

@@ -70,7 +70,8 @@ class Recipes:
         if not destination:
             return None
         found = next(d for d in self._site.destinations if d.name == destination)
-        recipients, signer = load_recipients(found.recipients), load_signer(self._signer)
+        recipients = load_recipients(found.recipients)
+        signer = load_signer(self._signer)
 
         def put_in(dataset: Dataset, record: bytes, original: Dataset) -> None:
             attributes = attributes_to_put_back(original, dataset)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
-from gateway.store.part10 import FileMeta, encode_head, read_head
+from gateway.store.part10 import FileMeta, check_uid, encode_head, read_head
 
 ORIGINALS = "originals"
 CONFLICTS = "conflicts"

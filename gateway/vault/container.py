@@ -70,6 +70,20 @@ def decode_record(data: bytes) -> KeyRecord | RecordLink:
         raise InvalidSeal(UNKNOWN) from error
 
 
+def decode_key_record(data: bytes) -> KeyRecord:
+    """Record of octets that must not be a link to one.
+
+    Raises
+    ------
+    InvalidSeal
+        They are not the octets of a record this version can read.
+    """
+    record = decode_record(data)
+    if isinstance(record, RecordLink):
+        raise InvalidSeal(UNKNOWN)
+    return record
+
+
 def _join(header: dict[str, Any], blobs: Iterable[bytes]) -> bytes:
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     packed = pack_bytes(text, level=LEVEL).data

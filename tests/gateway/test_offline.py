@@ -19,6 +19,7 @@ from config.schema import Ensemble, Protection
 from gateway.cli.files import app
 from gateway.dicom.pixels import Reading
 from gateway.route.conditions import compile_condition
+from gateway.stages.draft import Original
 from gateway.stages.offline import (
     AlreadyThere,
     OfflineSite,
@@ -26,7 +27,6 @@ from gateway.stages.offline import (
     default_site,
     find_files,
 )
-from gateway.stages.draft import Original
 from gateway.stages.protectors import Protectors, judged_by
 from tests.gateway.object_cases import (
     EXPLICIT,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
+from gateway.dicom.pixels import Reading
 from gateway.dicom.restore import restore, restorer
 from gateway.errors import RecoveryRefused
 from gateway.route.treatment import Treatment
@@ -37,6 +38,8 @@ from tests.gateway.object_cases import (
     protect_one,
     protected_example,
 )
+
+APART = Reading(max_frames=9, split_frames="always")
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,9 +123,7 @@ def damaged_records() -> list[KeyRecord]:
     planes = custody.planes[0]
     residual = unpack_array(planes.residual).astype(np.int32)
     residual[0, 0] += 1
-    wrong = replace(
-        custody, planes=(replace(planes, residual=pack_array(residual)),)
-    )
+    wrong = replace(custody, planes=(replace(planes, residual=pack_array(residual)),))
     shell = replace(custody.shell, prefix=custody.shell.prefix[:-1] + b"\7")
     return [
         replace(record, custody=wrong),
@@ -176,7 +177,7 @@ def test_frames_that_became_objects_of_their_own_come_back_together(
     original = Original(data=data, kind="file")
     for custody in ("key", "sealed-original"):
         recipe = Recipe(treatment=Treatment(custody=custody))
-        made = protect_one(original, recipe=recipe)
+        made = protect_one(original, recipe=recipe, reading=APART)
         assert len(made.parts) == len(made.record.parts) == 2
         vault = open_vault(tmp_path / custody, tmp_path / "master.key")
         vault.put(made.record)
@@ -189,7 +190,7 @@ def test_frames_that_became_objects_of_their_own_come_back_together(
 def test_a_missing_part_is_named() -> None:
     data = corpus_file("eCT_Supplemental.dcm").read_bytes()
     recipe = Recipe(treatment=Treatment(custody="key"))
-    made = protect_one(Original(data=data, kind="file"), recipe=recipe)
+    made = protect_one(Original(data=data, kind="file"), recipe=recipe, reading=APART)
     with pytest.raises(RecoveryRefused, match="another object"):
         restore(only(made.part10), made.record)
 

@@ -32,6 +32,7 @@ __all__ = [
     "UnknownDestination",
     "Unprotectable",
     "UnprotectedExport",
+    "UnresolvedReferences",
     "UnsupportedObject",
 ]
 
@@ -53,12 +54,23 @@ class Unprotectable(GatewayError):
         Short code for tables and logs: ``no-pixel-data``, ``short-pixel-data``,
         ``unknown-transfer-syntax``, ``missing-attribute``, ``too-small``,
         ``too-many-frames``, ``undecodable``, ``unsupported-pixels``,
-        ``no-placement``, ``not-fooled``, ``unreadable``.
+        ``no-placement``, ``not-fooled``, ``unreadable``, ``unsupported-object``,
+        ``unresolved-references``, ``not-deidentifiable``.
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class UnresolvedReferences(Unprotectable):
+    """An object refers to originals that no protected object stands for.
+
+    Its ``reason`` is ``unresolved-references``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unresolved-references", message)
 
 
 class StoreFull(GatewayError):

@@ -50,8 +50,9 @@ LAYOUT: Final = (
     (GROUP, 0x1001, b"IS"),  # version of this form
     (GROUP, 0x1002, b"UI"),  # SOP Instance UID of the protected object
     (GROUP, 0x1003, b"OB"),  # SHA-256 of the original
-    (GROUP, 0x1004, b"OB"),  # key record
-    (GROUP, 0x1005, b"OB"),  # signature over all before
+    (GROUP, 0x1004, b"UL"),  # octets of the key record, without padding
+    (GROUP, 0x1005, b"OB"),  # key record
+    (GROUP, 0x1006, b"OB"),  # signature over all before
 )
 """Elements inside the envelope, in order: explicit VR, little endian."""
 
@@ -158,11 +159,13 @@ def open_enclosed(
     start, syntax = data_set_offset(part10)
     with lenient():
         dataset = parse_object(part10[start:], syntax).dataset
-        item, block = _item_with_key(dataset)
-        uid = text(dataset, "SOPInstanceUID")
         try:
+            item, block = _item_with_key(dataset)
+            uid = text(dataset, "SOPInstanceUID")
             return _opened(uid, item, block, key, trusted_signer)
-        except (InvalidSeal, ValueError, TypeError, LookupError, struct.error):
+        except KeyNotEnclosed:
+            raise
+        except Exception:  # noqa: BLE001 - pydicom raises anything on bad values
             # Not chained: which step failed is nobody's business.
             raise InvalidSeal(REFUSED) from None
 
@@ -185,6 +188,7 @@ def _statement(
         VERSION,
         uid.encode("ascii"),
         bytes.fromhex(record.original_sha256),
+        LENGTH.pack(len(record_octets)),
         record_octets,
     )
     private = map(_element, LAYOUT[1:-1], values)
@@ -229,8 +233,8 @@ def _opened(
     signer = verify_statement(octets[:end], without_padding(values[-1]))
     _require(trusted is None or signer == trusted)
     verify_content(content, content_signature, signer)
-    _, creator, version, signed_uid, digest, encoded, _ = values
-    record = decode_key_record(encoded)
+    _, creator, version, signed_uid, digest, size, encoded, _ = values
+    record = decode_key_record(encoded[: LENGTH.unpack(size)[0]])
     _require(
         (creator, version) == (CREATOR.encode(), VERSION)
         and signed_uid == _even(uid.encode())

@@ -148,7 +148,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(_read(path))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise PrivateKeyRefused(
             f"{path} holds no certificate (PEM); name the file that does"
         ) from error
@@ -213,7 +213,7 @@ def _only_certificate(path: Path) -> x509.Certificate:
         )
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigurationError(
             f"recipient {path}: not an X.509 certificate in PEM; convert it: openssl "
             "x509 -inform DER -in FILE -out FILE.pem"

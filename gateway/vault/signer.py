@@ -47,7 +47,12 @@ OPTIONS: Final = (
     pkcs7.PKCS7Options.DetachedSignature,
     pkcs7.PKCS7Options.NoCapabilities,
 )
-SHA256: Final = "2.16.840.1.101.3.4.2.1"
+SHA256: Final = {"2.16.840.1.101.3.4.2.1"}
+ECDSA_SHA256: Final = {"1.2.840.10045.4.3.2"}
+RSA_SHA256: Final = {"1.2.840.113549.1.1.1", "1.2.840.113549.1.1.11"}
+"""RFC 8017 A.2.4; RFC 3370 3.2 has the first, plain ``rsaEncryption``."""
+
+NULL: Final = b"\x05\x00"
 ATTRIBUTES: Final = {
     rfc5652.id_contentType,
     rfc5652.id_messageDigest,
@@ -135,9 +140,9 @@ def verify_statement(statement: bytes, signature: bytes) -> x509.Certificate:
     """
     try:
         return _verified(statement, signature)
-    except (PyAsn1Error, InvalidSignature, UnsupportedAlgorithm) as error:
+    except (PyAsn1Error, ValueError, TypeError, LookupError) as error:
         raise InvalidSeal(REFUSED) from error
-    except (ValueError, TypeError, LookupError) as error:
+    except (InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidSeal(REFUSED) from error
 
 
@@ -189,9 +194,12 @@ def _verified(statement: bytes, signature: bytes) -> x509.Certificate:
     _require(
         int(named["serialNumber"]) == certificate.serial_number
         and encode(named["issuer"]) == certificate.issuer.public_bytes()
-        and str(info["digestAlgorithm"]["algorithm"]) == SHA256
+        and int(info["version"]) == 1
         and not info["unsignedAttrs"].isValue
     )
+    _check_algorithm(info["digestAlgorithm"], SHA256)
+    is_rsa = isinstance(certificate.public_key(), rsa.RSAPublicKey)
+    _check_algorithm(info["signatureAlgorithm"], RSA_SHA256 if is_rsa else ECDSA_SHA256)
     _check_attributes(info["signedAttrs"], statement)
     _verify(certificate, bytes(info["signature"]), _as_set(info["signedAttrs"]))
     return certificate
@@ -207,10 +215,22 @@ def _signed_data(octets: bytes) -> Any:  # noqa: ANN401 - the library has no typ
         # The decoder takes some BER too; only the one encoding of DER passes.
         and encode(signed) == bytes(outer["content"])
         and encode(outer) == octets
+        and int(signed["version"]) == 1
         and inner["eContentType"] == rfc5652.id_data
         and not inner["eContent"].isValue
+        and not signed["crls"].isValue
     )
+    (digest,) = signed["digestAlgorithms"]
+    _check_algorithm(digest, SHA256)
     return signed
+
+
+def _check_algorithm(found: Any, allowed: set[str]) -> None:  # noqa: ANN401
+    parameters = found["parameters"]
+    _require(
+        str(found["algorithm"]) in allowed
+        and (not parameters.isValue or bytes(parameters) == NULL)
+    )
 
 
 def _check_attributes(attributes: Any, statement: bytes) -> None:  # noqa: ANN401
@@ -284,7 +304,7 @@ def _parsed(pem: bytes, path: Path) -> Signer:
     try:
         key = load_pem_private_key(pem, password=None)
         certificate = x509.load_pem_x509_certificate(pem)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise _not_a_signer(path) from None  # nothing of a key ends in a trace
     if not isinstance(key, SigningKey) or key.public_key() != certificate.public_key():
         raise _not_a_signer(path)

@@ -17,7 +17,14 @@ from sqlalchemy.exc import IntegrityError
 from gateway.store.care import Care
 from gateway.store.clock import timestamp, utc_now
 from gateway.store.database import Database
-from gateway.store.find import FindKeys, Level, find_statement, matching_instances
+from gateway.store.find import (
+    ORIGINALS,
+    PROTECTED,
+    FindKeys,
+    Level,
+    find_statement,
+    matching_objects,
+)
 from gateway.store.rows import (
     Conflict,
     Instance,
@@ -324,13 +331,28 @@ class Index(Care):
         list of dict
             By DICOM keyword; lists where the attribute has several values.
         """
-        return find_statement(matching, level).rows(self._rows)
+        return find_statement(matching, level, ORIGINALS).rows(self._rows)
+
+    def find_protected(self, matching: FindKeys, level: Level) -> list[dict[str, Any]]:
+        """Return the same of protected objects, by their own UIDs only."""
+        return find_statement(matching, level, PROTECTED).rows(self._rows)
 
     def originals_matching(self, matching: FindKeys) -> list[Instance]:
         """Return the received objects that keys select, in a stable order."""
-        chosen = instances.c.id.in_(matching_instances(matching))
+        chosen = instances.c.id.in_(matching_objects(matching, ORIGINALS))
         order = (instances.c.series_instance_uid, instances.c.id)
         return self._instances(select(instances).where(chosen).order_by(*order))
+
+    def protected_matching(self, matching: FindKeys) -> list[Protected]:
+        """Return the protected objects that keys select, in a stable order.
+
+        Without their reports, which may be long and nobody asks for here.
+        """
+        chosen = protected.c.id.in_(matching_objects(matching, PROTECTED))
+        order = (protected.c.series_instance_uid, protected.c.id)
+        columns = [column for column in protected.c if column.name != "report"]
+        rows = self._rows(select(*columns).where(chosen).order_by(*order))
+        return [Protected(**row) for row in rows]
 
     def _instances(self, statement: Select[Any]) -> list[Instance]:
         return [Instance(**row) for row in self._rows(statement)]

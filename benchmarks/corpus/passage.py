@@ -1,0 +1,168 @@
+"""One round: files into a fresh gateway, protected objects out, originals back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.corpus.find import FoundFile
+from benchmarks.corpus.ledger import Ledger, Received
+from benchmarks.corpus.node import Arrived, DiskNode
+from benchmarks.corpus.peers import retrieve_study, send_files
+from gateway.demo.site import OUTSIDE, WORKSTATION, GatewayProcess, write_site
+
+SUCCESS: Final = 0x0000
+YEAR_SECONDS: Final = 365 * 86400.0
+"""For `GatewayProcess.wait_until`, whose end here is the stall."""
+
+QUICK: Final = """
+[protection.params.search]
+strategy = "random"
+
+[protection.params.delta]
+iterations = 1
+"""
+
+Told = Callable[[int], None]
+"""Called with the number of files that are settled so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a corpus run is done.
+
+    Attributes
+    ----------
+    quick
+        Whether one random mark and one step of δ replace search and PGD.
+    threads
+        Threads of torch in each gateway.
+    stall_seconds
+        A round in which nothing moves on for so long is given up.
+    """
+
+    quick: bool = False
+    threads: int = 1
+    stall_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """What a round saw.
+
+    Attributes
+    ----------
+    files, statuses
+        What was sent, and the C-STORE status of each.
+    received
+        What the gateway's index says at the end, by SOP Instance UID.
+    outside, returned
+        What arrived at the outside node and at the authorised one.
+    settled
+        Whether the gateway came to an end with everything.
+    """
+
+    files: Sequence[FoundFile]
+    statuses: Sequence[int]
+    received: Mapping[str, Received]
+    outside: Sequence[Arrived]
+    returned: Sequence[Arrived]
+    settled: bool
+
+
+def pass_through(
+    files: Sequence[FoundFile], directory: Path, options: Options, told: Told
+) -> Passage:
+    """Send files to a gateway of their own and ask their originals back.
+
+    Parameters
+    ----------
+    files
+        No SOP Instance UID twice; sorted by study.
+    directory
+        ``outside`` and ``returned`` are left in it, the site is removed.
+    options
+        How.
+    told
+        Told of the files that are settled.
+    """
+    outside = DiskNode(OUTSIDE, directory / "outside")
+    station = DiskNode(WORKSTATION, directory / "returned")
+    site = directory / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True)
+    with outside, station:
+        config = _configured(site, outside, station, options)
+        with GatewayProcess(config, directory / "gateway.log") as gateway:
+            ports = gateway.wait_for_ports(site / "data")
+            statuses = send_files(files, ports.receiver)
+            with Ledger(site / "data" / "index.sqlite") as ledger:
+                refused = sum(status != SUCCESS for status in statuses)
+                wait = _Wait(ledger, refused, options.stall_seconds, told)
+                gateway.wait_until(wait.is_over, YEAR_SECONDS)
+                received = ledger.received()
+            for study in _studies(files, statuses):
+                retrieve_study(study, ports.recovery)
+    shutil.rmtree(site, ignore_errors=True)
+    return Passage(
+        files=files,
+        statuses=statuses,
+        received=received,
+        outside=outside.arrived,
+        returned=station.arrived,
+        settled=wait.settled,
+    )
+
+
+def _configured(
+    site: Path, outside: DiskNode, station: DiskNode, options: Options
+) -> Path:
+    path = write_site(site, outside_port=outside.port, workstation_port=station.port)
+    further = f"\n[worker]\ncpu_threads = {options.threads}\n"
+    further += QUICK if options.quick else ""
+    path.write_text(path.read_text("utf-8") + further, "utf-8")
+    return path
+
+
+def _studies(files: Sequence[FoundFile], statuses: Sequence[int]) -> list[str]:
+    stored = [
+        file.facts.study_instance_uid
+        for file, status in zip(files, statuses, strict=True)
+        if status == SUCCESS
+    ]
+    return list(dict.fromkeys(stored))
+
+
+class _Wait:
+    """Knows when a gateway is done with all it received, or stands still."""
+
+    def __init__(
+        self, ledger: Ledger, refused: int, stall_seconds: float, told: Told
+    ) -> None:
+        self._ledger = ledger
+        self._refused = refused
+        self._stall_seconds = stall_seconds
+        self._told = told
+        self._last: tuple[int, ...] = ()
+        self._moved = time.monotonic()
+        self.settled = False
+
+    def is_over(self) -> bool:
+        """Whether all is settled, or nothing has moved for too long."""
+        now = self._ledger.progress()
+        if now != self._last:
+            self._last, self._moved = now, time.monotonic()
+            revisions, opened, pending, decided, _ = now
+            self._told(decided + self._refused)
+            self.settled = revisions == opened == pending == 0
+        return self.settled or time.monotonic() - self._moved > self._stall_seconds
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

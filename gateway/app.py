@@ -146,14 +146,14 @@ def run_receiver(config: Path, lifeline: int | None = None) -> None:
 def _receive(site: Site, places: Places, index: Index) -> None:
     from gateway.dicom.listener import Records, start_receiver
     from gateway.dicom.restore import restorer
-    from gateway.stages.export import verified_protected
+    from gateway.stages.export import verified_part
 
     store = FileStore(places.store)
     audit = AuditLog(places.audit)
     vault = open_vault_of(site)
     records = Records(
         restore=restorer(store, vault),
-        verify=lambda row: verified_protected(row, store, vault),
+        verify=lambda row: verified_part(row, store, vault),
     )
     try:
         running = start_receiver(site, store, index, audit, records)

@@ -218,16 +218,36 @@ def verified_protected(
     """
     if not rows:
         raise UnprotectedExport("there is no protected object for this instance")
-    uid = rows[0].sop_instance_uid
-    try:
-        record = vault.get(uid)
-    except (RecordMissing, InvalidSeal) as error:
-        raise UnprotectedExport(f"{uid}: no valid record: {error}") from error
+    record = _record(rows[0], vault)
     if [row.sop_instance_uid for row in rows] != [part.uid for part in record.parts]:
-        raise UnprotectedExport(f"{uid}: its record is of other objects")
+        raise UnprotectedExport(
+            f"{rows[0].sop_instance_uid}: its record is of other objects"
+        )
     for row in rows:
         _check_file(row, store)
     return rows
+
+
+def verified_part(row: Protected, store: FileStore, vault: Records) -> Protected:
+    """Return one row when its file and the record it belongs to are whole.
+
+    Raises
+    ------
+    UnprotectedExport
+        As `verified_protected`.
+    """
+    _record(row, vault)
+    _check_file(row, store)
+    return row
+
+
+def _record(row: Protected, vault: Records) -> KeyRecord:
+    try:
+        return vault.get(row.sop_instance_uid)
+    except (RecordMissing, InvalidSeal) as error:
+        raise UnprotectedExport(
+            f"{row.sop_instance_uid}: no valid record: {error}"
+        ) from error
 
 
 def _check_file(row: Protected, store: FileStore) -> None:

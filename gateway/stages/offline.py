@@ -283,7 +283,7 @@ class FileRecovery:
         self._record_of = record_of
         self._outputs = outputs
         self._files = files
-        self._done: dict[str, Path] = {}
+        self._done: dict[tuple[Path, str], Path] = {}
 
     def recover(self, job: Job) -> Path:
         """Write the original of a protected file, under its own name.
@@ -298,13 +298,14 @@ class FileRecovery:
         protected = job.path.read_bytes()
         uid = instance_uid(protected)
         record = self._record(uid, protected)
-        if record.protected_uid in self._done:
-            return self._done[record.protected_uid]
+        place = (job.folder, record.protected_uid)
+        if len(record.parts) > 1 and place in self._done:
+            return self._done[place]
         known = {uid: protected}
         original = restore(lambda uid: self._load(uid, known), record)
         output = self._outputs.plan(job.folder, _original_name(record))
         write_durably(output, _as_file(original, record))
-        self._done[record.protected_uid] = output
+        self._done[place] = output
         return output
 
     def _record(self, uid: str, protected: bytes) -> KeyRecord:

@@ -17,10 +17,16 @@ from pydicom.uid import (
     JPEG2000,
     JPEG2000MC,
     UID,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSNearLossless,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
 )
 from pydicom.valuerep import STR_VR
 
@@ -69,6 +75,18 @@ LOSSY_METHODS: Final = {
     HTJ2K: "ISO_15444_15",
 }
 """Defined terms of PS3.3 C.7.6.1.1.5 for the lossy syntaxes."""
+
+SINGLE_FRAME: Final = frozenset(
+    (
+        SecondaryCaptureImageStorage,
+        ComputedRadiographyImageStorage,
+        CTImageStorage,
+        MRImageStorage,
+        UltrasoundImageStorage,
+        PositronEmissionTomographyImageStorage,
+    )
+)
+"""Classes of which a frame cannot be named; objects of them may have more even so."""
 
 UTF8: Final = "ISO_IR 192"
 DEFAULT_REPERTOIRE: Final = "ISO_IR 6"
@@ -246,7 +264,7 @@ def _write_references(source: Source, part: Part, target: Dataset) -> None:
     if sop_class is None or instance is None:
         return
     image = _reference(sop_class, instance)
-    if source.count > len(part.frames):
+    if source.count > len(part.frames) and sop_class not in SINGLE_FRAME:
         image.ReferencedFrameNumber = [number + 1 for number in part.frames]
     purpose = codes.DCM.SourceImageForImageProcessingOperation
     image.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(purpose)]

@@ -95,14 +95,14 @@ def plan_parts(source: Source, split: Split) -> tuple[Part, ...]:
 
 
 def _loses_rescale(source: Source) -> bool:
-    """Whether outputs of the rescale mean something that stored values do not."""
+    """Whether the rescale gives HU that stored values are not, or varies."""
     dataset = source.dataset
     rescales = {rescale_of(dataset, index) for index in range(source.count)}
     if len(rescales) > 1:
         return True
     group = frame_item(dataset, 0, "PixelValueTransformationSequence") or dataset
-    unit = text(group, "RescaleType")
-    hounsfield = unit == "HU" or (not unit and text(dataset, "Modality") == "CT")
+    # Rescale Type of CT is not relied on: real objects say US and mean HU.
+    hounsfield = text(group, "RescaleType") == "HU" or text(dataset, "Modality") == "CT"
     # Signed values would be moved to start at 0, HU or not.
     kept = rescales == {Rescale()} and not source.signed
     return hounsfield and None not in rescales and not kept

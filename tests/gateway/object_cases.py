@@ -172,6 +172,15 @@ def grey_dataset(
     return dataset
 
 
+def look_up_table(first: int, values: NDArray[np.integer[Any]]) -> Dataset:
+    """An item of a Modality or VOI LUT Sequence with 16-bit entries."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS", [len(values), first, 16])
+    item.ModalityLUTType = "US"
+    item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    return item
+
+
 def encoded(dataset: Dataset) -> bytes:
     """Data set octets in explicit VR little endian, without file meta."""
     stream = BytesIO()

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from engine.rendering import render
-from gateway.dicom.derive import Target, derive, encode_part10
-from gateway.dicom.derived_pixels import Split, plan_parts
-from gateway.dicom.identifiers import UidMapper
-from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import Reading, Source, read_source
+from gateway.dicom.derive import encode_part10
+from gateway.dicom.derived_pixels import plan_parts
+from gateway.dicom.pixels import Source, read_source
 from gateway.dicom.repair import valid_text
 from gateway.errors import Unprotectable
 from gateway.vault.layout import pack
@@ -32,10 +29,8 @@ from tests.gateway.object_cases import (
     encoded,
     grey_dataset,
 )
+from tests.gateway.parts import READING, UIDS, derived_parts, source_of
 
-UIDS = UidMapper(b"u" * 32)
-READING = Reading(max_frames=200)
-WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SINGLE = "Secondary Capture Image Storage"
 
 
@@ -51,23 +46,8 @@ def dciodvfy(path: Path) -> list[str]:
     return [line for line in output.splitlines() if "Error" in line]
 
 
-def source_of(data: bytes) -> Source:
-    offset, syntax = data_set_offset(data)
-    return read_source(data[offset:], syntax, reading=READING)
-
-
 def corpus_source(name: str) -> Source:
     return source_of(corpus_file(name).read_bytes())
-
-
-def derived_parts(source: Source, split: Split = "never") -> list[Dataset]:
-    made = []
-    for number, part in enumerate(plan_parts(source, split)):
-        frames = [source.frame(index).stored for index in part.frames]
-        target = Target(sop_instance_uid=UIDS.map(f"1.2.3.{number}"))
-        value = pack(frames, part.layout)
-        made.append(derive(source, part, value, target=target, uids=UIDS, when=WHEN))
-    return made
 
 
 def derived_of(source: Source) -> bytes:

@@ -72,7 +72,10 @@ class Preparation:
         ]
         progress("mask", len(frames), len(frames))
         masked = time.perf_counter()
-        boxes = [_native(f, found) for f, found in zip(frames, lesions, strict=True)]
+        boxes = [
+            tuple(map(self._geometry(f).native_box, found.boxes))
+            for f, found in zip(frames, lesions, strict=True)
+        ]
         deltas = self._deltas(
             [
                 _Asked(frame=f, boxes=b, seed=s, given=g)
@@ -106,11 +109,16 @@ class Preparation:
         search = self.params.search
         return PatchMaker(
             logo=self.logo,
-            geometry=geometry_of(frame),
+            geometry=self._geometry(frame),
             sl=search.sl,
             grey=not frame.colour,
             matte=search.matte,
         )
+
+    def _geometry(self, frame: Frame) -> Geometry:
+        """How a frame lies on the model grid, and how fine its δ is."""
+        rows, columns = frame.stored.shape[:2]
+        return Geometry(columns=columns, rows=rows, finest=self.params.delta.finest)
 
     def _lesions(
         self, views: Sequence[torch.Tensor], given: Sequence[Given]
@@ -177,7 +185,7 @@ class Preparation:
 
     def _frozen(self, one: _Asked) -> NDArray[np.bool_]:
         """Where δ must stay zero, rows and columns of δ."""
-        geometry = geometry_of(one.frame)
+        geometry = self._geometry(one.frame)
         guard = self.params.delta.lesion_guard
         kept = [geometry.delta_box(box) for box in one.boxes if guard]
         return fill(kept, geometry.delta_shape())
@@ -206,17 +214,6 @@ def _start(one: _Asked, shape: tuple[int, ...]) -> NDArray[np.int8] | None:
     if neighbour is None or neighbour.delta.shape[:2] != shape:
         return None
     return neighbour.delta
-
-
-def geometry_of(frame: Frame) -> Geometry:
-    """How a frame lies on the model grid."""
-    rows, columns = frame.stored.shape[:2]
-    return Geometry(columns=columns, rows=rows)
-
-
-def _native(frame: Frame, lesions: Lesions) -> tuple[Box, ...]:
-    geometry = geometry_of(frame)
-    return tuple(geometry.native_box(box) for box in lesions.boxes)
 
 
 def _guarded(delta: NDArray[np.int8], frozen: NDArray[np.bool_]) -> NDArray[np.int8]:

@@ -118,7 +118,8 @@ class Task:
         """Ask for the next candidates, as many as the rest of the budget allows."""
         led = self.hints > 0 and not self.judged
         size = self.hints if led else _batch_size(len(self.judged), self.objective)
-        asked = self.strategy.ask(size)
+        # Every candidate is one picture per window: as many pictures as without.
+        asked = self.strategy.ask(size if led else max(1, size // self.gallery.windows))
         cost = GRADIENT_COST if asked.gradients else 1
         left = (self.budget - self.spent) // cost if self.budget else None
         return asked._replace(candidates=asked.candidates[:left])

@@ -70,10 +70,16 @@ class PresetView:
         self.slopes = tuple(_slope(first, one) for one in presets)
         self._first = first
         self._presets = presets
+        width = first.hi - first.lo
+        # The logo is kept within what the frame can store.
+        self._range = (
+            np.float32(max(0.0, (frame.minimum - first.lo) / width)),
+            np.float32(min(1.0, (frame.maximum - first.lo) / width)),
+        )
         self._whole = geometry.reduction == 1
         size = geometry.preview[::-1]
         lo, hi = clip_bounds(frame)
-        inside = (np.clip(host, lo, hi) - first.lo) / (first.hi - first.lo)
+        inside = (np.clip(host, lo, hi) - first.lo) / width
         self._inside = _resized(inside.astype(np.float32), size)
         self._levels = np.stack(
             [_shown(render(host, one), size) for one in presets], axis=2
@@ -125,6 +131,7 @@ class PresetView:
         logo, matte = planes[..., 0], planes[..., 1]
         if self._first.inverted:
             logo = matte - logo
+        logo = np.clip(logo, matte * self._range[0], matte * self._range[1])
         mixed = host - opacity * (matte * host - logo)
         if self._whole:
             width = self._first.hi - self._first.lo

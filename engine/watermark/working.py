@@ -43,12 +43,14 @@ _PIXEL: Final = {2: np.complex64, 4: np.complex128}
 class Geometry:
     """How a native frame lies on the model grid.
 
-    ``columns`` and ``rows`` are the native size, ``side`` that of the grid.
+    ``columns`` and ``rows`` are the native size, ``side`` that of the grid and
+    ``finest`` the most points δ has on a side, 0 for those of the grid.
     """
 
     columns: int
     rows: int
     side: int = GRID
+    finest: int = 0
 
     @property
     def reduction(self) -> float:
@@ -92,8 +94,9 @@ class Geometry:
         )
 
     def delta_shape(self) -> tuple[int, int]:
-        """Rows and columns of δ: the grid, but never finer than the frame."""
-        return min(self.side, self.rows), min(self.side, self.columns)
+        """Rows and columns of δ, never finer than the frame."""
+        most = self.finest or self.side
+        return min(most, self.rows), min(most, self.columns)
 
     def delta_box(self, native: Box) -> Box:
         """All points of δ that act on any pixel of a native box."""

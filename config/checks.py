@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.errors import ConfigurationError
 from config.explain import nearest
-from config.schema import Rule, Site
+from config.schema import RetrievingNode, Rule, Site
 from config.sources import Key, Sources
 
 TREATMENTS = ("custody", "non_images", "deidentify", "uids")
@@ -27,7 +27,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_duplicates(site, sources),
         *_same_ports(site, sources),
         *_rule_mistakes(site, sources),
-        *_recovery_mistakes(site, sources),
+        *_retrieval_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -45,6 +45,11 @@ def _duplicates(site: Site, sources: Sources) -> list[str]:
             [e.name for e in site.protection.ensembles],
         ),
         (("receiver", "peers"), "ae_title", [p.ae_title for p in site.receiver.peers]),
+        (
+            ("receiver", "readers"),
+            "ae_title",
+            [n.ae_title for n in site.receiver.readers],
+        ),
         (("recovery", "nodes"), "ae_title", [n.ae_title for n in site.recovery.nodes]),
         (
             ("receiver", "readers"),
@@ -134,19 +139,24 @@ def _destination_mistakes(
     return mistakes
 
 
-def _recovery_mistakes(site: Site, sources: Sources) -> list[str]:
+def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
     known = {d.ae_title for d in site.recovery.destinations}
+    asking: list[tuple[Key, str, Sequence[RetrievingNode]]] = [
+        (("recovery", "nodes"), "originals", site.recovery.nodes),
+        (("receiver", "readers"), "protected objects", site.receiver.readers),
+    ]
     mistakes = []
-    for position, node in enumerate(site.recovery.nodes):
-        # Without a list a node may have originals sent to itself only.
-        for title in node.move_destinations or (node.ae_title,):
-            if title not in known:
-                where = sources.describe(("recovery", "nodes", position))
-                mistakes.append(
-                    f"{where}: node {node.ae_title!r} may have originals sent to"
-                    f" {title!r}, which has no address; add it to"
-                    " [[recovery.destinations]]"
-                )
+    for key, what, nodes in asking:
+        for position, node in enumerate(nodes):
+            # One that asks with C-GET only needs no address of its own.
+            for title in node.move_destinations:
+                if title not in known:
+                    where = sources.describe((*key, position))
+                    mistakes.append(
+                        f"{where}: node {node.ae_title!r} may have {what} sent to"
+                        f" {title!r}, which has no address; add it to"
+                        " [[recovery.destinations]]"
+                    )
     return mistakes
 
 

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 from gateway.dicom.lenient import lenient
 from gateway.dicom.retrieve_header import CHARACTER_SET
-from gateway.dicom.retrieve_identifier import NOT_KEYS, Query
+from gateway.dicom.retrieve_identifier import BULK_VRS, NOT_KEYS, Query
 from gateway.dicom.retrieve_match import element_of, matching_items
 from gateway.store.find import UNIQUE_KEY
 
@@ -92,11 +92,13 @@ def _answered(keys: Dataset, header: Dataset) -> Iterator[DataElement]:
 
 
 def _part(item: Dataset, asked: Dataset) -> Dataset:
-    """Return what was asked of an item; all of it where nothing was named."""
+    """Return what was asked of an item; where nothing was named, all but bulk."""
     part = Dataset()
     for element in asked or item:
         if element.tag == CHARACTER_SET:
             continue  # the answer has one for all its items
+        if element.VR in BULK_VRS:
+            continue
         known = element_of(item, element.tag)
         if known is None:
             known = DataElement(element.tag, element.VR, None)

@@ -23,7 +23,6 @@ from gateway.store.find import (
     INDEXED_KEYS,
     MATCHED_KEYS,
     RANGES,
-    UIDS,
     UNIQUE_KEY,
     FindKeys,
     Level,
@@ -190,11 +189,16 @@ def _check_single(query: Query, keyword: str) -> None:
 
 
 def _values(keyword: str, text: str) -> list[str]:
-    """Return the matching values of a key; none for universal matching."""
-    if not text.strip("*"):
+    """Return the matching values of a key; none for universal matching.
+
+    Several values are alternatives: of UIDs by the standard (PS3.4 C.2.2.2.2),
+    of others as peers mean it when they ask for CT and MR in one key.
+    """
+    values = [value.strip() for value in text.split("\\")]
+    values = [value for value in values if value]
+    if not any(value.strip("*") for value in values):
         return []
-    if keyword in UIDS:
-        return [uid for uid in text.split("\\") if uid]
     if keyword in RANGES:  # the punctuation of ACR-NEMA dates and times
-        return [text.replace(".", "") if "Date" in keyword else text.replace(":", "")]
-    return [text]
+        mark = "." if "Date" in keyword else ":"
+        return [value.replace(mark, "") for value in values]
+    return values

@@ -26,7 +26,8 @@ def matches(keys: Dataset, dataset: Dataset) -> bool:
     """Say whether a data set matches every key.
 
     An attribute with several values matches where one of them does (C.2.2.3),
-    one without a value only universally.
+    one without a value only universally. Several values of a key are
+    alternatives.
     """
     return all(_matches_key(key, element_of(dataset, key.tag)) for key in keys)
 
@@ -77,11 +78,10 @@ def _matches_key(key: DataElement, found: DataElement | None) -> bool:
         return False
     if key.VR == "SQ":
         return bool(matching_items(key, found))
-    wanted = texts(key)
-    if key.VR != "UI":  # only of UIDs there is a list to choose from (C.2.2.2.2)
-        wanted = ["\\".join(wanted)]
     return any(
-        _matches_value(key.VR, one, value) for one in wanted for value in texts(found)
+        _matches_value(key.VR, wanted, value)
+        for wanted in texts(key)
+        for value in texts(found)
     )
 
 

@@ -1,6 +1,6 @@
 """How large the key record of a real file is, with the engine's own mark and δ.
 
-    python benchmarks/record_sizes.py [--out docs/results/keys.md]
+    python -m benchmarks.record_sizes [--out docs/results/keys.md]
 
 Each image is protected as a gateway with the default settings does it: δ_D by
 PGD against the packaged removers, the default search. The same mark is then
@@ -48,7 +48,7 @@ HEADER: Final = 4096
 """Octets a record's header may take beside its blobs."""
 
 INTRODUCTION: Final = """\
-Made by `python benchmarks/record_sizes.py`: real files, the default search and δ
+Made by `make keys`: real files, the default search and δ
 (PGD against the packaged removers); in % of the raw pixel octets. Under one mark
 only δ differs: none, δ on the 224 grid as it is made and kept, uniform noise in
 −8 … 8 on that grid, and δ made at native resolution where the engine offers it.

@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  := dcmtk orthanc libgdcm-tools
 
-.PHONY: demo test lint format types install peers experiment clean
+.PHONY: demo test lint format types install peers experiment corpus sheets keys clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
@@ -37,6 +37,21 @@ install: $(VENV)/.installed
 JOBS ?= 2
 experiment: $(VENV)/.installed
 	$(BIN)/miad-gateway experiment all --data $(DATA) --jobs $(JOBS) --out docs/results
+
+# Every DICOM file of the installed packages through a gateway and back; what is
+# made lies in CORPUS. `make sheets` draws contact sheets of the last run.
+CORPUS ?= build/corpus
+corpus: $(VENV)/.installed-dev peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.corpus run --out $(CORPUS) \
+	  --jobs $(JOBS) --page docs/results/corpus.md
+
+sheets: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.corpus sheets $(CORPUS) --out $(CORPUS)/sheets \
+	  --page docs/results/sheets.md
+
+keys: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.record_sizes \
+	  --out docs/results/keys.md
 
 peers:
 	@if ! command -v storescu >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \

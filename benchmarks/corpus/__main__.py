@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -52,6 +54,7 @@ def run(
 ) -> None:
     """Send every file through a gateway and back; exit 1 if a promise is broken."""
     console = _console()
+    signal.signal(signal.SIGTERM, _leave)
     try:
         files = [f for f in find_corpus() if _wanted(f.name, only or ["*"])]
         chosen = spread(files, limit) if limit else files
@@ -103,6 +106,11 @@ def sheets(
     )
     for path in drawn:
         console.print(str(path))
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """End as by Ctrl-C: gateways that were started are ended first."""
+    raise KeyboardInterrupt
 
 
 def _wanted(name: str, patterns: list[str]) -> bool:

@@ -6,6 +6,7 @@ makes of them, so that a wrong refusal and a wrong acceptance both show.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -42,6 +43,10 @@ LABELS_OR_QUANTITIES: Final = frozenset(
         RTDoseStorage,
     )
 )
+LONGEST_UID: Final = 64
+DIGITS_AND_DOTS: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+"""What PS3.5 9.1 makes of a UID; leading zeros are forbidden there and harmless."""
+
 FLOAT_PIXELS: Final = ("FloatPixelData", "DoubleFloatPixelData")
 IN_THE_DATA_SET: Final = (
     "SOPClassUID",
@@ -139,8 +144,11 @@ def _refused(file: FoundFile, dataset: Dataset) -> Expectation | None:
             outcome=REFUSED, because="its SOP class is not one of storage"
         )
     for keyword in IN_THE_DATA_SET:
-        if not text(dataset, keyword):
+        found = text(dataset, keyword)
+        if not found:
             return Expectation(outcome=REFUSED, because=f"no {keyword}")
+        if len(found) > LONGEST_UID or not DIGITS_AND_DOTS.fullmatch(found):
+            return Expectation(outcome=REFUSED, because=f"{keyword} is no UID")
     return None
 
 

@@ -29,7 +29,12 @@ iterations = 1
 """
 
 Told = Callable[[int], None]
-"""Called with the number of files that are settled so far."""
+"""Called with the number of files that are settled so far; what it raises ends
+the round."""
+
+
+class Interrupted(Exception):
+    """The run was given up while a round was waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +160,10 @@ class _Wait:
     def is_over(self) -> bool:
         """Whether all is settled, or nothing has moved for too long."""
         now = self._ledger.progress()
+        revisions, opened, pending, decided, _ = now
+        self._told(decided + self._refused)
         if now != self._last:
             self._last, self._moved = now, time.monotonic()
-            revisions, opened, pending, decided, _ = now
-            self._told(decided + self._refused)
             self.settled = revisions == opened == pending == 0
         return self.settled or time.monotonic() - self._moved > self._stall_seconds
 

@@ -30,7 +30,7 @@ from benchmarks.corpus.expect import (
     missing_for_c_store,
 )
 from benchmarks.corpus.find import FoundFile, rounds_of
-from benchmarks.corpus.passage import Options, Passage, cores, pass_through
+from benchmarks.corpus.passage import Interrupted, Options, Passage, cores, pass_through
 from benchmarks.corpus.readers import check_tools
 from benchmarks.corpus.rows import Row, clear, row_of_unsendable, rows_of, strangers
 
@@ -147,9 +147,14 @@ def _all_rounds(
 
     strays: list[str] = []
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        for passage, made in pool.map(one_round, enumerate(rounds, start=1)):
-            rows += made
-            strays += strangers(passage)
+        try:
+            for passage, made in pool.map(one_round, enumerate(rounds, start=1)):
+                rows += made
+                strays += strangers(passage)
+        except BaseException:
+            # The pool waits for its threads, and they for their gateways.
+            display.stop()
+            raise
     return rows, strays
 
 
@@ -207,6 +212,7 @@ class _Display:
         )
         self._total = total
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._by_round: dict[int, int] = {}
         self._judging = self._passing = TaskID(0)
 
@@ -221,12 +227,24 @@ class _Display:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
+    def stop(self) -> None:
+        """Let every round end as soon as it tells of itself."""
+        self._stopped.set()
+
     def judged(self) -> None:
         """One file more has been read."""
         self._progress.advance(self._judging)
 
     def settled(self, number: int, files: int) -> None:
-        """So many files of a round are settled."""
+        """Show how many files of a round are settled.
+
+        Raises
+        ------
+        Interrupted
+            The run was given up.
+        """
+        if self._stopped.is_set():
+            raise Interrupted
         with self._lock:
             self._by_round[number] = files
             total = sum(self._by_round.values())

@@ -112,7 +112,7 @@ def write_sheets(
             told.append(_told(modality, example, shown))
         name = re.sub(r"\W+", "_", modality)
         path = out / f"{name}.png"
-        title = f"{modality}: original, protected, difference ×{GAIN}"
+        title = f"{modality}: original, protected, difference x{GAIN}"
         draw_sheet(title, lines).save(path)
         drawn.append(path)
     page.parent.mkdir(parents=True, exist_ok=True)

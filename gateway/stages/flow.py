@@ -66,7 +66,7 @@ class Ready(TypedDict):
     """The treatments whose protected objects of an instance are there."""
 
     instance_id: int
-    treatments: list[str]
+    treatments: list[dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +84,14 @@ class Result:
     Attributes
     ----------
     ready
-        Keys of the treatments whose protected objects are durable.
+        The treatments whose protected objects are durable.
     failure
         Why others have none; None where nothing is missing.
     dropped
         Why it goes nowhere by a rule, or ''.
     """
 
-    ready: tuple[str, ...] = ()
+    ready: tuple[Treatment, ...] = ()
     failure: GatewayError | None = None
     dropped: str = ""
 
@@ -208,9 +208,8 @@ class Flow:
         for item in routed:
             number = item["instance_id"]
             for asked in item["protected"]:
-                key = Treatment(**asked["treatment"]).key  # type: ignore[arg-type]
-                if key in made.get(number, ()):
-                    owed = (asked["destination"], key)
+                if asked["treatment"] in made.get(number, ()):
+                    owed = (asked["destination"], _treatment(asked).key)
                     protected.setdefault(owed, []).append(number)
             for name in item["originals"]:
                 originals.setdefault(name, []).append(number)
@@ -268,7 +267,9 @@ class Flow:
         elif result.dropped and not result.ready:
             self.index.drop_instance(instance.id, result.dropped)
             get_logger("flow").info("dropped", instance_id=instance.id)
-        return Ready(instance_id=instance.id, treatments=list(result.ready))
+        return Ready(
+            instance_id=instance.id, treatments=[asdict(one) for one in result.ready]
+        )
 
     def hold(self, instance_id: int, reason: str, message: str) -> None:
         """Park one instance, visibly."""
@@ -327,8 +328,11 @@ def _place_in_series(instance: Instance) -> tuple[bool, int, int]:
 
 def _treatments(item: Routed) -> tuple[Treatment, ...]:
     """Every way an instance is asked for, once."""
-    asked = (Treatment(**one["treatment"]) for one in item["protected"])  # type: ignore[arg-type]
-    return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys(map(_treatment, item["protected"])))
+
+
+def _treatment(asked: Asked) -> Treatment:
+    return Treatment(**asked["treatment"])  # type: ignore[arg-type]
 
 
 def _reason(failure: GatewayError) -> str:

@@ -68,8 +68,8 @@ class Choosing(Protocol):
 class Chosen:
     """An instance with what is still to be made of it, and by whom."""
 
-    instance: Instance
-    ready: tuple[str, ...]
+    wanted: Wanted
+    ready: frozenset[str]
     open: tuple[Treatment, ...]
     protector: FrameProtector
     reading: Reading
@@ -140,17 +140,18 @@ class Protection:
 
     def _chosen(self, wanted: Wanted) -> Chosen | Result:
         """Look at what is there already, and at who has to make the rest."""
-        instance = wanted.instance
         try:
-            ready = tuple(t.key for t in wanted.treatments if self._is_made(wanted, t))
+            ready = frozenset(
+                t.key for t in wanted.treatments if self._is_made(wanted, t)
+            )
         except GatewayError as error:
             return Result(failure=error)
         missing = {t.key: t for t in wanted.treatments if t.key not in ready}
         if not missing:
-            return Result(ready=ready)
-        attributes = self._attributes(instance)
+            return Result(ready=wanted.treatments)
+        attributes = self._attributes(wanted.instance)
         return Chosen(
-            instance=instance,
+            wanted=wanted,
             ready=ready,
             open=tuple(missing.values()),
             protector=self.protectors.choose(attributes),
@@ -165,7 +166,7 @@ class Protection:
 
     def _marked(self, chosen: Sequence[Chosen]) -> Iterator[Result]:
         """Protect instances that share a protector."""
-        first = chosen[0].instance
+        first = chosen[0].wanted.instance
         marking = Marking(
             protector=chosen[0].protector,
             batch_frames=self.batch_frames,
@@ -178,7 +179,7 @@ class Protection:
         )
         tasks = [
             Task(
-                load=partial(self._original, one.instance),
+                load=partial(self._original, one.wanted.instance),
                 reading=one.reading,
                 recipes=tuple(map(self.recipe, one.open)),
             )
@@ -189,14 +190,13 @@ class Protection:
                 yield _without_picture(one, outcome)
             else:
                 for made in outcome:
-                    self._keep(one.instance, made)
-                keys = tuple(made.treatment for made in outcome)
-                yield Result(ready=(*one.ready, *keys))
+                    self._keep(one.wanted.instance, made)
+                yield Result(ready=one.wanted.treatments)
 
     # Followers: objects without pictures that a rule lets pass
 
     def _follower(self, wanted: Wanted) -> Result:
-        ready: list[str] = []
+        ready: list[Treatment] = []
         dropped = ""
         for treatment in wanted.treatments:
             if treatment.non_images == "drop":
@@ -209,8 +209,8 @@ class Protection:
                 raise
             except GatewayError as error:
                 return Result(ready=tuple(ready), failure=error)
-            ready.append(treatment.key)
-        return Result(ready=tuple(dict.fromkeys(ready)), dropped=dropped)
+            ready.append(treatment)
+        return Result(ready=tuple(ready), dropped=dropped)
 
     def _follow(self, instance: Instance, treatment: Treatment) -> None:
         if treatment.non_images == "hold":
@@ -288,7 +288,9 @@ class Protection:
 
 
 def _is_picture(wanted: Wanted) -> bool:
-    return not may_pass(wanted.instance.sop_class_uid)
+    """Whether it is treated as one: what rules hold is told why by its pixels."""
+    held = all(treatment.non_images == "hold" for treatment in wanted.treatments)
+    return held or not may_pass(wanted.instance.sop_class_uid)
 
 
 def _has_to_wait_for(one: Chosen | Result) -> int | None:
@@ -298,10 +300,11 @@ def _has_to_wait_for(one: Chosen | Result) -> int | None:
 
 def _without_picture(one: Chosen, error: GatewayError) -> Result:
     """Say what becomes of an object that turned out to have no picture."""
+    ready = tuple(t for t in one.wanted.treatments if t.key in one.ready)
     has_none = isinstance(error, Unprotectable) and error.reason == NO_PICTURE
     if has_none and all(t.non_images == "drop" for t in one.open):
-        return Result(ready=one.ready, dropped=DROPPED)
-    return Result(ready=one.ready, failure=error)
+        return Result(ready=ready, dropped=DROPPED)
+    return Result(ready=ready, failure=error)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

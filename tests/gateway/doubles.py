@@ -63,7 +63,7 @@ class MarkingDouble:
                     raise
                 yield Result(failure=failure)
             else:
-                yield Result(ready=tuple(t.key for t in one.treatments))
+                yield Result(ready=one.treatments)
 
     def make(self, instance: Instance) -> None:
         if instance.modality in self.fail_for:

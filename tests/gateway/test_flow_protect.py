@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from gateway.dicom.identifiers import UidMapper
 from gateway.dicom.pixels import Reading
@@ -23,8 +24,9 @@ from gateway.store.index import Index, open_index
 from gateway.store.rows import Instance, Protected
 from gateway.vault.master import FileMasterKey
 from gateway.vault.vault import Vault
+from tests.gateway.follow_cases import as_part10, ct_image, key_object
 from tests.gateway.object_cases import FastProtector
-from tests.gateway.outside import FILES, receive
+from tests.gateway.outside import FILES, receive, receive_file
 
 
 class Choice:
@@ -171,3 +173,111 @@ def test_what_is_unprotectable_leaves_nothing_behind(site: Site) -> None:
     assert caught.value.reason == "no-pixel-data"
     assert site.index.protected_of(instance.id) is None
     assert not any((site.store.root / "protected").iterdir())
+
+
+# Objects without pictures
+
+PASS = Treatment(non_images="pass")
+DROP = Treatment(non_images="drop")
+
+
+def image_and_key_object(site: Site) -> tuple[Instance, Instance]:
+    """A received image and a key object selection that refers to it."""
+    image = ct_image()
+    files = (as_part10(image), as_part10(key_object([image])))
+    first, second = (receive_file(site.store, site.index, f) for f in files)
+    return first, second
+
+
+def test_a_key_object_follows_the_image_it_refers_to(site: Site) -> None:
+    image, document = image_and_key_object(site)
+    protect(site, image, PASS)
+
+    protect(site, document, PASS)
+
+    (row,) = rows(site, document)
+    (of_image,) = rows(site, image)
+    sent = dcmread(site.store.absolute(row.path))
+    item = sent.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert item.SeriesInstanceUID == of_image.series_instance_uid
+    reference = item.ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == of_image.sop_instance_uid
+    assert reference.ReferencedSOPClassUID == of_image.sop_class_uid
+    octets = site.store.absolute(row.path).read_bytes()
+    assert image.sop_instance_uid.encode() not in octets
+    original = site.store.read_data_set(document.path)[0]
+    assert restorer(site.store, site.vault)(document, row) == original
+
+
+def test_a_key_object_waits_for_the_image_it_refers_to(site: Site) -> None:
+    image, document = image_and_key_object(site)
+
+    with pytest.raises(Unprotectable) as held:
+        protect(site, document, PASS)
+
+    assert held.value.reason == "unresolved-references"
+    assert rows(site, document) == []
+    protect(site, image, PASS)
+    protect(site, document, PASS)
+    assert len(rows(site, document)) == 1
+
+
+def test_an_image_made_for_another_treatment_stands_for_none(site: Site) -> None:
+    image, document = image_and_key_object(site)
+    protect(site, image, Treatment(uids="map"))
+
+    with pytest.raises(Unprotectable, match="no protected counterpart"):
+        protect(site, document, PASS)
+
+
+def test_what_a_rule_drops_or_holds_is_never_made(site: Site) -> None:
+    _, document = image_and_key_object(site)
+    (dropped,) = protected(site, document, by=DROP)
+    assert (dropped.ready, dropped.failure) == ((), None)
+    assert "drops" in dropped.dropped
+    (held,) = protected(site, document)
+    assert isinstance(held.failure, Unprotectable)
+    assert held.failure.reason == "no-pixel-data"
+    assert rows(site, document) == []
+
+
+def test_one_destination_may_get_what_another_drops(site: Site) -> None:
+    image, document = image_and_key_object(site)
+    protect(site, image)
+    wanted = Wanted(instance=document, treatments=(PASS, DROP))
+    (result,) = site.protection.protect([wanted])
+    assert result.ready == (PASS,)
+
+
+def test_images_never_pass_as_followers(site: Site) -> None:
+    """Whatever the rule says of objects without pictures, a picture is marked."""
+    instance = receive(site.store, site.index, "MR_small.dcm")
+    protect(site, instance, PASS)
+    (row,) = rows(site, instance)
+    assert row.report["frames"]
+    assert site.vault.get(row.sop_instance_uid).marks
+
+
+# Treatments and parts
+
+
+def test_each_treatment_has_an_object_of_its_own(site: Site) -> None:
+    instance = receive(site.store, site.index, "MR_small.dcm")
+    sealed = Treatment(custody="sealed-original")
+    wanted = Wanted(instance=instance, treatments=(PLAIN, sealed))
+    (result,) = site.protection.protect([wanted])
+    assert result.ready == (PLAIN, sealed)
+    made = [site.index.protected_parts(instance.id, t.key)[0] for t in result.ready]
+    assert len({row.sop_instance_uid for row in made}) == 2
+    assert len({row.series_instance_uid for row in made}) == 2
+    records = [site.vault.get(row.sop_instance_uid) for row in made]
+    assert [r.custody_name for r in records] == ["key", "sealed-original"]
+
+
+def test_a_series_is_marked_together_and_one_that_fails_is_alone(site: Site) -> None:
+    names = ("CT_small.dcm", "test-SR.dcm", "MR_small.dcm")
+    instances = [receive(site.store, site.index, name) for name in names]
+    first, second, third = protected(site, *instances)
+    assert first.ready == third.ready == (PLAIN,)
+    assert isinstance(second.failure, Unprotectable)
+    assert [bool(rows(site, one)) for one in instances] == [True, False, True]

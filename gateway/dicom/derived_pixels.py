@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.dicom.pixels import Source
 
 BYTE: Final = 8
+QUANTITATIVE: Final = ("CT", "PT", "NM")
+"""Modalities whose rescaled values are quantities without a Rescale Type."""
 
 
 Window = tuple[str, str]
@@ -87,6 +89,12 @@ def plan_parts(source: Source, split: Split) -> tuple[Part, ...]:
             "no Secondary Capture class holds several frames of 16-bit colour; "
             "protection.split_frames = 'auto' makes an object of each",
         )
+    if not apart and len({shown[0].inverted for shown in source.renderings}) > 1:
+        raise Unprotectable(
+            "unsupported-pixels",
+            "low values are black in some frames and white in others; "
+            "protection.split_frames = 'auto' makes an object of each",
+        )
     step = 1 if apart else source.count
     return tuple(
         _part(source, range(first, first + step))
@@ -100,7 +108,7 @@ def _loses_rescale(source: Source) -> bool:
     rescales = {rescale_of(dataset, index) for index in range(source.count)}
     if len(rescales) > 1:
         return True
-    group = frame_item(dataset, 0, "PixelValueTransformationSequence") or dataset
+    group = _transformation(dataset, 0)
     # Rescale Type of CT is not relied on: real objects say US and mean HU.
     hounsfield = text(group, "RescaleType") == "HU" or text(dataset, "Modality") == "CT"
     # Signed values would be moved to start at 0, HU or not.
@@ -146,7 +154,7 @@ def write_pixel_module(source: Source, part: Part, target: Dataset) -> None:
     # The multi-frame classes have all bits of a byte stored (PS3.3 C.8.6.3).
     bits_stored = source.bits_stored if part.single else max(BYTE, source.bits_stored)
     target.SamplesPerPixel = layout.samples
-    target.PhotometricInterpretation = _photometric(source, part)
+    target.PhotometricInterpretation = "RGB" if source.colour else "MONOCHROME2"
     target.Rows = layout.rows
     target.Columns = layout.columns
     target.BitsAllocated = layout.bits_allocated
@@ -172,20 +180,48 @@ def write_single_window(source: Source, index: int, target: Dataset) -> None:
         The source's frame, from 0.
     """
     dataset = source.dataset
-    rescale = rescale_of(dataset, index)
-    group = frame_item(dataset, index, "PixelValueTransformationSequence") or dataset
-    if rescale is None or not numbers(group, "RescaleSlope"):
-        rescale = Rescale()
-    else:
+    rescale = _kept_rescale(source, index)
+    if rescale is not None:
         target.RescaleSlope = decimal(rescale.slope)
         target.RescaleIntercept = decimal(rescale.intercept)
         unknown = "HU" if text(dataset, "Modality") == "CT" else "US"
+        group = _transformation(dataset, index)
         target.RescaleType = valid_value(group, "RescaleType") or unknown
+    rescale = rescale or Rescale()
+    turned = source.renderings[index][0].inverted != (rescale.slope < 0)
+    target.PhotometricInterpretation = "MONOCHROME1" if turned else "MONOCHROME2"
     windows = [_rescaled(window, rescale) for window in source.windows[index]]
     write_windows(windows, target)
     if source.own_window:
         voi = frame_item(dataset, index, "FrameVOILUTSequence") or dataset
         _copy_explanations(voi, target, len(windows))
+
+
+def _kept_rescale(source: Source, index: int) -> Rescale | None:
+    """Rescale of a frame that a single-frame object has; None for none.
+
+    Viewers round rescaled values to integers (DCMTK does). Where that shows,
+    because a level of a window is less than one rescaled unit, the rescale is
+    folded into the windows, unless its unit is told.
+    """
+    dataset = source.dataset
+    rescale = rescale_of(dataset, index)
+    group = _transformation(dataset, index)
+    if rescale is None or not numbers(group, "RescaleSlope"):
+        return None
+    whole = rescale.slope.is_integer() and rescale.intercept.is_integer()
+    told = text(group, "RescaleType") not in {"", "US"}
+    if whole or told or text(dataset, "Modality") in QUANTITATIVE:
+        return rescale
+    shown = {*source.renderings[index], *source.windows[index]}
+    finest = min(window.unit for window in shown) * abs(rescale.slope)
+    return rescale if finest >= 1 else None
+
+
+def _transformation(dataset: Dataset, index: int) -> Dataset:
+    """Where the rescale of a frame is written."""
+    group = frame_item(dataset, index, "PixelValueTransformationSequence")
+    return dataset if group is None else group
 
 
 def _copy_explanations(voi: Dataset, target: Dataset, count: int) -> None:
@@ -217,13 +253,6 @@ def write_windows(windows: Sequence[Window], target: Dataset) -> None:
     """Write windows of one frame, or of all."""
     target.WindowCenter = [centre for centre, _ in windows]
     target.WindowWidth = [width for _, width in windows]
-
-
-def _photometric(source: Source, part: Part) -> str:
-    if source.colour:
-        return "RGB"
-    given = text(source.dataset, "PhotometricInterpretation")
-    return given if part.single else "MONOCHROME2"
 
 
 def decimal(number: float) -> str:

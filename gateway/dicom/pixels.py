@@ -298,7 +298,8 @@ def _look(decoder: FrameDecoder, *, sample: bool) -> _Seen:
         extremes += [int(frame.min()), int(frame.max())]
         if index in sampled:
             flat = frame.reshape(-1)
-            samples.append(flat[:: max(1, flat.size // most)])
+            # A copy: a view would keep the whole frame.
+            samples.append(flat[:: max(1, flat.size // most)].copy())
     return _Seen(
         low=min(extremes),
         high=max(extremes),
@@ -357,7 +358,8 @@ def _renderings(
     return tuple(
         tuple(
             dict.fromkeys(
-                own[: reading.max_own_windows] + windows.of_presets(index, presets)
+                own[: reading.max_own_windows]
+                + windows.of_presets(index, presets, inverted=own[0].inverted)
             )
         )
         for index, own in enumerate(shown)

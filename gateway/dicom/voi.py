@@ -134,22 +134,24 @@ class Windows:
             _rendering(modality.inputs(*ends), inverted=self._turned(modality))
             for ends in _window_ends(source)
         ]
-        found = tuple(window for window in shown if window is not None)
-        return found or tuple(self._of_tables(source, modality))
+        found = [window for window in shown if window is not None]
+        found = found or list(self._of_tables(source, modality))
+        # An object has one polarity: LUTs that turn the first's are left out.
+        return tuple(each for each in found if each.inverted == found[0].inverted)
 
     def of_presets(
-        self, index: int, presets: tuple[tuple[float, float], ...]
+        self, index: int, presets: tuple[Ends, ...], *, inverted: bool
     ) -> tuple[Rendering, ...]:
-        """Windows given as centre and width in rescaled units, on a frame."""
+        """Windows given as centre and width in rescaled units, on a frame.
+
+        ``inverted`` is the polarity of the frame's own window.
+        """
         modality = self.modality(index)
         if modality is None:
             return ()
         shown = [
-            _rendering(
-                modality.inputs(*linear_ends(centre, width)),
-                inverted=self._turned(modality),
-            )
-            for centre, width in presets
+            _rendering(modality.inputs(*linear_ends(*preset)), inverted=inverted)
+            for preset in presets
         ]
         return tuple(window for window in shown if window is not None)
 

@@ -172,6 +172,15 @@ def grey_dataset(
     return dataset
 
 
+def colour_dataset(frames: NDArray[np.uint8]) -> Dataset:
+    """A minimal valid RGB object; ``frames`` is (n, rows, columns, 3)."""
+    dataset = grey_dataset(frames[..., 0], bits_stored=8)
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.PixelData = frames.tobytes()
+    return dataset
+
+
 def look_up_table(first: int, values: NDArray[np.integer[Any]]) -> Dataset:
     """An item of a Modality or VOI LUT Sequence with 16-bit entries."""
     item = Dataset()

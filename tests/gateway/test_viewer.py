@@ -97,11 +97,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("split", ["never", "always"])
-@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    ("photometric", "signed"), [("MONOCHROME1", True), ("MONOCHROME2", False)]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_every_kind_of_window(
-    case: str, signed: bool, photometric: str, split: Split, tmp_path: Path
+    case: str, photometric: str, signed: bool, split: Split, tmp_path: Path
 ) -> None:
     values = np.arange(2 * 64 * 64).reshape(2, 64, 64) * 7 % 4096 - 2048 * signed
     dataset = grey_dataset(values, bits_stored=12, signed=signed)

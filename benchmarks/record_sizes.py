@@ -67,6 +67,7 @@ class Marked:
     stored: np.ndarray
     key: FrameKey
     report: Done
+    trace: None = None
 
 
 class RandomMark:

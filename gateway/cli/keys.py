@@ -22,7 +22,9 @@ def _keys() -> None:
 def signer(
     site: Annotated[
         Path | None,
-        typer.Option("--site", file_okay=False, help="Site or data directory."),
+        typer.Option(
+            "--site", exists=True, file_okay=False, help="Site or data directory."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -40,6 +42,8 @@ def signer(
     from gateway.stages.offline import default_site
     from gateway.vault.signer import fingerprint, load_signer, signer_path
 
+    if output is not None and output.exists():
+        raise typer.BadParameter(f"{output} is there", param_hint="--output")
     root = default_site().root if site is None else site
     certificate = load_signer(signer_path(root)).certificate
     pem = certificate.public_bytes(Encoding.PEM).decode("ascii")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -504,6 +508,35 @@ def test_the_passphrase_comes_from_the_environment(files: Path) -> None:
     assert PASSPHRASE.decode() not in done.output
 
 
+def test_the_passphrase_is_asked_for_on_a_terminal(files: Path) -> None:
+    own = recipient("anna")
+    locked = key_pem(own.private_key, PASSPHRASE) + pem(own.certificate)
+    written(files / "locked.pem", locked)
+    terminal, end = os.openpty()
+    command = [sys.executable, "-m", "gateway.cli.main", "recover", "sent.dcm"]
+    with subprocess.Popen(
+        [*command, "-o", "back", "--key", "locked.pem"],
+        cwd=files,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # no terminal but this one
+    ) as done:
+        assert done.stderr is not None
+        asked = b""
+        while not asked.endswith(b": ") and (octet := done.stderr.read(1)):
+            asked += octet
+        os.write(terminal, PASSPHRASE + b"\n")
+        output, errors = done.communicate(timeout=60)
+    os.close(terminal)
+    os.close(end)
+    assert asked == b"Passphrase of locked.pem: "
+    assert done.returncode == 0, errors
+    assert PASSPHRASE not in output + errors
+    assert (files / "back" / "MR_small.dcm").is_file()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -532,11 +565,12 @@ def test_the_certificate_of_the_site_is_handed_out(tmp_path: Path) -> None:
     assert path.read_bytes() == pem(own)
     with pytest.raises(ValueError, match="PEM"):
         load_pem_private_key(path.read_bytes(), None)
+    assert run("keys", "signer", "--site", tmp_path, "-o", path).exit_code == 2
+    assert run("keys", "signer", "--site", tmp_path / "typo").exit_code == 2
+    assert not (tmp_path / "typo").exists()
 
 
 def test_check_config_warns_of_expiry(site: Path) -> None:
-    import datetime as dt
-
     now = dt.datetime.now(dt.UTC)
     soon = certificate_of(rsa_key("anna"), end=now + 9 * DAY)
     written(site.parent / "certificates" / "anna.pem", pem(soon))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.filereader import read_dataset
 
+from gateway.vault.container import encode_record
 from gateway.vault.recipients import open_envelope
 from gateway.vault.signer import without_padding
 from tests.endtoend.peers import tool
@@ -26,6 +29,7 @@ from tests.gateway.recipient_cases import (
     with_key,
 )
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "recipients.md"
 TWO = with_key("anna", "ben", PatientName="", PatientID="X1")
 
 
@@ -64,31 +68,46 @@ def decrypt(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.peers
 @pytest.mark.parametrize("name", ["anna", "ben"])
-def test_openssl_decrypts_and_verifies(files: Path, name: str) -> None:
+def test_openssl_decrypts_for_each(files: Path, name: str) -> None:
     assert decrypt(files, name).returncode == 0
-    octets = (files / f"{name}.inside").read_bytes()
     content = without_padding((files / "content.der").read_bytes())
-    assert octets == open_envelope(content, recipient(name))
-    inside = read_dataset(BytesIO(octets), False, True)
-    block = inside.private_block(0x0401, "MIAD GATEWAY")
-    signature = block[0x06].value
-    (files / "signature.der").write_bytes(without_padding(signature))
-    (files / "signed").write_bytes(octets[: -12 - len(signature)])
-    done = verify(files)
-    assert done.returncode == 0, done.stderr
-    altered = bytearray((files / "signed").read_bytes())
-    altered[len(altered) // 2] ^= 1
-    (files / "signed").write_bytes(altered)
-    assert verify(files).returncode != 0
-
-
-def verify(folder: Path) -> subprocess.CompletedProcess[str]:
-    return run(
-        folder,
-        *("openssl", "cms", "-verify", "-binary", "-inform", "DER"),
-        *("-in", "signature.der", "-content", "signed"),
-        *("-CAfile", "site.crt", "-purpose", "any", "-out", "/dev/null"),
+    assert (files / f"{name}.inside").read_bytes() == open_envelope(
+        content, recipient(name)
     )
+
+
+def documented() -> list[str]:
+    """Commands of the documentation that need no answers."""
+    return re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.peers
+def test_the_documented_steps_work(files: Path) -> None:
+    steps = documented()
+    assert len(steps) == 3
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for step in steps:
+        subprocess.run(
+            ["bash", "-ec", step],
+            cwd=files,
+            check=True,
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "PATH": beside},
+        )
+    record = (files / "record.bin").read_bytes()
+    assert record == encode_record(made().record)
+    assert (files / "verified.bin").read_bytes() == (files / "signed.bin").read_bytes()
+    assert dcmread(files / "back.dcm").PatientName == "CompressedSamples^MR1"
+
+    altered = bytearray((files / "signed.bin").read_bytes())
+    altered[len(altered) // 2] ^= 1
+    (files / "signed.bin").write_bytes(altered)
+    verify = steps[1].split("EOF\n")[-1]
+    done = subprocess.run(
+        ["bash", "-ec", verify], cwd=files, check=False, capture_output=True, timeout=60
+    )
+    assert done.returncode != 0
 
 
 @pytest.mark.peers

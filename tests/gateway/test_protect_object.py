@@ -30,7 +30,7 @@ from tests.gateway.object_cases import (
     grey_dataset,
     protected_example,
 )
-from tests.gateway.test_derive import dciodvfy
+from tests.gateway.validator import dciodvfy
 
 UIDS = UidMapper(b"u" * 32)
 

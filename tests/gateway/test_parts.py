@@ -175,6 +175,22 @@ def test_objects_of_a_source(kind: str, tmp_path: Path) -> None:
         made = derived_parts(source, split)  # type: ignore[arg-type]
         for dataset in made:
             assert errors(dataset, tmp_path) == []
+            assert_what_the_validator_misses(dataset)
+
+
+def assert_what_the_validator_misses(dataset: Dataset) -> None:
+    assert dataset.ImageType == ["DERIVED", "SECONDARY"]
+    assert dataset.BurnedInAnnotation == "YES"
+    assert dataset.LossyImageCompression == "00"
+    assert not [each for each in dataset.iterall() if each.tag.is_private]
+    if dataset.SOPClassUID in {BYTE, WORD}:
+        assert (dataset.RescaleIntercept, dataset.RescaleSlope) == (0, 1)
+        assert (dataset.PhotometricInterpretation, dataset.PixelRepresentation) == (
+            "MONOCHROME2",
+            0,
+        )
+    for keyword in ("PixelPaddingValue", "VOILUTSequence", "ModalityLUTSequence"):
+        assert keyword not in dataset
 
 
 def test_wide_colour_is_held_where_frames_stay_together() -> None:

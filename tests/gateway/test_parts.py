@@ -140,6 +140,14 @@ PLANS: dict[str, tuple[Callable[[], Dataset], dict[str, tuple[int, str]]]] = {
         lambda: volume(VARYING, Modality="MR"),
         {"auto": (3, SINGLE), "never": (1, WORD)},
     ),
+    "emission tomogram, activity": (
+        lambda: volume([("2.5", "0")] * 2, Modality="PT"),
+        {"auto": (2, SINGLE), "never": (1, WORD)},
+    ),
+    "emission cine, counts": (
+        lambda: volume(PLAIN, signed=True, Modality="NM"),
+        {"auto": (1, WORD)},
+    ),
     "tomogram of the eye": (ophthalmic, {"auto": (1, BYTE), "always": (2, SINGLE)}),
     "fluoroscopy": (fluoroscopy, {"auto": (1, WORD)}),
     "ultrasound cine": (
@@ -200,7 +208,14 @@ def test_wide_colour_is_held_where_frames_stay_together() -> None:
 
 
 def test_frames_of_either_polarity_do_not_stay_together() -> None:
-    source = read(volume([("1", "0"), ("-1", "0")], Modality="MR"))
+    turning = volume([("1", "0"), ("-1", "0")], Modality="MR")
+    source = read(turning)
+    assert [shown[0].inverted for shown in source.renderings] == [False, True]
+    for group in turning.PerFrameFunctionalGroupsSequence:
+        del group.FrameVOILUTSequence
+    made = read(turning)
+    assert not made.own_window
+    assert [shown[0].inverted for shown in made.renderings] == [False, True]
     assert len(plan_parts(source, "auto")) == 2
     with pytest.raises(Unprotectable, match="split_frames"):
         plan_parts(source, "never")

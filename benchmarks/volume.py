@@ -135,24 +135,22 @@ class Bench:
             )
         return done
 
-    def warm(self) -> Done:
+    def warm(self, batch: int | None = None) -> Done:
         """As `protect_series` does."""
         pairs = protect_series(
-            self.protector, self.frames, seeds=self.seeds, batch=self.batch
+            self.protector, self.frames, seeds=self.seeds, batch=batch
         )
         return list(pairs)
 
     def chained(self, taught: Callable[[Neighbour], Neighbour]) -> Done:
-        """In batches, with what `taught` leaves of the neighbour."""
+        """One by one, with what `taught` leaves of the neighbour."""
         done: Done = []
-        while len(done) < len(self.frames):
-            part = slice(len(done), len(done) + (self.batch if done else 1))
-            near = [one for one in done if isinstance(one, ProtectedFrame)]
-            given = Given(neighbour=taught(near[-1].neighbour) if near else None)
-            frames = self.frames[part]
-            done += self.protector.protect_many(
-                frames, seeds=self.seeds[part], given=[given] * len(frames)
-            )
+        near: Neighbour | None = None
+        for frame, seed in zip(self.frames, self.seeds, strict=True):
+            given = Given(neighbour=taught(near) if near else None)
+            done += self.protector.protect_many([frame], seeds=[seed], given=[given])
+            if isinstance(done[-1], ProtectedFrame):
+                near = done[-1].neighbour
         return done
 
 
@@ -176,7 +174,7 @@ def modes(bench: Bench) -> dict[str, Callable[[], Done]]:
     return {
         "cold": bench.cold,
         "warm": bench.warm,
-        "one by one": replace(bench, batch=1).warm,
+        "warm, in batches": lambda: bench.warm(bench.batch),
         "δ only": lambda: bench.chained(lambda n: without_boxes(without_mark(n))),
         "boxes only": lambda: bench.chained(lambda n: without_delta(without_mark(n))),
         "mark only": lambda: bench.chained(lambda n: without_delta(without_boxes(n))),

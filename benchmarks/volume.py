@@ -42,9 +42,10 @@ from engine.protection.series import protect_series
 from engine.protection.values import Given, Neighbour, ProtectedFrame
 from engine.recover import recover
 from engine.removal.remover import Remover, load_remover, packaged_removers
+from engine.rendering import render
 from engine.types import Frame, Rendering
 from engine.watermark.logo import load_logo
-from engine.watermark.working import GRID, working_image
+from engine.watermark.working import GRID, levels_to_tensor, working_image
 
 CPU = torch.device("cpu")
 BETWEEN = 4
@@ -182,14 +183,17 @@ def modes(bench: Bench) -> dict[str, Callable[[], Done]]:
 
 
 def removal_error(bench: Bench, done: Sequence[ProtectedFrame]) -> float:
-    """RMSE in levels between originals and what removers return, on the grid."""
+    """RMSE in levels between originals and what removers return, at the size of δ."""
     errors = []
     for frame, one in zip(bench.frames, done, strict=True):
-        original = working_image(frame.stored, frame.rendering, CPU)
-        shown = working_image(one.stored, frame.rendering, CPU)
+        rows, columns = one.key.delta.shape[:2]
+        original, shown = (
+            levels_to_tensor(render(s, frame.rendering), (rows, columns), CPU)
+            for s in (frame.stored, one.stored)
+        )
         with torch.inference_mode():
             for remover in bench.removers:
-                removed = remover(shown[None]).image[0]
+                removed = remover(shown.expand(3, -1, -1)[None]).image[0]
                 errors.append(float((removed - original).square().mean().sqrt()) * 255)
     return float(np.mean(errors))
 

@@ -96,7 +96,8 @@ VOLUMES: dict[str, Callable[[], NDArray[np.generic]]] = {
 
 def frames_of(name: str, count: int) -> list[Frame]:
     """Take the middle `count` slices of a volume."""
-    volume = np.clip(np.rint(VOLUMES[name]()), -32768, 65535).astype(np.int32)
+    raw = np.asarray(VOLUMES[name](), dtype=np.float64)
+    volume = np.clip(np.rint(raw), -32768, 65535).astype(np.int32)
     first = max(0, (len(volume) - count) // 2)
     colour = volume.ndim == 4
     top = 255.0 if colour else float(np.percentile(volume, 99.5))

@@ -110,7 +110,8 @@ def seeded(
     }
     index.close()
     command = [sys.executable, "-m", "gateway.cli.main", "receiver"]
-    with process([*command, "--config", str(config)], directory / "log", receiver):
+    # The recovery AE listens last.
+    with process([*command, "--config", str(config)], directory / "log", recovery):
         yield Seeded(
             data=data,
             receiver_port=receiver,

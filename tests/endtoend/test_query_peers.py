@@ -149,7 +149,7 @@ def test_the_retired_model_is_declined(house: House, called: str) -> None:
             *house.end(called),
         )
         assert done.returncode != 0
-        assert "o Acceptable Presentation Contexts" in done.stdout + done.stderr
+        assert "Presentation Contexts" in done.stdout + done.stderr
 
 
 @both_ends
@@ -193,7 +193,8 @@ def test_getscu_counts_what_it_cannot_be_sent(house: House, tmp_path: Path) -> N
         *house.end(RECOVERY),
     )
     said = done.stdout + done.stderr
-    assert "Number of Failed Suboperations        : 1" in said
+    assert "Failed Suboperations          : 1" in said
+    assert "0xa702: Refused: Out of resources" in said
     assert written(tmp_path) == {}
 
 
@@ -205,7 +206,7 @@ def test_a_reader_may_not_have_originals(house: House, tmp_path: Path) -> None:
         *("-od", str(tmp_path), "127.0.0.1", str(house.held.recovery_port)),
     )
     assert done.returncode != 0
-    assert "Calling AE Title Not Recognized" in done.stdout + done.stderr
+    assert "Association Rejected" in done.stdout + done.stderr
 
 
 # Orthanc as the node that asks

@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-PEERS  := dcmtk orthanc libgdcm-tools
+PEERS  := dcmtk orthanc libgdcm-tools openssl
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys clean
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from config.errors import ConfigurationError
 from config.explain import nearest
-from config.schema import Rule, Site
+from config.schema import RetrievingNode, Rule, Site
 from config.sources import Key, Sources
+
+TREATMENTS = ("custody", "non_images", "deidentify", "uids")
+"""Settings of a rule that say how objects are protected."""
 
 
 def check_site(site: Site, sources: Sources) -> None:
@@ -24,7 +27,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_duplicates(site, sources),
         *_same_ports(site, sources),
         *_rule_mistakes(site, sources),
-        *_recovery_mistakes(site, sources),
+        *_retrieval_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -42,7 +45,18 @@ def _duplicates(site: Site, sources: Sources) -> list[str]:
             [e.name for e in site.protection.ensembles],
         ),
         (("receiver", "peers"), "ae_title", [p.ae_title for p in site.receiver.peers]),
+        (
+            ("receiver", "readers"),
+            "ae_title",
+            [n.ae_title for n in site.receiver.readers],
+        ),
         (("recovery", "nodes"), "ae_title", [n.ae_title for n in site.recovery.nodes]),
+        (
+            ("receiver", "readers"),
+            "ae_title",
+            [r.ae_title for r in site.receiver.readers],
+        ),
+        (("deidentification",), "name", [d.name for d in site.deidentification]),
         (
             ("recovery", "destinations"),
             "ae_title",
@@ -74,6 +88,31 @@ def _rule_mistakes(site: Site, sources: Sources) -> list[str]:
     mistakes: list[str] = []
     for position, rule in enumerate(site.routing.rules):
         mistakes += _destination_mistakes(site, rule, position, sources)
+        mistakes += _treatment_mistakes(site, rule, position, sources)
+    return mistakes
+
+
+def _treatment_mistakes(
+    site: Site, rule: Rule, position: int, sources: Sources
+) -> list[str]:
+    """Refuse treatments of originals, and profiles that are not there."""
+    key: Key = ("routing", "rules", position)
+    mistakes = []
+    if not rule.protect:
+        for name in sorted(rule.model_fields_set & set(TREATMENTS)):
+            where = sources.describe((*key, name))
+            mistakes.append(
+                f"{where}: rule {rule.name!r} sends originals as they are; set protect"
+                f" = true, or leave {name} out"
+            )
+    known = {profile.name for profile in site.deidentification}
+    if rule.deidentify is not None and rule.deidentify not in known:
+        where = sources.describe((*key, "deidentify"))
+        hint = nearest(rule.deidentify, known) or "; add a [[deidentification]] table"
+        mistakes.append(
+            f"{where}: rule {rule.name!r}: no deidentification is named"
+            f" {rule.deidentify!r}{hint}"
+        )
     return mistakes
 
 
@@ -100,19 +139,24 @@ def _destination_mistakes(
     return mistakes
 
 
-def _recovery_mistakes(site: Site, sources: Sources) -> list[str]:
+def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
     known = {d.ae_title for d in site.recovery.destinations}
+    asking: list[tuple[Key, str, Sequence[RetrievingNode]]] = [
+        (("recovery", "nodes"), "originals", site.recovery.nodes),
+        (("receiver", "readers"), "protected objects", site.receiver.readers),
+    ]
     mistakes = []
-    for position, node in enumerate(site.recovery.nodes):
-        # Without a list a node may have originals sent to itself only.
-        for title in node.move_destinations or (node.ae_title,):
-            if title not in known:
-                where = sources.describe(("recovery", "nodes", position))
-                mistakes.append(
-                    f"{where}: node {node.ae_title!r} may have originals sent to"
-                    f" {title!r}, which has no address; add it to"
-                    " [[recovery.destinations]]"
-                )
+    for key, what, nodes in asking:
+        for position, node in enumerate(nodes):
+            # One that asks with C-GET only needs no address of its own.
+            for title in node.move_destinations:
+                if title not in known:
+                    where = sources.describe((*key, position))
+                    mistakes.append(
+                        f"{where}: node {node.ae_title!r} may have {what} sent to"
+                        f" {title!r}, which has no address; add it to"
+                        " [[recovery.destinations]]"
+                    )
     return mistakes
 
 

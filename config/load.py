@@ -173,6 +173,19 @@ def _resolve_paths(settings: dict[str, Any], directory: Path) -> None:
         for key in ("logo", "directory"):
             if isinstance(name := table.get(key), str):
                 table[key] = str(_beside(directory, name))
+    destinations = settings.get("destinations")
+    if isinstance(destinations, list):
+        settings["destinations"] = [
+            _with_recipients(table, directory) for table in destinations
+        ]
+
+
+def _with_recipients(table: Any, directory: Path) -> Any:  # noqa: ANN401 - as read
+    names = table.get("recipients") if isinstance(table, dict) else None
+    if not isinstance(names, list):
+        return table
+    paths = [str(_beside(directory, n)) if isinstance(n, str) else n for n in names]
+    return {**table, "recipients": paths}
 
 
 def _tables_with_paths(settings: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -25,6 +25,16 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SaidOfWindow:
+    """What it said under one of several windows, from `lo` to `hi` stored values."""
+
+    lo: float
+    hi: float
+    before: Said
+    after: Said
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FrameReport:
     """How one frame was protected and what that achieved.
 
@@ -38,7 +48,10 @@ class FrameReport:
         Name and classes of the ensemble.
     before, after
         What it said of the original and of the final stored values, each
-        rendered.
+        rendered; the mean over the windows.
+    windows
+        The same under each window, the first one first; empty where there is
+        only one.
     displacement
         Mean over members of 1 - cos between features, final against original.
     success
@@ -75,6 +88,7 @@ class FrameReport:
     labels: tuple[str, ...]
     before: Said
     after: Said
+    windows: tuple[SaidOfWindow, ...]
     displacement: float
     success: bool
     verified: bool

@@ -9,7 +9,8 @@ import numpy as np
 
 from engine.metrics import quality
 from engine.rendering import render
-from engine.report import FrameReport, Said
+from engine.report import FrameReport, Said, SaidOfWindow
+from engine.search.objective import averaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Summary:
     frame: Frame
     lesions: Lesions
     boxes: tuple[Box, ...]
-    before: Opinion
+    before: tuple[Opinion, ...]
     outcome: Outcome
     final: NativeResult
     delta: NDArray[np.int8]
@@ -46,6 +47,7 @@ class Summary:
 def summarise(all_of_it: Summary) -> FrameReport:
     """Measure the final frame and put everything into a report."""
     s, final = all_of_it, all_of_it.final
+    before = averaged(s.before)
     mark, outcome = final.mark, s.outcome
     height, width = mark.patch.shape[:2]
     shown = [render(x, s.frame.rendering) for x in (s.frame.stored, final.stored)]
@@ -55,10 +57,11 @@ def summarise(all_of_it: Summary) -> FrameReport:
         strategy=s.strategy,
         ensemble=s.ensemble.name,
         labels=tuple(s.ensemble.labels),
-        before=_said(s.ensemble, s.before),
+        before=_said(s.ensemble, before),
         after=_said(s.ensemble, final.opinion),
+        windows=_windows(s),
         displacement=s.displacement,
-        success=final.opinion.label != s.before.label,
+        success=final.opinion.label != before.label,
         verified=_untouched(s),
         alpha=mark.alpha,
         x=mark.x,
@@ -82,6 +85,24 @@ def summarise(all_of_it: Summary) -> FrameReport:
         rmse=measured.rmse,
         seconds=s.seconds,
         fallbacks=_fallbacks(s),
+    )
+
+
+def _windows(s: Summary) -> tuple[SaidOfWindow, ...]:
+    """Tell what was said under each window, where there are several."""
+    renderings = s.frame.renderings
+    if len(renderings) == 1:
+        return ()
+    return tuple(
+        SaidOfWindow(
+            lo=window.lo,
+            hi=window.hi,
+            before=_said(s.ensemble, before),
+            after=_said(s.ensemble, after),
+        )
+        for window, before, after in zip(
+            renderings, s.before, s.final.windows, strict=True
+        )
     )
 
 
@@ -122,7 +143,8 @@ def _forwards(s: Summary) -> int:
     Four looks at the original and one at the final picture come on top of the
     candidates; those whose features are compared are not counted again.
     """
-    return len(s.ensemble.members) * (5 + len(s.outcome.judged) + s.native_trials)
+    pictures = 5 + len(s.outcome.judged) + s.native_trials
+    return len(s.ensemble.members) * len(s.frame.renderings) * pictures
 
 
 def _fallbacks(s: Summary) -> tuple[str, ...]:

@@ -68,6 +68,11 @@ class Places:
         return self.root / "secrets" / "uid.key"
 
     @property
+    def signer(self) -> Path:
+        """The key that signs what is enclosed for recipients."""
+        return self.root / "secrets" / "signer.pem"
+
+    @property
     def audit(self) -> Path:
         """The audit trail."""
         return self.root / "audit" / "audit.jsonl"
@@ -139,14 +144,19 @@ def run_receiver(config: Path, lifeline: int | None = None) -> None:
 
 
 def _receive(site: Site, places: Places, index: Index) -> None:
-    from gateway.dicom.listener import start_receiver
+    from gateway.dicom.listener import Records, start_receiver
     from gateway.dicom.restore import restorer
+    from gateway.stages.export import verified_part
 
     store = FileStore(places.store)
     audit = AuditLog(places.audit)
     vault = open_vault_of(site)
+    records = Records(
+        restore=restorer(store, vault),
+        verify=lambda row: verified_part(row, store, vault),
+    )
     try:
-        running = start_receiver(site, store, index, audit, restorer(store, vault))
+        running = start_receiver(site, store, index, audit, records)
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {site.receiver.host}:{site.receiver.port} and"
@@ -210,7 +220,7 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
     from gateway.stages.flow import Flow
-    from gateway.stages.flow_protect import build_protection
+    from gateway.stages.recipes import Secrets, build_protection
     from gateway.stages.workflows import Jobs
 
     store = FileStore(places.store)
@@ -219,7 +229,9 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
         index=index,
         store=store,
         router=compile_router(site),
-        protection=build_protection(site, places.uid_key, index, store, vault),
+        protection=build_protection(
+            site, Secrets(places.uid_key, places.signer), index, store, vault
+        ),
         attempts=Attempts(places.attempts),
     )
     exporter = Exporter(

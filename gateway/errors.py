@@ -17,10 +17,13 @@ __all__ = [
     "InvalidQuery",
     "InvalidSeal",
     "InvalidUid",
+    "KeyNotEnclosed",
     "MoveNotAuthorised",
     "NoPresentationContext",
     "ObjectConflict",
     "ObjectTooLarge",
+    "PassphraseMissing",
+    "PrivateKeyRefused",
     "RecordMissing",
     "RecoveryRefused",
     "StoreFull",
@@ -29,6 +32,7 @@ __all__ = [
     "UnknownDestination",
     "Unprotectable",
     "UnprotectedExport",
+    "UnresolvedReferences",
     "UnsupportedObject",
 ]
 
@@ -50,12 +54,23 @@ class Unprotectable(GatewayError):
         Short code for tables and logs: ``no-pixel-data``, ``short-pixel-data``,
         ``unknown-transfer-syntax``, ``missing-attribute``, ``too-small``,
         ``too-many-frames``, ``undecodable``, ``unsupported-pixels``,
-        ``no-placement``, ``not-fooled``, ``unreadable``.
+        ``no-placement``, ``not-fooled``, ``unreadable``, ``unsupported-object``,
+        ``unresolved-references``, ``not-deidentifiable``.
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class UnresolvedReferences(Unprotectable):
+    """An object refers to originals that no protected object stands for.
+
+    Its ``reason`` is ``unresolved-references``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unresolved-references", message)
 
 
 class StoreFull(GatewayError):
@@ -100,6 +115,18 @@ class InvalidSeal(GatewayError):
 
 class RecordMissing(GatewayError):
     """The vault holds no record for this object."""
+
+
+class KeyNotEnclosed(GatewayError):
+    """A protected object carries no key for recipients."""
+
+
+class PrivateKeyRefused(GatewayError):
+    """A file is no private key, or no certificate, that can open an enclosed key."""
+
+
+class PassphraseMissing(PrivateKeyRefused):
+    """A private key is encrypted and its passphrase was not given, or is wrong."""
 
 
 class RecoveryRefused(GatewayError):

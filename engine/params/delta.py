@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from engine.params.checking import check
 
@@ -19,6 +19,12 @@ Combine = Literal["loss", "gradient"]
 
 Order = Literal["before", "after"]
 """When δ is added: before the mark or after it; see `DeltaParams`."""
+
+Resolution = Literal["grid", "native"]
+"""How finely δ is made; see `DeltaParams`."""
+
+FINEST: Final = 512
+"""Most points that δ has on a side."""
 
 Precision = Literal["auto", "float32"]
 """How exactly the removers compute; see `DeltaParams`."""
@@ -62,6 +68,11 @@ class DeltaParams:
         The relative improvement that counts.
     lesion_guard
         Whether δ leaves lesion boxes alone.
+    resolution
+        ``grid``: on the model grid; ``native``: at the size of the frame, but no
+        more than `FINEST` on a side. The latter is not lost where a remover
+        works at that size; it makes keys several times larger and takes time
+        and memory by area.
     precision
         ``auto`` (bfloat16 where the device gains by it) or ``float32``.
     """
@@ -79,6 +90,7 @@ class DeltaParams:
     patience: int = 0
     min_gain: float = 1e-3
     lesion_guard: bool = True
+    resolution: Resolution = "grid"
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -87,6 +99,7 @@ class DeltaParams:
             ("host", HostKind),
             ("combine", Combine),
             ("order", Order),
+            ("resolution", Resolution),
             ("precision", Precision),
         ):
             value, names = getattr(self, name), get_args(known)
@@ -111,6 +124,11 @@ class DeltaParams:
                 holds=weight is None or (weight >= 0 and math.isfinite(weight)),
                 message=f"{name}={weight}: must be a number from 0",
             )
+
+    @property
+    def finest(self) -> int:
+        """Most points of δ on a side, 0 for those of the model grid."""
+        return FINEST if self.resolution == "native" else 0
 
     @property
     def shown(self) -> HostKind:

@@ -12,6 +12,7 @@ from engine.models.batches import OutOfMemory, is_out_of_memory
 from engine.perturb.host import Host, as_planes, quantise, stack_hosts
 from engine.perturb.objective import TINY, slope
 from engine.types import LEVELS
+from engine.watermark.working import GRID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from engine.removal.remover import Remover
 
 __all__ = ["Host", "craft_delta", "craft_deltas"]
+
+BATCH: Final = 8
+"""Images of the model grid's size that move together at first."""
 
 _CHECK: Final = 5
 """Steps between two looks at values on the device: each waits for it."""
@@ -69,7 +73,7 @@ def craft_deltas(
     removers: Sequence[Remover],
     params: DeltaParams,
     *,
-    batch: int = 8,
+    batch: int = BATCH,
     tick: Callable[[int], None] = lambda _: None,
 ) -> list[NDArray[np.int8]]:
     """Make δ for many images; those of one shape share forward passes.
@@ -93,7 +97,8 @@ def craft_deltas(
     params
         What to make.
     batch
-        Most images at once; halved where the device's memory does not hold them.
+        Most images of 224x224 at once, of larger ones fewer by area; halved
+        where the device's memory does not hold them.
     tick
         Called after every step with the number of images it moved; steps lost
         to memory are told again.
@@ -123,11 +128,17 @@ def craft_deltas(
     for places in alike.values():
         made = _in_halves(
             [hosts[i] for i in places],
-            batch,
+            _fitting(hosts[places[0]], batch),
             lambda part: _craft(part, removers, params, tick),
         )
         done.update(zip(places, made, strict=True))
     return [done[i] for i in range(len(hosts))]
+
+
+def _fitting(host: Host, batch: int) -> int:
+    """How many of such images take the memory of `batch` of the grid's size."""
+    rows, columns = host.image.shape[1:]
+    return max(1, min(batch, batch * GRID**2 // (rows * columns)))
 
 
 def _check_order(host: Host, params: DeltaParams) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 from engine.errors import NoFeasiblePlacement
 from engine.lesion.localise import relaxed
 from engine.search.native import NativeTrial
-from engine.search.objective import Objective, objective_for, opinion
+from engine.search.objective import Objective, averaged, objective_for, opinions
 from engine.search.region import region
 from engine.search.robust import rerank
 from engine.search.run import Task
 from engine.search.show import Gallery
 from engine.search.start import start_search
+from engine.watermark.presets import PresetView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from engine.params import ProtectParams, SearchParams
     from engine.protection.values import Prepared
     from engine.search.candidate import Candidate, Judgement
+    from engine.search.hint import Hint
     from engine.search.judges import Judges
     from engine.search.native import NativeResult
     from engine.search.objective import Opinion
@@ -62,7 +64,7 @@ class FrameSearch:
     seed
         Of the search's generator.
     before
-        What the ensemble says of the original.
+        What the ensemble says of the original under every window.
     trial
         Native results.
     task
@@ -72,7 +74,7 @@ class FrameSearch:
     prepared: Prepared
     start: Start
     seed: int
-    before: Opinion
+    before: tuple[Opinion, ...]
     trial: Trial
     task: Task
 
@@ -111,11 +113,11 @@ def set_up(
     """
     search = setting.params.search
     prepared, start = _with_room(setting, prepared, maker, np.random.default_rng(seed))
-    before = opinion(setting.ensemble, prepared.image)
+    before = tuple(opinions(setting.ensemble, prepared.views))
     objective = objective_for(
         setting.ensemble,
-        prepared.image,
-        before.label,
+        prepared.views,
+        averaged(before).label,
         search.stop_rule,
         label_free=setting.label_free,
     )
@@ -132,11 +134,13 @@ def set_up(
     task = Task(
         strategy=start.strategy,
         objective=objective,
-        gallery=Gallery(start.space.maker, prepared.shown),
+        gallery=Gallery(start.space.maker, prepared.shown, _presets(setting, prepared)),
         confirm=trial.confirm,
         budget=search.limit,
         steady=_steady(setting.judges, objective, search, seed),
         tick=tick,
+        hints=start.hints,
+        holds=_holds(setting, prepared.hint),
     )
     return FrameSearch(
         prepared=prepared,
@@ -146,6 +150,20 @@ def set_up(
         trial=trial,
         task=task,
     )
+
+
+def _holds(setting: Setting, hint: Hint | None) -> Callable[[Judgement], bool]:
+    """Return what says whether a mark taken over spares the search."""
+    members = len(setting.ensemble.members)
+    return lambda said: hint is not None and hint.holds(said, members)
+
+
+def _presets(setting: Setting, prepared: Prepared) -> PresetView | None:
+    """Return what shows marks under the frame's further windows, if it has any."""
+    frame = prepared.frame
+    if not frame.presets:
+        return None
+    return PresetView(frame, prepared.host, setting.device)
 
 
 def _with_room(
@@ -159,7 +177,7 @@ def _with_room(
 
     def start(one: Prepared) -> Start:
         free = region(one.lesions.forbidden)
-        return start_search(maker, free, params.search, generator, one.shown)
+        return start_search(maker, free, params.search, generator, one.shown, one.hint)
 
     try:
         return prepared, start(prepared)

@@ -15,8 +15,9 @@ from engine.models.fast import for_search
 from engine.protection.frame_search import FrameSearch, Setting, set_up
 from engine.protection.preparation import Preparation
 from engine.protection.seeds import seed_of
-from engine.protection.values import Given, ProtectedFrame, quiet
+from engine.protection.values import Given, Neighbour, ProtectedFrame, quiet
 from engine.recover import recover
+from engine.search.hint import Hint
 from engine.search.judges import Judges
 from engine.search.run import run_searches
 from engine.search.trace import trace_of
@@ -288,7 +289,7 @@ class Protector:
             Summary(
                 ensemble=self.ensemble,
                 objective=self.objective,
-                displacement=objective.displacement(final.shown[None])[0],
+                displacement=objective.displacement(final.shown)[0],
                 strategy=self.params.search.strategy,
                 frame=prepared.frame,
                 lesions=prepared.lesions,
@@ -312,7 +313,13 @@ class Protector:
             seed=search.seed,
             sent=trial.sent,
         )
-        return ProtectedFrame(stored=final.stored, key=key, report=report, trace=trace)
+        return ProtectedFrame(
+            stored=final.stored,
+            key=key,
+            report=report,
+            trace=trace,
+            neighbour=_neighbour(search, outcome),
+        )
 
     def _key(self, prepared: Prepared, final: NativeResult) -> FrameKey:
         """Make the key and prove that it works before anything is sent."""
@@ -343,6 +350,26 @@ class _Counter:
         """Tell of so many steps done."""
         self._done += steps
         self._progress(self._stage, self._done, self._total)
+
+
+def _neighbour(search: FrameSearch, outcome: Outcome) -> Neighbour:
+    """Return what the next frames of a series learn from this one."""
+    prepared, hint = search.prepared, search.prepared.hint
+    rows, columns = prepared.frame.stored.shape[:2]
+    taken_over = search.task.taken_over and hint is not None
+    found = outcome.best.judgement.fitness
+    return Neighbour(
+        columns=columns,
+        rows=rows,
+        colour=prepared.frame.colour,
+        delta=prepared.delta,
+        boxes=prepared.lesions.boxes,
+        hint=Hint(
+            candidate=search.trial.sent,
+            size=search.start.space.maker.size,
+            anchor=hint.anchor if hint and taken_over else found,
+        ),
+    )
 
 
 def _placed(done: ProtectedFrame | NoFeasiblePlacement) -> ProtectedFrame:

@@ -242,15 +242,19 @@ class Covariance(Strategy):
 
 
 def covariance_search(
-    space: Space, generator: np.random.Generator
+    space: Space,
+    generator: np.random.Generator,
+    hints: Sequence[Candidate] = (),
 ) -> Covariance | None:
     """Make a CMA-ES search; None where the logo has no place.
 
-    Its budget is `SearchParams.limit`.
+    Its budget is `SearchParams.limit`; `hints` are judged before the random
+    candidates, in place of as many of them.
     """
     budget = space.params.limit
-    count = -int(-budget * RANDOM_SHARE // 1)
+    count = max(1, -int(-budget * RANDOM_SHARE // 1) - len(hints))
     places = anywhere(space, count, generator)
     if not places:
         return None
-    return Covariance(space, with_alpha(places, space, generator), budget, generator)
+    first = (*hints, *with_alpha(places, space, generator))
+    return Covariance(space, tuple(dict.fromkeys(first)), budget, generator)

@@ -78,6 +78,8 @@ class GradientGuided(Strategy):
         Source of every draw.
     plan
         How the budget is spent.
+    hints
+        Candidates judged before the random ones, in place of as many of them.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class GradientGuided(Strategy):
         budget: int,
         generator: np.random.Generator,
         plan: Plan | None = None,
+        hints: Sequence[Candidate] = (),
     ) -> None:
         if space.gallery is None:
             raise ValueError("the gradient-guided search needs the gallery")
@@ -99,9 +102,10 @@ class GradientGuided(Strategy):
         self._based: set[Candidate] = set()
         self._round = 0
         self._mean: Slope | None = None
-        count = max(1, round(budget * self.plan.explored))
+        count = max(1, round(budget * self.plan.explored) - len(hints))
         places = anywhere(space, count, generator)
-        self._ask = Ask(with_alpha(places, space, generator))
+        first = (*hints, *with_alpha(places, space, generator))
+        self._ask = Ask(tuple(dict.fromkeys(first)))
 
     @property
     @override

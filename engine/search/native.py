@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.lesion.boxes import overlaps
-from engine.search.objective import spoken
+from engine.search.objective import averaged, spoken
 from engine.types import Box
 from engine.watermark.stored import Mark, add_mark
-from engine.watermark.working import working_image
+from engine.watermark.working import working_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +36,11 @@ class NativeResult:
     stored
         S', shape of the frame.
     shown
-        ``(3, G, G)`` what the models see of it.
+        ``(W, 3, G, G)`` what the models see of it, under every window.
     opinion
-        What the ensemble says of it.
+        What the ensemble says of it, the mean over the windows.
+    windows
+        What it says under each of them.
     judgement
         What the objective says of it, in full precision.
     """
@@ -47,6 +49,7 @@ class NativeResult:
     stored: NDArray[np.int32] = field(repr=False)
     shown: torch.Tensor = field(repr=False)
     opinion: Opinion
+    windows: tuple[Opinion, ...]
     judgement: Judgement
 
 
@@ -90,19 +93,24 @@ class NativeTrial:
         return None if covers else mark
 
     def result(self, one: Candidate) -> NativeResult | None:
-        """Blend, render and judge a candidate; None where `mark` is None."""
+        """Blend a candidate, render it under every window and judge it.
+
+        None where `mark` is None.
+        """
         mark = self.mark(one)
         if mark is None:
             return None
         stored = add_mark(self.host, self.frame, mark)
-        shown = working_image(stored, self.frame.rendering, self.device)
+        shown = working_images(stored, self.frame.renderings, self.device)
         ensemble = self.objective.ensemble
         with torch.inference_mode():
-            logits = ensemble.member_logits(shown[None]).double().cpu()
+            logits = ensemble.member_logits(shown).double().cpu()
+        windows = spoken(ensemble, logits)
         return NativeResult(
             mark=mark,
             stored=stored,
             shown=shown,
-            opinion=spoken(ensemble, logits)[0],
+            opinion=averaged(windows),
+            windows=tuple(windows),
             judgement=self.objective.judge(logits)[0],
         )

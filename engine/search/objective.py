@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
@@ -13,6 +15,8 @@ from engine.models.ensemble import combine
 from engine.search.candidate import Judgement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.models.ensemble import Ensemble
     from engine.params import StopRule
 
@@ -35,12 +39,6 @@ class Opinion:
     label: int
     probabilities: tuple[float, ...]
     members: tuple[tuple[float, ...], ...]
-
-
-@torch.inference_mode()
-def opinion(ensemble: Ensemble, image: torch.Tensor) -> Opinion:
-    """Ask every member about one image ``(3, G, G)`` in [0, 1]."""
-    return opinions(ensemble, image[None])[0]
 
 
 @torch.inference_mode()
@@ -75,9 +73,28 @@ def leads(scores: torch.Tensor, label: int) -> torch.Tensor:
     return scores[..., label] - others.amax(dim=-1)
 
 
+def averaged(opinions_: Sequence[Opinion]) -> Opinion:
+    """One opinion of a picture seen under several windows: the mean.
+
+    Its label is the class of largest mean probability.
+    """
+    if len(opinions_) == 1:
+        return opinions_[0]
+    probabilities = np.mean([one.probabilities for one in opinions_], axis=0)
+    members = np.mean([one.members for one in opinions_], axis=0)
+    return Opinion(
+        label=int(probabilities.argmax()),
+        probabilities=tuple(probabilities.tolist()),
+        members=tuple(tuple(row) for row in members.tolist()),
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
     """What is wanted of candidate images of one original.
+
+    Where the frame is seen under W windows, what counts is the mean over them:
+    of the ensemble's probabilities and of each member's margin.
 
     Attributes
     ----------
@@ -86,7 +103,7 @@ class Objective:
     label
         Class to talk them out of: the ensemble's own answer on the original.
     features
-        Features of the original, ``(D_i,)`` per member.
+        Features of the original, ``(W, D_i)`` per member.
     stop
         When a candidate is good enough.
     label_free
@@ -111,6 +128,11 @@ class Objective:
             )
 
     @property
+    def windows(self) -> int:
+        """W, the number of windows every candidate is seen under."""
+        return len(self.features[0]) if self.features else 1
+
+    @property
     def first_success(self) -> bool:
         """Whether the first success ends the search, as in the paper."""
         return not self.label_free and self.stop.kind != "never"
@@ -126,11 +148,13 @@ class Objective:
         Parameters
         ----------
         logits
-            ``(k, N, C)`` float64 on the CPU, of the members.
+            ``(k, W * N, C)`` float64 on the CPU, of the members, window by window.
         """
-        mixed = mixed_log_probabilities(self.ensemble, logits)
+        mixed = self._mean(mixed_log_probabilities(self.ensemble, logits))
         odds = leads(mixed, self.label)
         margins = leads(logits, self.label)
+        if self.windows > 1:
+            margins = margins.reshape(len(margins), self.windows, -1).mean(dim=1)
         fitness = mixed[:, self.label].exp()
         if self.stop.kind != "ensemble":
             fitness = self.ensemble.weights.to(margins) @ margins
@@ -145,6 +169,13 @@ class Objective:
                 strict=True,
             )
         ]
+
+    def _mean(self, mixed: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the mean probabilities over windows, ``(N, C)``."""
+        if self.windows == 1:
+            return mixed
+        windows = mixed.reshape(self.windows, -1, mixed.shape[-1])
+        return windows.logsumexp(dim=0) - math.log(self.windows)
 
     def _content(self, margins: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
         """Whether each candidate meets the stop rule, ``(N,)`` bool."""
@@ -161,10 +192,24 @@ class Objective:
 
     @torch.inference_mode()
     def displacement(self, pictures: torch.Tensor) -> list[float]:
-        """Mean over members of 1 - cos to the original's features, 0..2 each."""
+        """Mean over members and windows of 1 - cos to the original's features.
+
+        Parameters
+        ----------
+        pictures
+            ``(W * N, 3, G, G)``, window by window.
+
+        Returns
+        -------
+        list of float
+            N numbers 0..2.
+        """
         seen = zip(self.ensemble.features(pictures), self.features, strict=True)
-        distances = [1 - cosine_similarity(a, b[None], dim=1) for a, b in seen]
-        measured: list[float] = torch.stack(distances).mean(dim=0).tolist()
+        distances = [
+            1 - cosine_similarity(a.reshape(len(b), -1, a.shape[1]), b[:, None], dim=2)
+            for a, b in seen
+        ]
+        measured: list[float] = torch.stack(distances).mean(dim=(0, 1)).tolist()
         return measured
 
 
@@ -207,11 +252,19 @@ def objective_for(
     *,
     label_free: bool = False,
 ) -> Objective:
-    """Make the objective of an original image ``(3, G, G)`` in [0, 1]."""
+    """Make the objective of an original image.
+
+    Parameters
+    ----------
+    ensemble, label, stop, label_free
+        As in `Objective`.
+    image
+        ``(3, G, G)`` in [0, 1], or ``(W, 3, G, G)`` under W windows.
+    """
     return Objective(
         ensemble=ensemble,
         label=label,
-        features=tuple(one[0] for one in ensemble.features(image[None])),
+        features=ensemble.features(image.reshape(-1, *image.shape[-3:])),
         stop=stop,
         label_free=label_free,
     )

@@ -88,8 +88,15 @@ class Task:
         that is wanted.
     tick
         Called with the charge of every batch.
+    hints
+        How many of the first candidates come from a neighbouring frame: they
+        are judged alone.
+    holds
+        Whether what was said of one of them spares the search.
     judged, tested, outcome
         The trace, the indices put to the test, and the result once there is one.
+    taken_over
+        Whether the result is one of the hints, without a search.
     """
 
     strategy: Strategy
@@ -99,14 +106,20 @@ class Task:
     budget: int = 0
     steady: Callable[[torch.Tensor], list[int]] | None = None
     tick: Callable[[int], None] = lambda _: None
+    hints: int = 0
+    holds: Callable[[Judgement], bool] = lambda _: False
     judged: list[Judged] = field(default_factory=list)
     tested: set[int] = field(default_factory=set)
     outcome: Outcome | None = None
     spent: int = 0
+    taken_over: bool = False
 
     def ask(self) -> Ask:
         """Ask for the next candidates, as many as the rest of the budget allows."""
-        asked = self.strategy.ask(_batch_size(len(self.judged), self.objective))
+        led = self.hints > 0 and not self.judged
+        size = self.hints if led else _batch_size(len(self.judged), self.objective)
+        # Every candidate is one picture per window: as many pictures as without.
+        asked = self.strategy.ask(size if led else max(1, size // self.gallery.windows))
         cost = GRADIENT_COST if asked.gradients else 1
         left = (self.budget - self.spent) // cost if self.budget else None
         return asked._replace(candidates=asked.candidates[:left])
@@ -129,11 +142,27 @@ class Task:
         self.spent += cost * len(fresh)
         self.strategy.tell(fresh, gradients)
         self.tick(cost * len(fresh))
+        if len(self.judged) <= self.hints:
+            self._take_over()
+            if self.outcome is not None:
+                return
         over = not self.ask().candidates
         claims = self._claims(len(fresh), generation, over=over)
         self._test(claims)
         if self.outcome is None and (over or len(self.tested) == MAX_CONFIRMATIONS):
             self._give_up()
+
+    def _take_over(self) -> None:
+        """End with the first hint that holds, also at native size."""
+        for i, one in enumerate(self.judged):
+            if not self.holds(one.judgement):
+                continue
+            held = self.confirm(one.candidate)
+            if held is not None and self.holds(held):
+                self.tested.add(i)
+                self.taken_over = True
+                self._end(i, success=True, queries=self.spent)
+                return
 
     def _claims(self, fresh: int, generation: int, *, over: bool) -> Sequence[int]:
         """Candidates to confirm now, as indices in order of preference."""
@@ -235,9 +264,11 @@ def run_searches(tasks: Sequence[Task], judges: Judges) -> list[Outcome]:
         plain = [pair for pair in asked if not pair[1].gradients]
         steep = [pair for pair in asked if pair[1].gradients]
         if plain:
-            _tell(plain, judges.look(_pictures(plain)), None)
+            _tell(plain, judges.look(_pictures(plain)))
         if steep:
-            _tell(steep, *judges.look_back(_pictures(steep), _labels(steep)))
+            pictures = _pictures(steep)
+            logits, gradients = judges.look_back(pictures, _labels(steep))
+            _tell(steep, logits, (pictures, gradients))
         active = [task for task in active if task.outcome is None]
     return [task.outcome for task in tasks if task.outcome is not None]
 
@@ -246,23 +277,40 @@ _Asked = list[tuple[Task, "Ask"]]
 
 
 def _pictures(asked: _Asked) -> torch.Tensor:
-    """All candidates on their hosts, ``(N, 3, G, G)``."""
+    """All candidates on their hosts, ``(N, 3, G, G)``; each under its windows."""
+    if any(task.gallery.windows > 1 for task, _ in asked):
+        return torch.cat([task.gallery.pictures(ask.candidates) for task, ask in asked])
     hosts = torch.stack([task.gallery.host for task, _ in asked])
     marks = [task.gallery.mark(one) for task, ask in asked for one in ask.candidates]
     index = [i for i, (_, ask) in enumerate(asked) for _ in ask.candidates]
     return blend_many(hosts, index, marks)
 
 
+def _shown(task: Task, ask: Ask) -> int:
+    """How many pictures an ask comes to."""
+    return task.gallery.windows * len(ask.candidates)
+
+
 def _labels(asked: _Asked) -> list[int]:
-    return [task.objective.label for task, ask in asked for _ in ask.candidates]
+    return [
+        label
+        for task, ask in asked
+        for label in [task.objective.label] * _shown(task, ask)
+    ]
 
 
-def _tell(asked: _Asked, logits: torch.Tensor, gradients: torch.Tensor | None) -> None:
+def _tell(
+    asked: _Asked,
+    logits: torch.Tensor,
+    steep: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> None:
+    """Tell each task its part; `steep` are pictures and their gradients."""
     done = 0
     for task, ask in asked:
-        mine = slice(done, done + len(ask.candidates))
+        mine = slice(done, done + _shown(task, ask))
         done = mine.stop
-        task.tell(ask, logits[:, mine], None if gradients is None else gradients[mine])
+        slopes = steep and task.gallery.pulled(steep[0][mine], steep[1][mine])
+        task.tell(ask, logits[:, mine], slopes)
 
 
 def _batch_size(judged: int, objective: Objective) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
     from engine.params import SearchParams
+    from engine.search.candidate import Candidate
+    from engine.search.hint import Hint
     from engine.search.region import Region
     from engine.search.strategy import Strategy
     from engine.watermark.maker import PatchMaker
@@ -50,11 +52,14 @@ class Start:
     fallbacks
         Steps of the ladder that were taken: ``shrink 0.8``, ``no rotation``,
         ``off-grid``.
+    hints
+        How many of the first candidates come from a neighbouring frame.
     """
 
     strategy: Strategy
     space: Space
     fallbacks: tuple[str, ...]
+    hints: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +76,7 @@ def start_search(
     params: SearchParams,
     generator: np.random.Generator,
     host: torch.Tensor | None = None,
+    hint: Hint | None = None,
 ) -> Start:
     """Make the strategy of a frame.
 
@@ -89,6 +95,8 @@ def start_search(
         Source of every draw.
     host
         X on the grid, ``(3, G, G)``; the gradient-guided search needs it.
+    hint
+        The mark of a neighbouring frame; judged first where it has a place.
 
     Raises
     ------
@@ -98,11 +106,15 @@ def start_search(
     for smaller, tried, names in _ladder(maker, one_transform(params, generator)):
         gallery = None if host is None else Gallery(smaller, host)
         space = Space(region=region, maker=smaller, params=tried, gallery=gallery)
-        made = _MAKERS[params.strategy](space, generator)
+        first = hint.proposals(space) if hint else ()
+        made = _MAKERS[params.strategy](space, generator, first)
         if made and made.strategy.ask(1).candidates:
             off_grid = ("off-grid",) if made.off_grid else ()
             return Start(
-                strategy=made.strategy, space=space, fallbacks=(*names, *off_grid)
+                strategy=made.strategy,
+                space=space,
+                fallbacks=(*names, *off_grid),
+                hints=min(len(first), made.strategy.bound),
             )
     raise NoFeasiblePlacement(
         "the lesion boxes leave no place for the logo, even at "
@@ -127,27 +139,34 @@ def _ladder(
         yield maker, replace(params, sit=upright), names
 
 
-def _random(space: Space, generator: np.random.Generator) -> _Made | None:
-    """One mark anywhere: the paper's Random."""
+_First = tuple["Candidate", ...]
+
+
+def _random(
+    space: Space, generator: np.random.Generator, first: _First
+) -> _Made | None:
+    """One mark anywhere: the paper's Random; with a neighbour, its mark."""
     places = anywhere(space, 1, generator)
     if not places:
         return None
-    return _Made(
-        strategy=Evolution(space, with_alpha(places, space, generator), 0, generator)
-    )
+    population = first[:1] or with_alpha(places, space, generator)
+    return _Made(strategy=Evolution(space, population, 0, generator))
 
 
-def _random_sit(space: Space, generator: np.random.Generator) -> _Made | None:
+def _random_sit(
+    space: Space, generator: np.random.Generator, first: _First
+) -> _Made | None:
     """As many random marks as HE-SIT would judge: the control."""
     places = anywhere(space, _budget(space, generator), generator)
     if not places:
         return None
-    return _Made(
-        strategy=Evolution(space, with_alpha(places, space, generator), 0, generator)
-    )
+    population = with_alpha(places, space, generator)
+    return _Made(strategy=Evolution(space, _led(first, population), 0, generator))
 
 
-def _evolving(space: Space, generator: np.random.Generator) -> _Made | None:
+def _evolving(
+    space: Space, generator: np.random.Generator, first: _First
+) -> _Made | None:
     """HE and HE-SIT: the grid of Eq. 9, filled up to N_p from anywhere."""
     places = on_grid(space, generator)
     extra = anywhere(space, max(0, space.params.n_p - len(places)), generator)
@@ -155,22 +174,33 @@ def _evolving(space: Space, generator: np.random.Generator) -> _Made | None:
         return None
     population = with_alpha([*places, *extra], space, generator)
     return _Made(
-        strategy=Evolution(space, population, space.params.n_g, generator),
+        strategy=Evolution(space, _led(first, population), space.params.n_g, generator),
         off_grid=bool(extra),
     )
 
 
-def _gradient(space: Space, generator: np.random.Generator) -> _Made | None:
+def _gradient(
+    space: Space, generator: np.random.Generator, first: _First
+) -> _Made | None:
     """First-order scores of every place, judged and refined."""
     if not anywhere(space, 1, generator):
         return None
-    return _Made(strategy=GradientGuided(space, space.params.limit, generator))
+    return _Made(
+        strategy=GradientGuided(space, space.params.limit, generator, hints=first)
+    )
 
 
-def _cma_es(space: Space, generator: np.random.Generator) -> _Made | None:
+def _cma_es(
+    space: Space, generator: np.random.Generator, first: _First
+) -> _Made | None:
     """Random candidates, then CMA-ES."""
-    strategy = covariance_search(space, generator)
+    strategy = covariance_search(space, generator, first)
     return _Made(strategy=strategy) if strategy else None
+
+
+def _led(first: _First, population: _First) -> _First:
+    """Put a neighbour's candidates in front of a population."""
+    return tuple(dict.fromkeys((*first, *population))) if first else population
 
 
 def _budget(space: Space, generator: np.random.Generator) -> int:
@@ -180,7 +210,9 @@ def _budget(space: Space, generator: np.random.Generator) -> int:
     return params.budget or natural_budget(initial, space, params.n_g)
 
 
-_MAKERS: Final[dict[str, Callable[[Space, np.random.Generator], _Made | None]]] = {
+_MAKERS: Final[
+    dict[str, Callable[[Space, np.random.Generator, _First], _Made | None]]
+] = {
     "random": _random,
     "random-sit": _random_sit,
     "he": _evolving,

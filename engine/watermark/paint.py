@@ -41,11 +41,18 @@ class GridPainter:
     ----------
     maker
         Patches of the logo.
+
+    Attributes
+    ----------
+    maker
+        As given.
+    view
+        Puts marks onto the grid.
     """
 
     def __init__(self, maker: PatchMaker) -> None:
         self.maker = maker
-        self._view = grid_view(maker.geometry)
+        self.view = grid_view(maker.geometry)
         wide, high = maker.geometry.preview
         native = maker.geometry.columns, maker.geometry.rows
         self._pixel = wide / native[0], high / native[1]
@@ -78,11 +85,29 @@ class GridPainter:
         GridMark
             On the CPU; `blend` takes marks to the device of the host.
         """
+        planes, corner = self.planes(place, sit)
+        return self.view.mark(corner, alpha, planes)
+
+    def planes(
+        self, place: tuple[int, int], sit: SIT
+    ) -> tuple[_Planes, tuple[int, int]]:
+        """Draw a candidate's logo at preview size.
+
+        Parameters
+        ----------
+        place, sit
+            As in `mark`.
+
+        Returns
+        -------
+        planes, corner
+            ``(h, w, C)`` float32 premultiplied, 0 to 255, C 4 or, grey, 2; and
+            its column and row on the preview.
+        """
         column, row = self.maker.native_place(place, sit)
         if self.maker.geometry.reduction == 1:
-            return self._view.mark((column, row), alpha, self._whole(sit))
-        planes, corner = self._draw_between(sit, column, row)
-        return self._view.mark(corner, alpha, planes)
+            return self._whole(sit), (column, row)
+        return self._draw_between(sit, column, row)
 
     def _recolour(self, hue: float, saturation: float, value: float) -> _Planes:
         """Recolour the logo at preview size, ``(h, w, 4)``, 0 to 255."""

@@ -96,7 +96,7 @@ def add_mark(host: NDArray[np.int32], frame: Frame, mark: Mark) -> NDArray[np.in
     _check_inside(mark, host.shape)
     weight, logo = _logo_stored(mark, frame)
     inside = _footprint(mark.patch, mark.x, mark.y)
-    lo, hi = _clip_bounds(frame)
+    lo, hi = clip_bounds(frame)
     seen = np.clip(host[inside].astype(np.int64), lo, hi)
     mixed = (2 * ((OPAQUE - weight) * seen + weight * logo) + OPAQUE) // (2 * OPAQUE)
     marked = host.copy()
@@ -212,7 +212,7 @@ def _estimate(
     """S from S' as far as rounding and clipping let it be known."""
     weight, logo = _logo_stored(mark, bounds)
     inside = _footprint(mark.patch, mark.x, mark.y)
-    lo, hi = _clip_bounds(bounds)
+    lo, hi = clip_bounds(bounds)
     host = protected.astype(np.int64)
     rest = OPAQUE - weight
     # Where the mark is opaque nothing is left to invert: the residual has it.
@@ -228,7 +228,7 @@ def _footprint(patch: NDArray[np.uint8], x: int, y: int) -> tuple[slice, slice]:
     return slice(y, y + h), slice(x, x + w)
 
 
-def _clip_bounds(bounds: Frame | FrameKey) -> tuple[int, int]:
+def clip_bounds(bounds: Frame | FrameKey) -> tuple[int, int]:
     """Smallest and largest stored value inside window and range."""
     window = bounds.rendering
     lo = max(int(np.ceil(window.lo)), bounds.minimum)

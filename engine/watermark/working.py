@@ -20,6 +20,8 @@ from engine.watermark.blend import GridMark
 from engine.watermark.resample import Axis, axis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from engine.types import Rendering
@@ -41,12 +43,14 @@ _PIXEL: Final = {2: np.complex64, 4: np.complex128}
 class Geometry:
     """How a native frame lies on the model grid.
 
-    ``columns`` and ``rows`` are the native size, ``side`` that of the grid.
+    ``columns`` and ``rows`` are the native size, ``side`` that of the grid and
+    ``finest`` the most points δ has on a side, 0 for those of the grid.
     """
 
     columns: int
     rows: int
     side: int = GRID
+    finest: int = 0
 
     @property
     def reduction(self) -> float:
@@ -90,8 +94,9 @@ class Geometry:
         )
 
     def delta_shape(self) -> tuple[int, int]:
-        """Rows and columns of δ: the grid, but never finer than the frame."""
-        return min(self.side, self.rows), min(self.side, self.columns)
+        """Rows and columns of δ, never finer than the frame."""
+        most = self.finest or self.side
+        return min(most, self.rows), min(most, self.columns)
 
     def delta_box(self, native: Box) -> Box:
         """All points of δ that act on any pixel of a native box."""
@@ -162,6 +167,13 @@ def working_image(
     return picture.expand(3, -1, -1).contiguous()
 
 
+def working_images(
+    stored: NDArray[np.int32], renderings: Sequence[Rendering], device: torch.device
+) -> torch.Tensor:
+    """`working_image` under W windows, ``(W, 3, GRID, GRID)`` float32 in [0, 1]."""
+    return torch.stack([working_image(stored, one, device) for one in renderings])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GridView:
     """Puts native marks onto the grid exactly as `working_image` would show them.
@@ -206,6 +218,30 @@ class GridView:
             seen = seen[[0, 0, 0, 1]]
         patch = torch.from_numpy(np.ascontiguousarray(seen))
         return GridMark(x=left, y=top, alpha=alpha, patch=patch)
+
+    def resized(
+        self, planes: NDArray[np.float32], place: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], tuple[int, int]]:
+        """Resample planes that are zero around from the preview onto the grid.
+
+        Parameters
+        ----------
+        planes
+            ``(h, w, C)`` float32 at preview size, any C.
+        place
+            Their column and row there.
+
+        Returns
+        -------
+        planes, place
+            ``(C, k, j)`` float32 and their column and row on the grid.
+        """
+        h, w, c = planes.shape
+        down, top = self.rows.apply(planes.reshape(h, w * c), place[1])
+        sideways = down.reshape(-1, w, c).transpose(1, 0, 2).reshape(w, -1)
+        across, left = self.columns.apply(np.ascontiguousarray(sideways), place[0])
+        found = across.reshape(len(across), -1, c).transpose(2, 1, 0)
+        return np.ascontiguousarray(found), (left, top)
 
 
 def grid_view(geometry: Geometry) -> GridView:

@@ -29,11 +29,15 @@ def check_config(config: ConfigOption) -> None:
     """Check a site file: settings, rules and the rules' own tests.
 
     Exit code 0: the gateway would start with it; 2: it would not, and the
-    message names file, line, rule and column.
+    message names file, line, rule and column. Certificates that soon expire are
+    told on standard error.
     """
+    from gateway.route.recipients import recipient_warnings
     from gateway.route.rules import load_checked
 
     site = load_checked(config)
+    for warning in recipient_warnings(site):
+        typer.echo(f"warning: {warning}", err=True)
     tests = sum(len(rule.tests) for rule in site.routing.rules)
     typer.echo(
         f"{config}: good: {len(site.routing.rules)} rules, {tests} rule tests,"

@@ -15,6 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from engine.errors import EngineError
+from gateway.cli.enclosed import (
+    CertificateOption,
+    EnclosedOptions,
+    KeyOption,
+    PassphraseOption,
+    SignerOption,
+)
 from gateway.cli.options import JsonOption
 from gateway.errors import GatewayError, Unprotectable
 
@@ -67,8 +74,9 @@ class Answer:
     """What became of one file.
 
     ``status`` is ``protected``, ``recovered``, ``held`` (with ``reason``),
-    ``failed``, or ``skipped`` for files in a folder that are not DICOM. ``traces``
-    names the files that tell the searches, one per frame.
+    ``failed``, or ``skipped`` for files in a folder that are not DICOM. ``further``
+    names the other files where frames became files of their own, ``traces`` those
+    that tell the searches, one per frame.
     """
 
     input: str
@@ -77,6 +85,7 @@ class Answer:
     reason: str = ""
     message: str = ""
     report: dict[str, Any] | None = None
+    further: list[str] = field(default_factory=list)
     traces: list[str] = field(default_factory=list)
 
     @property
@@ -116,6 +125,7 @@ def protect(  # noqa: PLR0913 - the options of a typer command are its arguments
         vault=place.vault(),
         outputs=Outputs(output, [job.path for job in jobs], force=force),
         force=force,
+        traces=traces is not None,
     )
     with _bar("protecting", len(jobs)) as bar:
         answers = [
@@ -130,28 +140,37 @@ def protect(  # noqa: PLR0913 - the options of a typer command are its arguments
 
 
 @app.command()
-def recover(
+def recover(  # noqa: PLR0913 - the options of a typer command are its arguments
     files: FilesArgument,
     output: OutputOption,
+    *,
     site: SiteOption = None,
+    key: KeyOption = None,
+    certificate: CertificateOption = None,
+    signer: SignerOption = None,
+    key_passphrase_env: PassphraseOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Recover the originals of protected files, octet for octet.
 
+    From the site's vault, or with --key from the keys that travel in the files.
     Exit code 1 when one did not come back.
     """
-    from gateway.stages.offline import FileRecovery, Outputs, find_files
+    from gateway.stages.offline import FileRecovery, Outputs, find_files, record_in
 
-    place = _site(site)
+    opening = EnclosedOptions(key, certificate, signer, key_passphrase_env)
+    opening.check(vault_named=site is not None)
     jobs = list(find_files(files))
     outputs = Outputs(output, [job.path for job in jobs], force=force)
-    work = FileRecovery(vault=place.vault(), outputs=outputs)
+    records = opening.records() if key else record_in(_site(site).vault())
+    work = FileRecovery(records, outputs, [job.path for job in jobs])
     with _bar("recovering", len(jobs)) as bar:
         answers = [
             bar.done(_answer(job, lambda job: _recovered(work.recover(job))))
             for job in jobs
         ]
+    opening.tell_signers()
     _finish(answers, json=json)
 
 
@@ -174,13 +193,14 @@ def _traces(first: Path | None, *, force: bool) -> TraceFiles | None:
 
 
 def _protected(
-    result: tuple[Path, ProtectedObject], traces: TraceFiles | None
+    result: tuple[list[Path], ProtectedObject], traces: TraceFiles | None
 ) -> dict[str, Any]:
-    path, made = result
+    paths, made = result
     names = traces.write(made) if traces else []
     return {
         "status": "protected",
-        "output": str(path),
+        "output": str(paths[0]),
+        "further": [str(path) for path in paths[1:]],
         "report": made.report,
         "traces": names,
     }

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 from engine.rendering import render
 from engine.search.draw import draw
 from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import read_source
+from gateway.dicom.pixels import Reading, read_source
 from gateway.stages.offline import AlreadyThere
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from engine.types import Frame
     from gateway.stages.protect import ProtectedObject
 
 DRAWING: Final = ".png"
@@ -50,12 +52,8 @@ class TraceFiles:
 
     def write(self, made: ProtectedObject) -> list[str]:
         """Write the traces of a protected object, and name the JSON files."""
-        offset, syntax = data_set_offset(made.part10)
-        frames = read_source(
-            made.part10[offset:], syntax, max_frames=len(made.traces)
-        ).frames
         names = []
-        for frame, trace in zip(frames, made.traces, strict=True):
+        for frame, trace in zip(_frames(made), made.traces, strict=True):
             if trace is None:
                 continue
             path = self._next()
@@ -78,3 +76,11 @@ class TraceFiles:
     def _free(self, path: Path) -> bool:
         taken = path.exists() or path.with_suffix(DRAWING).exists()
         return self._force or not taken
+
+
+def _frames(made: ProtectedObject) -> Iterator[Frame]:
+    """Yield the protected frames of all parts."""
+    reading = Reading(max_frames=len(made.traces))
+    for part in made.parts:
+        offset, syntax = data_set_offset(part.part10)
+        yield from read_source(part.part10[offset:], syntax, reading=reading).frames()

@@ -15,7 +15,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from engine.rendering import render
-from gateway.dicom.pixels import read_source
+from gateway.dicom.pixels import Reading, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +131,8 @@ def _write_pictures(
 
 
 def _levels(data_set: bytes, transfer_syntax_uid: str) -> NDArray[np.uint8]:
-    frame = read_source(data_set, transfer_syntax_uid, max_frames=1000).frames[0]
+    reading = Reading(max_frames=1000)
+    frame = read_source(data_set, transfer_syntax_uid, reading=reading).frame(0)
     return render(frame.stored, frame.rendering)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
@@ -12,6 +12,7 @@ import structlog
 
 from config.schema import Network
 from gateway.audit.log import AuditLog
+from gateway.dicom.contexts import Purpose
 from gateway.dicom.status import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -64,7 +65,7 @@ class Admission:
     called_ae
         The AE title that must be called.
     callers
-        Who may call; none: nobody.
+        Who may call, by purpose; none: nobody.
     max_associations
         At the same time.
     audit
@@ -76,13 +77,13 @@ class Admission:
         *,
         service: str,
         called_ae: str,
-        callers: Sequence[Caller],
+        callers: Mapping[Purpose, Sequence[Caller]],
         max_associations: int,
         audit: AuditLog,
     ) -> None:
         self._service = service
         self._called_ae = called_ae
-        self._callers = tuple(callers)
+        self._callers = {purpose: tuple(nodes) for purpose, nodes in callers.items()}
         self._max_associations = max_associations
         self._audit = audit
         self._lock = threading.Lock()
@@ -98,6 +99,19 @@ class Admission:
     def max_associations(self) -> int:
         """How many there may be at the same time."""
         return self._max_associations
+
+    @property
+    def offered(self) -> frozenset[Purpose]:
+        """What this service is for."""
+        return frozenset(self._callers)
+
+    def purposes(self, call: Call) -> frozenset[Purpose]:
+        """Return what the node that calls may do; nothing where it is none."""
+        return frozenset(
+            purpose
+            for purpose, nodes in self._callers.items()
+            if any(_is_caller(node, call) for node in nodes)
+        )
 
     def admit(self, call: Call, association: Active) -> Rejection | None:
         """Admit an association or say how it is rejected; refusals are audited."""
@@ -124,6 +138,21 @@ class Admission:
             )
         return rejection
 
+    def note_declined(self, call: Call, sop_classes: Sequence[str]) -> None:
+        """Audit what a node proposed that is here, but not for it."""
+        LOG.warning(
+            "contexts refused", service=self._service, calling_ae=call.calling_ae
+        )
+        self._audit.note(
+            "contexts",
+            "refused",
+            service=self._service,
+            calling_ae=call.calling_ae,
+            called_ae=call.called_ae,
+            peer_address=call.peer_address,
+            sop_classes=list(sop_classes),
+        )
+
     def close(self) -> None:
         """Admit no one any more."""
         with self._lock:
@@ -132,7 +161,7 @@ class Admission:
     def _decide(self, call: Call, association: Active) -> Rejection | None:
         if call.called_ae != self._called_ae:
             return CALLED_AE_NOT_RECOGNISED
-        if not any(_is_caller(caller, call) for caller in self._callers):
+        if not self.purposes(call):
             return CALLING_AE_NOT_RECOGNISED
         with self._lock:
             self._admitted = [a for a in self._admitted if _is_active(a)]

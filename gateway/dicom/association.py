@@ -24,7 +24,11 @@ from typing_extensions import override
 
 from gateway.dicom import command
 from gateway.dicom.admission import Admission, Call
-from gateway.dicom.contexts import FIND_MODELS
+from gateway.dicom.contexts import (
+    HIERARCHICAL_MODELS,
+    contexts_for,
+    without_needless,
+)
 from gateway.errors import InvalidObject
 
 LOG = structlog.get_logger(component="association")
@@ -33,6 +37,8 @@ COMMAND_FRAGMENT = 0x01  # PS3.8 E.2, message control header
 LAST_FRAGMENT = 0x02
 RECEIVE_BYTES = 1 << 18
 RELATIONAL = b"\x01"
+NOT_SUPPORTED = b"\x00"
+TRANSFER_SYNTAXES_NOT_SUPPORTED = 4  # PS3.8 Table 9-18
 
 
 class Incoming(Protocol):
@@ -86,7 +92,7 @@ class GatewayAssociation(Association):
         self.acse = AdmittingACSE(self, admission)
         self.dimse: StreamingDimse = StreamingDimse(self, service)
         self.bind(evt.EVT_CONN_CLOSE, _stop_waiting)
-        self.bind(evt.EVT_SOP_EXTENDED, _agree_relational)
+        self.bind(evt.EVT_SOP_EXTENDED, _agree)
 
     @property
     def call(self) -> Call:
@@ -98,6 +104,10 @@ class GatewayAssociation(Association):
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
         )
+
+    def is_over(self) -> bool:
+        """Whether the peer is gone, though this thread may not have seen it yet."""
+        return bool(self.acse.is_aborted()) or not self.is_established
 
     @override
     def _bind_defaults(self) -> None:
@@ -136,12 +146,20 @@ def _stop_waiting(event: evt.Event) -> None:
         event.assoc.dul.to_user_queue.put(None)
 
 
-def _agree_relational(event: evt.Event) -> dict[str, bytes]:
-    """Accept relational queries where they are proposed (PS3.4 C.5.1.1)."""
+def _agree(event: evt.Event) -> dict[str, bytes]:
+    """Answer extended negotiation of query/retrieve (PS3.4 C.5.1.1 to C.5.3.1).
+
+    Relational queries and retrieval are agreed to where they are proposed;
+    every other field (combined date-time matching, fuzzy semantic matching of
+    names, timezone adjustment, conversion to enhanced multi-frame) is answered
+    with 0: not supported.
+    """
+    usable = {c.abstract_syntax for c in event.assoc.acceptor.supported_contexts}
     return {
-        uid: RELATIONAL
+        uid: (RELATIONAL if proposed[:1] == RELATIONAL else NOT_SUPPORTED)
+        + NOT_SUPPORTED * (len(proposed) - 1)
         for uid, proposed in event.assoc.requestor.sop_class_extended.items()
-        if uid in FIND_MODELS and proposed[:1] == RELATIONAL
+        if uid in HIERARCHICAL_MODELS & usable and proposed
     }
 
 
@@ -156,13 +174,35 @@ class AdmittingACSE(ACSE):
     @override
     def negotiate_association(self) -> None:
         """Reject or negotiate (PS3.8 7.1)."""
-        rejection = self._admission.admit(self._association.call, self._association)
+        call = self._association.call
+        rejection = self._admission.admit(call, self._association)
         if rejection is None:
+            self._offer(call)
             super().negotiate_association()
+            self._note_declined(call)
             return
         self.send_reject(*rejection)
         evt.trigger(self.assoc, evt.EVT_REJECTED, {})
         self.assoc.kill()
+
+    def _offer(self, call: Call) -> None:
+        """Support what the node that calls may use, in the roles it proposed."""
+        roles = self.requestor.role_selection
+        scps = {str(uid) for uid, role in roles.items() if role.scp_role}
+        usable = contexts_for(self._admission.purposes(call))
+        self.acceptor.supported_contexts = without_needless(usable, scps)
+
+    def _note_declined(self, call: Call) -> None:
+        """Audit what was proposed and is here, but not for this node."""
+        here = {c.abstract_syntax for c in contexts_for(self._admission.offered)}
+        declined = {
+            str(context.abstract_syntax)
+            for context in self._association.rejected_contexts
+            if context.result != TRANSFER_SYNTAXES_NOT_SUPPORTED
+            and context.abstract_syntax in here
+        }
+        if declined:
+            self._admission.note_declined(call, sorted(declined))
 
 
 class StreamingDimse(DIMSEServiceProvider):

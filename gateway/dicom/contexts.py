@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from enum import Enum
+from functools import cache
+
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
     AllTransferSyntaxes,
@@ -19,11 +23,21 @@ from pynetdicom.presentation import (
 VERIFICATION = "1.2.840.10008.1.1"
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
+COMPOSITE_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.4.2"
+COMPOSITE_ROOT_GET = "1.2.840.10008.5.1.4.1.2.4.3"
 FIND_MODELS = frozenset({PATIENT_ROOT_FIND, STUDY_ROOT_FIND})
-MOVE_MODELS = frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE})
-PATIENT_ROOT_MODELS = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE})
+MOVE_MODELS = frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, COMPOSITE_ROOT_MOVE})
+GET_MODELS = frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET, COMPOSITE_ROOT_GET})
+PATIENT_ROOT_MODELS = frozenset(
+    {PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_ROOT_GET}
+)
+COMPOSITE_ROOT_MODELS = frozenset({COMPOSITE_ROOT_MOVE, COMPOSITE_ROOT_GET})
+RETRIEVE_MODELS = MOVE_MODELS | GET_MODELS
+HIERARCHICAL_MODELS = (FIND_MODELS | RETRIEVE_MODELS) - COMPOSITE_ROOT_MODELS
 
 UNCOMPRESSED = (
     ExplicitVRLittleEndian,
@@ -76,14 +90,48 @@ def storage_classes() -> list[str]:
     return sorted(current | retired | set(PRIVATE_STORAGE))
 
 
-def storage_contexts() -> list[PresentationContext]:
-    """Return what the storage SCP accepts."""
-    syntaxes = transfer_syntaxes()
-    contexts = [build_context(uid, syntaxes) for uid in storage_classes()]
-    return [build_context(VERIFICATION, list(UNCOMPRESSED)), *contexts]
+class Purpose(Enum):
+    """What a node may associate for."""
+
+    STORE = "store"
+    RETRIEVE = "retrieve"
+    """Find, move and get: with C-GET the node is the storage SCP."""
 
 
-def recovery_contexts() -> list[PresentationContext]:
-    """Return what the query/retrieve SCP accepts."""
-    classes = (VERIFICATION, *sorted(FIND_MODELS), *sorted(MOVE_MODELS))
-    return [build_context(uid, list(UNCOMPRESSED)) for uid in classes]
+@cache
+def contexts_for(purposes: frozenset[Purpose]) -> list[PresentationContext]:
+    """Return what is accepted from a node with these purposes; not to be changed.
+
+    Storage classes carry the roles their requestor may take (PS3.7 D.3.3.4):
+    SCU to store, SCP to be sent the objects of a C-GET.
+    """
+    stores, retrieves = Purpose.STORE in purposes, Purpose.RETRIEVE in purposes
+    contexts = [build_context(VERIFICATION, list(UNCOMPRESSED))]
+    if stores or retrieves:
+        syntaxes = transfer_syntaxes()
+        contexts += [build_context(uid, syntaxes) for uid in storage_classes()]
+    if retrieves:
+        for context in contexts[1:]:
+            context.scu_role, context.scp_role = stores, True
+        models = sorted(FIND_MODELS | RETRIEVE_MODELS)
+        contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in models]
+    return contexts
+
+
+def without_needless(
+    contexts: list[PresentationContext], storage_scps: Collection[str]
+) -> list[PresentationContext]:
+    """Leave out what could only be accepted in a role nobody proposed.
+
+    Parameters
+    ----------
+    contexts
+        What a node may use.
+    storage_scps
+        SOP classes for which the requestor proposed to be the SCP.
+    """
+    return [
+        context
+        for context in contexts
+        if context.scu_role is not False or context.abstract_syntax in storage_scps
+    ]

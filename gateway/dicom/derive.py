@@ -13,45 +13,46 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     JPEG2000MC,
     UID,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSNearLossless,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
 )
 from pydicom.valuerep import STR_VR
 
 from gateway.dicom.derived_attributes import (
+    copy_colour_space,
     copy_geometry,
     copy_identity,
     copy_pixel_aspect,
     lossy_history,
     series_description,
 )
-from gateway.dicom.derived_pixels import (
-    protected_layout,
-    secondary_capture_class,
-    write_multi_frame,
-    write_pixel_module,
-    write_single_window,
-)
+from gateway.dicom.derived_frames import write_multi_frame
+from gateway.dicom.derived_pixels import write_pixel_module, write_single_window
 from gateway.dicom.lenient import lenient, text
+from gateway.dicom.overlays import copy_overlays
+from gateway.dicom.parse import PIXEL_DATA
 from gateway.dicom.repair import valid_value
 from gateway.store.part10 import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
 )
-from gateway.vault.layout import PixelLayout, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from gateway.dicom.derived_pixels import Part
     from gateway.dicom.identifiers import UidMapper
     from gateway.dicom.pixels import Source
 
@@ -71,104 +72,138 @@ LOSSY_METHODS: Final = {
     JPEGLSNearLossless: "ISO_14495_1",
     JPEG2000: "ISO_15444_1",
     JPEG2000MC: "ISO_15444_1",
+    HTJ2K: "ISO_15444_15",
 }
 """Defined terms of PS3.3 C.7.6.1.1.5 for the lossy syntaxes."""
+
+SINGLE_FRAME: Final = frozenset(
+    (
+        SecondaryCaptureImageStorage,
+        ComputedRadiographyImageStorage,
+        CTImageStorage,
+        MRImageStorage,
+        UltrasoundImageStorage,
+        PositronEmissionTomographyImageStorage,
+    )
+)
+"""Classes of which a frame cannot be named; objects of them may have more even so."""
 
 UTF8: Final = "ISO_IR 192"
 DEFAULT_REPERTOIRE: Final = "ISO_IR 6"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Derived:
-    """A protected object, encoded, and how its pixels lie in it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Identity of one protected object.
 
-    ``part10`` is a complete file; the UIDs are those of the new object.
+    Attributes
+    ----------
+    sop_instance_uid
+        Its UID.
+    series_purpose
+        Its series is the source's, mapped for this purpose.
+    map_study
+        Whether study and frame of reference are mapped too, or kept.
     """
 
-    part10: bytes
-    layout: PixelLayout
-    sop_class_uid: str
     sop_instance_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
+    series_purpose: str = "series"
+    map_study: bool = False
 
 
 def derive(
     source: Source,
-    marked: Sequence[NDArray[np.int32]],
+    part: Part,
+    value: bytes,
     *,
-    sop_instance_uid: str,
+    target: Target,
     uids: UidMapper,
     when: datetime,
-) -> Derived:
+) -> Dataset:
     """Build the Secondary Capture object of marked frames (PS3.3 A.8).
 
     Parameters
     ----------
     source
         What was received.
-    marked
-        int32 stored values of every frame, shapes and ranges as in the source.
-    sop_instance_uid
-        UID of the new object.
+    part
+        The frames, from ``plan_parts``.
+    value
+        Their marked values, packed in ``part.layout``.
+    target
+        UIDs of the new object.
     uids
-        Maps series and frame of reference.
+        Maps UIDs.
     when
         Time of the derivation.
 
-    Raises
-    ------
-    Unprotectable
-        ``unsupported-pixels``: there is no Secondary Capture class for it.
+    Returns
+    -------
+    Dataset
+        Not yet encoded, without file meta information.
     """
-    layout = protected_layout(source)
-    target = Dataset()
+    derived = Dataset()
     with lenient():
-        target.SOPClassUID = secondary_capture_class(source)
-        target.SOPInstanceUID = sop_instance_uid
-        _write_source_attributes(source, target, uids)
-        _write_pixel_attributes(source, target, layout, uids)
-        _write_provenance(source, target, when)
-        target.PixelData = _even(pack(marked, layout))
-        target["PixelData"].VR = "OB" if layout.bits_allocated == 8 else "OW"
-    return Derived(
-        part10=_encode(target),
-        layout=layout,
-        sop_class_uid=str(target.SOPClassUID),
-        sop_instance_uid=str(target.SOPInstanceUID),
-        series_instance_uid=str(target.SeriesInstanceUID),
-        study_instance_uid=str(target.StudyInstanceUID),
-    )
+        derived.SOPClassUID = part.sop_class_uid
+        derived.SOPInstanceUID = target.sop_instance_uid
+        _write_source_attributes(source, derived, target, uids)
+        _write_pixel_attributes(
+            source, part, derived, _reference_uid(source, target, uids)
+        )
+        _write_provenance(source, part, derived, when)
+        derived.PixelData = _even(value)
+        derived["PixelData"].VR = "OB" if part.layout.bits_allocated == 8 else "OW"
+    return derived
 
 
-def _write_source_attributes(source: Source, target: Dataset, uids: UidMapper) -> None:
+def _write_source_attributes(
+    source: Source, derived: Dataset, target: Target, uids: UidMapper
+) -> None:
     dataset = source.dataset
     charset = valid_value(dataset, "SpecificCharacterSet")
     if charset is not None:
-        target.SpecificCharacterSet = charset
-    target.StudyInstanceUID = valid_uid(dataset, "StudyInstanceUID", uids)
+        derived.SpecificCharacterSet = charset
+    study = text(dataset, "StudyInstanceUID")
+    derived.StudyInstanceUID = (
+        uids.map(study, "study")
+        if target.map_study
+        else valid_uid(dataset, "StudyInstanceUID", uids)
+    )
     series = text(dataset, "SeriesInstanceUID")
-    target.SeriesInstanceUID = uids.map(series, "series")
-    copy_identity(dataset, target)
-    target.Modality = valid_value(dataset, "Modality") or "OT"
-    target.SeriesDescription = series_description(dataset, SERIES_MARK)
+    derived.SeriesInstanceUID = uids.map(series, target.series_purpose)
+    copy_identity(dataset, derived)
+    derived.Modality = valid_value(dataset, "Modality") or "OT"
+    derived.SeriesDescription = series_description(dataset, SERIES_MARK)
+
+
+def _reference_uid(source: Source, target: Target, uids: UidMapper) -> str:
+    """Frame of reference of positions: the source's, mapped, or one for its series."""
+    purpose = "frame of reference"
+    found = valid_value(source.dataset, "FrameOfReferenceUID")
+    if found is None:
+        return uids.map(text(source.dataset, "SeriesInstanceUID"), purpose)
+    return uids.map(str(found), purpose) if target.map_study else str(found)
 
 
 def _write_pixel_attributes(
-    source: Source, target: Dataset, layout: PixelLayout, uids: UidMapper
+    source: Source, part: Part, derived: Dataset, frame_of_reference: str
 ) -> None:
-    series = text(source.dataset, "SeriesInstanceUID")
-    frame_of_reference = uids.map(series, "frame of reference")
-    write_pixel_module(source, target, layout)
-    if layout.frames > 1:
-        target.PatientOrientation = ""
-        write_multi_frame(source, target, layout, frame_of_reference=frame_of_reference)
+    dataset, first = source.dataset, part.frames.start
+    write_pixel_module(source, part, derived)
+    if not part.single:
+        derived.PatientOrientation = ""
+        write_multi_frame(source, part, derived, frame_of_reference=frame_of_reference)
     else:
-        copy_geometry(source, target, frame_of_reference=frame_of_reference)
+        copy_geometry(dataset, first, derived, frame_of_reference=frame_of_reference)
         if not source.colour:
-            write_single_window(source, target)
-    copy_pixel_aspect(source.dataset, target)
-    _write_lossy_history(source, target)
+            write_single_window(source, first, derived)
+    if source.count > len(part.frames):
+        derived.InstanceNumber = first + 1
+    if source.colour:
+        copy_colour_space(dataset, derived)
+    copy_overlays(source, part, derived)
+    copy_pixel_aspect(dataset, derived)
+    _write_lossy_history(source, derived)
 
 
 def _write_lossy_history(source: Source, target: Dataset) -> None:
@@ -187,7 +222,9 @@ def _write_lossy_history(source: Source, target: Dataset) -> None:
             target.LossyImageCompressionMethod = method
 
 
-def _write_provenance(source: Source, target: Dataset, when: datetime) -> None:
+def _write_provenance(
+    source: Source, part: Part, target: Dataset, when: datetime
+) -> None:
     """Say what the object is, from what and by whom it was made."""
     date, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
     target.ImageType = ["DERIVED", "SECONDARY"]
@@ -205,7 +242,7 @@ def _write_provenance(source: Source, target: Dataset, when: datetime) -> None:
     target.SeriesDate, target.SeriesTime = date, time
     target.ContentDate = valid_value(source.dataset, "ContentDate") or date
     target.ContentTime = valid_value(source.dataset, "ContentTime") or time
-    _write_references(source.dataset, target)
+    _write_references(source, part, target)
     target.ContributingEquipmentSequence = [
         _acquisition_equipment(source.dataset),
         ContributingEquipment(
@@ -219,14 +256,16 @@ def _write_provenance(source: Source, target: Dataset, when: datetime) -> None:
     ]
 
 
-def _write_references(source: Dataset, target: Dataset) -> None:
+def _write_references(source: Source, part: Part, target: Dataset) -> None:
     """Refer to the source, as far as its UIDs are UIDs."""
-    sop_class = valid_value(source, "SOPClassUID")
-    instance = valid_value(source, "SOPInstanceUID")
-    series = valid_value(source, "SeriesInstanceUID")
+    sop_class = valid_value(source.dataset, "SOPClassUID")
+    instance = valid_value(source.dataset, "SOPInstanceUID")
+    series = valid_value(source.dataset, "SeriesInstanceUID")
     if sop_class is None or instance is None:
         return
     image = _reference(sop_class, instance)
+    if source.count > len(part.frames) and sop_class not in SINGLE_FRAME:
+        image.ReferencedFrameNumber = [number + 1 for number in part.frames]
     purpose = codes.DCM.SourceImageForImageProcessingOperation
     image.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(purpose)]
     target.SourceImageSequence = [image]
@@ -271,41 +310,45 @@ def _even(value: bytes) -> bytes:
     return value + b"\0" * (len(value) % 2)
 
 
-def _encode(target: Dataset) -> bytes:
-    """Part 10 file, explicit VR little endian."""
-    target.file_meta = FileMetaDataset()
-    target.file_meta.MediaStorageSOPClassUID = target.SOPClassUID
-    target.file_meta.MediaStorageSOPInstanceUID = target.SOPInstanceUID
-    target.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    target.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    target.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    _choose_character_set(target)
+def encode_part10(dataset: Dataset) -> bytes:
+    """Part 10 file of a derived object, explicit VR little endian.
+
+    The source's character set is kept if it holds all text, else UTF-8 is
+    written: sources contain text outside the set they declare.
+
+    Parameters
+    ----------
+    dataset
+        From `derive`; it gets its file meta information and character set.
+    """
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    if not (_holds_all_text(dataset) and _encodes(dataset)):
+        dataset.SpecificCharacterSet = UTF8
     stream = BytesIO()
-    dcmwrite(stream, target, enforce_file_format=True)
+    dcmwrite(stream, dataset, enforce_file_format=True)
     return stream.getvalue()
 
 
-def _choose_character_set(target: Dataset) -> None:
-    """Keep the source's character set if it holds all text, else take UTF-8.
-
-    Sources contain text outside the set they declare.
-    """
-    if not (_holds_all_text(target) and _encodes(target)):
-        target.SpecificCharacterSet = UTF8
-
-
-def _holds_all_text(target: Dataset) -> bool:
+def _holds_all_text(dataset: Dataset) -> bool:
     """Whether text that has to be ASCII is; pydicom would write Latin-1."""
-    if target.get("SpecificCharacterSet", DEFAULT_REPERTOIRE) != DEFAULT_REPERTOIRE:
+    if dataset.get("SpecificCharacterSet", DEFAULT_REPERTOIRE) != DEFAULT_REPERTOIRE:
         return True
-    return all(str(e.value).isascii() for e in target.iterall() if e.VR in STR_VR)
+    return all(str(e.value).isascii() for e in dataset.iterall() if e.VR in STR_VR)
 
 
-def _encodes(target: Dataset) -> bool:
+def _encodes(dataset: Dataset) -> bool:
+    """Whether all text can be written in the declared character set."""
+    text_only = Dataset({e.tag: e for e in dataset if e.tag != PIXEL_DATA})
+    text_only.file_meta = dataset.file_meta
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            dcmwrite(BytesIO(), target, enforce_file_format=True)
+            dcmwrite(BytesIO(), text_only, enforce_file_format=True)
     except (UserWarning, UnicodeError, LookupError):
         return False
     return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from pydicom.valuerep import format_number_as_ds
 
-from gateway.dicom.lenient import frame_item, items, number, numbers, text
+from gateway.dicom.lenient import frame_item, items, number, numbers, text, value
 from gateway.dicom.repair import copy_attributes, valid_value
 
 if TYPE_CHECKING:
@@ -195,25 +196,28 @@ def _check_identity_removal(target: Dataset) -> None:
         target.DeidentificationMethod = "Not recorded by the source"
 
 
-def copy_geometry(source: Source, target: Dataset, *, frame_of_reference: str) -> None:
+def copy_geometry(
+    dataset: Dataset, index: int, target: Dataset, *, frame_of_reference: str
+) -> None:
     """Take over where a single frame lies in the patient.
 
     Parameters
     ----------
-    source
+    dataset
         The source; its functional groups are read too.
+    index
+        Its frame, from 0.
     target
         Where to.
     frame_of_reference
-        UID for positions that the source gives no frame of reference.
+        UID to write with a position.
     """
-    dataset = source.dataset
-    measures = frame_item(dataset, 0, "PixelMeasuresSequence") or dataset
+    measures = frame_item(dataset, index, "PixelMeasuresSequence") or dataset
     copy_attributes(measures, target, PLANE)
     for keyword in SPACING:
         _copy_spacing(measures, target, keyword)
-    position = frame_item(dataset, 0, "PlanePositionSequence") or dataset
-    orientation = frame_item(dataset, 0, "PlaneOrientationSequence") or dataset
+    position = frame_item(dataset, index, "PlanePositionSequence") or dataset
+    orientation = frame_item(dataset, index, "PlaneOrientationSequence") or dataset
     origin = valid_value(position, "ImagePositionPatient")
     cosines = orientation_of(orientation)
     target.PatientOrientation = _orientation_names(dataset, cosines)
@@ -225,9 +229,9 @@ def copy_geometry(source: Source, target: Dataset, *, frame_of_reference: str) -
         write_frame_of_reference(dataset, target, frame_of_reference)
 
 
-def write_frame_of_reference(source: Dataset, target: Dataset, fallback: str) -> None:
-    """Keep the frame of reference, or give positions one (PS3.3 C.7.4.1)."""
-    target.FrameOfReferenceUID = valid_value(source, "FrameOfReferenceUID") or fallback
+def write_frame_of_reference(source: Dataset, target: Dataset, uid: str) -> None:
+    """Frame of reference module (PS3.3 C.7.4.1)."""
+    target.FrameOfReferenceUID = uid
     target.PositionReferenceIndicator = (
         valid_value(source, "PositionReferenceIndicator") or ""
     )
@@ -292,6 +296,19 @@ def copy_pixel_aspect(source: Dataset, target: Dataset) -> None:
         copy_attributes(source, target, ("PixelAspectRatio",))
 
 
+def copy_colour_space(source: Dataset, target: Dataset) -> None:
+    """Keep the ICC profile of a colour image (PS3.3 C.11.15).
+
+    Microscopy has it in its only optical path.
+    """
+    paths = items(source, "OpticalPathSequence")
+    holder = paths[0] if len(paths) == 1 and "ICCProfile" in paths[0] else source
+    profile = value(holder, "ICCProfile")
+    if isinstance(profile, bytes) and profile:
+        target.ICCProfile = profile + b"\0" * (len(profile) % 2)
+        copy_attributes(holder, target, ("ColorSpace",))
+
+
 def series_description(source: Dataset, mark: str) -> str:
     """Describe the new series: the source's words and a mark, 64 characters."""
     given = text(source, "SeriesDescription")
@@ -316,9 +333,8 @@ def lossy_history(source: Source, method: str | None) -> tuple[bool, float | Non
     declared = text(source.dataset, "LossyImageCompression") == "01"
     if method is None:
         return declared, None
-    frame = source.frames[0].stored
     width = 1 if source.bits_stored <= 8 else 2
-    octets = frame.size * width * len(source.frames)
+    octets = math.prod(source.shape) * width * source.count
     return True, octets / max(source.pixel_bytes, 1)
 
 
@@ -344,3 +360,9 @@ def frame_time(source: Dataset) -> float | None:
     """Milliseconds between the frames of a cine; None where there is none."""
     found = number(source, "FrameTime")
     return found if found is not None and found > 0 else None
+
+
+def frame_times(source: Dataset, frames: int) -> tuple[float, ...]:
+    """Milliseconds before each frame of a cine; empty where not given for each."""
+    found = numbers(source, "FrameTimeVector")
+    return found if len(found) == frames and min(found) >= 0 else ()

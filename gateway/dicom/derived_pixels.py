@@ -1,11 +1,10 @@
-"""Pixel attributes of a protected object: class, layout, window, functional groups."""
+"""Pixel attributes of a protected object: parts, class, layout, windows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
-from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 from pydicom.uid import (
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -14,245 +13,248 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from gateway.dicom.derived_attributes import (
-    decimals,
-    frame_time,
-    has_planes,
-    orientation_of,
-    write_frame_of_reference,
-)
-from gateway.dicom.lenient import frame_item, items, numbers, text
-from gateway.dicom.repair import copy_attributes, valid_value
-from gateway.dicom.voi import rescale_of
+from gateway.dicom.lenient import frame_item, numbers, text
+from gateway.dicom.repair import valid_value
+from gateway.dicom.voi import Rescale, rescale_of
 from gateway.errors import Unprotectable
 from gateway.vault.layout import PixelLayout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pydicom.dataset import Dataset
+
     from engine.types import Rendering
     from gateway.dicom.pixels import Source
 
 BYTE: Final = 8
-FRAME_TIME: Final = Tag("FrameTime")
-PAGE_NUMBERS: Final = Tag("PageNumberVector")
+QUANTITATIVE: Final = ("CT", "PT", "NM")
+"""Modalities whose rescaled values are quantities without a Rescale Type."""
 
 
-def secondary_capture_class(source: Source) -> str:
-    """SOP class of the protected object (PS3.3 A.8).
+Window = tuple[str, str]
+"""Centre and width as decimal strings."""
+
+Split = Literal["auto", "never", "always"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One protected object of a source.
+
+    ``frames`` are the source's frames that it holds, ``layout`` is how they lie
+    in it, ``sop_class_uid`` its class (PS3.3 A.8).
+    """
+
+    frames: range
+    layout: PixelLayout
+    sop_class_uid: str
+
+    @property
+    def single(self) -> bool:
+        """Whether it is a single-frame object."""
+        return len(self.frames) == 1
+
+
+def plan_parts(source: Source, split: Split) -> tuple[Part, ...]:
+    """Protected objects that a source becomes.
+
+    Multi-frame Secondary Capture knows neither rescale nor colour beyond 8 bits.
+    Where that would lose HU, or a rescale that varies by frame, or where there
+    is no class, each frame becomes an object of its own.
+
+    Parameters
+    ----------
+    source
+        What was received.
+    split
+        ``never``: always one object; ``always``: grey frames always apart.
 
     Raises
     ------
     Unprotectable
-        ``unsupported-pixels``: no class holds several frames of colour beyond
-        8 bits.
+        ``unsupported-pixels``: several frames of colour beyond 8 bits, and
+        `split` is ``never``.
     """
-    if len(source.frames) == 1:
-        return str(SecondaryCaptureImageStorage)
-    if source.colour and source.bits_stored > BYTE:
+    wide_colour = source.colour and source.bits_stored > BYTE
+    if source.count == 1 or split == "never":
+        apart = False
+    elif source.colour:
+        apart = wide_colour
+    else:
+        apart = split == "always" or _loses_rescale(source)
+    if wide_colour and source.count > 1 and not apart:
         raise Unprotectable(
             "unsupported-pixels",
-            "no Secondary Capture class holds several frames of 16-bit colour",
+            "no Secondary Capture class holds several frames of 16-bit colour; "
+            "protection.split_frames = 'auto' makes an object of each",
         )
-    if source.colour:
-        return str(MultiFrameTrueColorSecondaryCaptureImageStorage)
-    if source.bits_stored <= BYTE:
-        return str(MultiFrameGrayscaleByteSecondaryCaptureImageStorage)
-    return str(MultiFrameGrayscaleWordSecondaryCaptureImageStorage)
+    if not apart and len({shown[0].inverted for shown in source.renderings}) > 1:
+        raise Unprotectable(
+            "unsupported-pixels",
+            "low values are black in some frames and white in others; "
+            "protection.split_frames = 'auto' makes an object of each",
+        )
+    step = 1 if apart else source.count
+    return tuple(
+        _part(source, range(first, first + step))
+        for first in range(0, source.count, step)
+    )
 
 
-def protected_layout(source: Source) -> PixelLayout:
-    """How the marked frames lie in the protected object.
+def _loses_rescale(source: Source) -> bool:
+    """Whether the rescale gives HU that stored values are not, or varies."""
+    dataset = source.dataset
+    rescales = {rescale_of(dataset, index) for index in range(source.count)}
+    if len(rescales) > 1:
+        return True
+    group = _transformation(dataset, 0)
+    # Rescale Type of CT is not relied on: real objects say US and mean HU.
+    hounsfield = text(group, "RescaleType") == "HU" or text(dataset, "Modality") == "CT"
+    # Signed values would be moved to start at 0, HU or not.
+    kept = rescales == {Rescale()} and not source.signed
+    return hounsfield and None not in rescales and not kept
+
+
+def _part(source: Source, frames: range) -> Part:
+    """Class and layout of an object of some frames.
 
     Single frames keep sign and polarity. Several grey frames have to be
     unsigned MONOCHROME2 without a modality LUT: values are moved to start at 0,
     or counted down from the highest where low values show white.
     """
-    frame = source.frames[0]
-    shape = frame.stored.shape
-    many_grey = len(source.frames) > 1 and not source.colour
-    mirrored = many_grey and frame.rendering.inverted
-    origin = frame.maximum if mirrored else frame.minimum
-    return PixelLayout(
-        rows=shape[0],
-        columns=shape[1],
+    byte = source.bits_stored <= BYTE
+    many_grey = len(frames) > 1 and not source.colour
+    mirrored = many_grey and source.renderings[frames.start][0].inverted
+    origin = source.maximum if mirrored else source.minimum
+    if len(frames) == 1:
+        sop_class = SecondaryCaptureImageStorage
+    elif source.colour:
+        sop_class = MultiFrameTrueColorSecondaryCaptureImageStorage
+    elif byte:
+        sop_class = MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+    else:
+        sop_class = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    layout = PixelLayout(
+        rows=source.shape[0],
+        columns=source.shape[1],
         samples=3 if source.colour else 1,
-        frames=len(source.frames),
-        bits_allocated=BYTE if source.bits_stored <= BYTE else 2 * BYTE,
+        frames=len(frames),
+        bits_allocated=BYTE if byte else 2 * BYTE,
         signed=source.signed and not many_grey,
         origin=origin if many_grey else 0,
         mirrored=mirrored,
     )
+    return Part(frames=frames, layout=layout, sop_class_uid=str(sop_class))
 
 
-def write_pixel_module(source: Source, target: Dataset, layout: PixelLayout) -> None:
+def write_pixel_module(source: Source, part: Part, target: Dataset) -> None:
     """Write the image pixel module, without the pixel data (PS3.3 C.7.6.3)."""
+    layout = part.layout
+    # The multi-frame classes have all bits of a byte stored (PS3.3 C.8.6.3).
+    bits_stored = source.bits_stored if part.single else max(BYTE, source.bits_stored)
     target.SamplesPerPixel = layout.samples
-    target.PhotometricInterpretation = _photometric(source, layout)
+    target.PhotometricInterpretation = "RGB" if source.colour else "MONOCHROME2"
     target.Rows = layout.rows
     target.Columns = layout.columns
     target.BitsAllocated = layout.bits_allocated
-    target.BitsStored = source.bits_stored
-    target.HighBit = source.bits_stored - 1
+    target.BitsStored = bits_stored
+    target.HighBit = bits_stored - 1
     target.PixelRepresentation = int(layout.signed)
     if source.colour:
         target.PlanarConfiguration = 0
 
 
-def write_single_window(source: Source, target: Dataset) -> None:
-    """Modality and VOI transformation of a single grey frame.
+def write_single_window(source: Source, index: int, target: Dataset) -> None:
+    """Modality and VOI transformation of one grey frame.
 
-    The source's own are kept. Where the engine used a window that it made,
-    that one is written, so that viewers show what was protected.
-    """
-    dataset = source.dataset
-    rescale = rescale_of(dataset, 0)
-    group = frame_item(dataset, 0, "PixelValueTransformationSequence") or dataset
-    slope, intercept = 1.0, 0.0
-    if rescale is not None and numbers(group, "RescaleSlope"):
-        slope, intercept = rescale.slope, rescale.intercept
-        target.RescaleSlope = _decimal(slope)
-        target.RescaleIntercept = _decimal(intercept)
-        unknown = "HU" if text(dataset, "Modality") == "CT" else "US"
-        target.RescaleType = valid_value(group, "RescaleType") or unknown
-    voi = frame_item(dataset, 0, "FrameVOILUTSequence") or dataset
-    if source.own_window:
-        _copy_windows(voi, target)
-    else:
-        _write_window(source.frames[0].rendering, target, slope, intercept)
-
-
-def write_multi_frame(
-    source: Source, target: Dataset, layout: PixelLayout, *, frame_of_reference: str
-) -> None:
-    """Multi-frame, cine and functional group modules.
+    The source's rescale is kept, and all its windows, as linear ones; where the
+    engine used a window that it made, that one is written: viewers show what
+    was protected.
 
     Parameters
     ----------
     source, target
         From and to.
-    layout
-        Of the protected frames.
-    frame_of_reference
-        UID for positions that the source gives no frame of reference.
+    index
+        The source's frame, from 0.
     """
     dataset = source.dataset
-    target.NumberOfFrames = layout.frames
-    time = frame_time(dataset)
-    if time is not None and not items(dataset, "PerFrameFunctionalGroupsSequence"):
-        target.FrameIncrementPointer = FRAME_TIME
-        target.FrameTime = _decimal(time)
-    else:
-        target.FrameIncrementPointer = PAGE_NUMBERS
-        target.PageNumberVector = list(range(1, layout.frames + 1))
-    windows = [] if source.colour else _moved_windows(source, layout)
-    if windows:
-        # Multi-frame Secondary Capture has no modality LUT: windows are in
-        # stored units, and the rescale is the identity (PS3.3 C.8.6.3).
-        target.PresentationLUTShape = "IDENTITY"
-        target.RescaleIntercept, target.RescaleSlope = "0", "1"
-        target.RescaleType = "US"
-        target.WindowCenter, target.WindowWidth = windows[0]
-    planes = has_planes(dataset, layout.frames)
-    if planes:
-        write_frame_of_reference(dataset, target, frame_of_reference)
-    if planes or len(set(windows)) > 1:
-        target.InstanceNumber = target.InstanceNumber or "1"  # type 1 here
-        _write_functional_groups(dataset, target, windows, planes=planes)
+    rescale = _kept_rescale(source, index)
+    if rescale is not None:
+        target.RescaleSlope = decimal(rescale.slope)
+        target.RescaleIntercept = decimal(rescale.intercept)
+        unknown = "HU" if text(dataset, "Modality") == "CT" else "US"
+        group = _transformation(dataset, index)
+        target.RescaleType = valid_value(group, "RescaleType") or unknown
+    rescale = rescale or Rescale()
+    turned = source.renderings[index][0].inverted != (rescale.slope < 0)
+    target.PhotometricInterpretation = "MONOCHROME1" if turned else "MONOCHROME2"
+    windows = [_rescaled(window, rescale) for window in source.windows[index]]
+    write_windows(windows, target)
+    if source.own_window:
+        voi = frame_item(dataset, index, "FrameVOILUTSequence") or dataset
+        _copy_explanations(voi, target, len(windows))
 
 
-def _write_functional_groups(
-    source: Dataset,
-    target: Dataset,
-    windows: Sequence[tuple[str, str]],
-    *,
-    planes: bool,
-) -> None:
-    shared = Dataset()
-    if planes:
-        measures = _group(source, 0, "PixelMeasuresSequence", MEASURES)
-        if measures is not None:
-            shared.PixelMeasuresSequence = [measures]
-    target.SharedFunctionalGroupsSequence = [shared]
-    groups = []
-    for index in range(target.NumberOfFrames):
-        group = Dataset()
-        if planes:
-            _write_plane(source, group, index)
-        if len(set(windows)) > 1:
-            voi = Dataset()
-            voi.WindowCenter, voi.WindowWidth = windows[index]
-            group.FrameVOILUTSequence = [voi]
-        groups.append(group)
-    target.PerFrameFunctionalGroupsSequence = groups
-    if len(set(windows)) > 1:
-        del target.WindowCenter
-        del target.WindowWidth
+def _kept_rescale(source: Source, index: int) -> Rescale | None:
+    """Rescale of a frame that a single-frame object has; None for none.
 
-
-MEASURES: Final = ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
-
-
-def _write_plane(source: Dataset, group: Dataset, index: int) -> None:
-    position = _group(source, index, "PlanePositionSequence", ("ImagePositionPatient",))
-    found = frame_item(source, index, "PlaneOrientationSequence")
-    cosines = None if found is None else orientation_of(found)
-    orientation = Dataset()
-    orientation.ImageOrientationPatient = decimals(cosines or ())
-    group.PlanePositionSequence = [position]
-    group.PlaneOrientationSequence = [orientation]
-
-
-def _group(
-    source: Dataset, index: int, keyword: str, attributes: tuple[str, ...]
-) -> Dataset | None:
-    found = frame_item(source, index, keyword)
-    if found is None:
+    Viewers round rescaled values to integers (DCMTK does). Where that shows,
+    because a level of a window is less than one rescaled unit, the rescale is
+    folded into the windows, unless its unit is told.
+    """
+    dataset = source.dataset
+    rescale = rescale_of(dataset, index)
+    group = _transformation(dataset, index)
+    if rescale is None or not numbers(group, "RescaleSlope"):
         return None
-    copied = Dataset()
-    copy_attributes(found, copied, attributes)
-    return copied if len(copied) else None
+    whole = rescale.slope.is_integer() and rescale.intercept.is_integer()
+    told = text(group, "RescaleType") not in {"", "US"}
+    if whole or told or text(dataset, "Modality") in QUANTITATIVE:
+        return rescale
+    shown = {*source.renderings[index], *source.windows[index]}
+    finest = min(window.unit for window in shown) * abs(rescale.slope)
+    return rescale if finest >= 1 else None
 
 
-def _moved_windows(source: Source, layout: PixelLayout) -> list[tuple[str, str]]:
-    """Centre and width of each frame in the units of the protected object."""
-    return [_moved_window(frame.rendering, layout) for frame in source.frames]
+def _transformation(dataset: Dataset, index: int) -> Dataset:
+    """Where the rescale of a frame is written."""
+    group = frame_item(dataset, index, "PixelValueTransformationSequence")
+    return dataset if group is None else group
 
 
-def _moved_window(rendering: Rendering, layout: PixelLayout) -> tuple[str, str]:
-    ends = (rendering.lo - layout.origin, rendering.hi - layout.origin)
-    middle = (ends[0] + ends[1]) / 2
-    centre = -middle if layout.mirrored else middle
-    return _decimal(centre + 0.5), _decimal(ends[1] - ends[0] + 1)
+def _copy_explanations(voi: Dataset, target: Dataset, count: int) -> None:
+    found = valid_value(voi, "WindowCenterWidthExplanation")
+    known = found if isinstance(found, list) else [found]
+    if len(known) == count and None not in known:
+        target.WindowCenterWidthExplanation = found
 
 
-def _copy_windows(voi: Dataset, target: Dataset) -> None:
-    centres, widths = numbers(voi, "WindowCenter"), numbers(voi, "WindowWidth")
-    pairs = list(zip(centres, widths, strict=False))
-    target.WindowCenter = [_decimal(centre) for centre, _ in pairs]
-    target.WindowWidth = [_decimal(width) for _, width in pairs]
-    explanations = valid_value(voi, "WindowCenterWidthExplanation")
-    known = explanations if isinstance(explanations, list) else [explanations]
-    if len(known) == len(pairs) and None not in known:
-        target.WindowCenterWidthExplanation = explanations
-    if text(voi, "VOILUTFunction") == "LINEAR_EXACT":
-        target.VOILUTFunction = "LINEAR_EXACT"
+def _rescaled(window: Rendering, rescale: Rescale) -> Window:
+    """Centre and width of a LINEAR window in rescaled units (PS3.3 C.11.2.1.2.1)."""
+    ends = [end * rescale.slope + rescale.intercept for end in (window.lo, window.hi)]
+    return decimal(sum(ends) / 2 + 0.5), decimal(abs(ends[1] - ends[0]) + 1)
 
 
-def _write_window(
-    rendering: Rendering, target: Dataset, slope: float, intercept: float
-) -> None:
-    ends = (rendering.lo * slope + intercept, rendering.hi * slope + intercept)
-    target.WindowCenter = _decimal((ends[0] + ends[1]) / 2 + 0.5)
-    target.WindowWidth = _decimal(abs(ends[1] - ends[0]) + 1)
+def moved_windows(source: Source, part: Part) -> list[tuple[Window, ...]]:
+    """Centres and widths of each frame in the units of a multi-frame object."""
+    layout = part.layout
+    # Sign and intercept are none; polarity is in the values.
+    slope = -1.0 if layout.mirrored else 1.0
+    move = Rescale(slope=slope, intercept=-slope * layout.origin)
+    return [
+        tuple(_rescaled(window, move) for window in source.windows[index])
+        for index in part.frames
+    ]
 
 
-def _photometric(source: Source, layout: PixelLayout) -> str:
-    if source.colour:
-        return "RGB"
-    given = text(source.dataset, "PhotometricInterpretation")
-    return given if layout.frames == 1 else "MONOCHROME2"
+def write_windows(windows: Sequence[Window], target: Dataset) -> None:
+    """Write windows of one frame, or of all."""
+    target.WindowCenter = [centre for centre, _ in windows]
+    target.WindowWidth = [width for _, width in windows]
 
 
-def _decimal(number: float) -> str:
-    return str(format_number_as_ds(float(number)))
+def decimal(number: float) -> str:
+    """Write a number as a decimal string, without the noise of binary fractions."""
+    return str(format_number_as_ds(float(f"{number:.12g}")))

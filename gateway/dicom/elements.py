@@ -84,7 +84,7 @@ def read_elements(
         The bytes are no data set, or end within an element.
     """
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
-        stream = _inflate_head(stream)
+        stream = inflate_head(stream)
     known = not transfer_syntax.is_private and transfer_syntax.is_transfer_syntax
     implicit = known and transfer_syntax.is_implicit_VR
     order = "<" if not known or transfer_syntax.is_little_endian else ">"
@@ -92,7 +92,14 @@ def read_elements(
     return Elements(reader.values_up_to(last_tag))
 
 
-def _inflate_head(stream: BinaryIO) -> BinaryIO:
+def inflate_head(stream: BinaryIO) -> BinaryIO:
+    """Inflate the beginning of a deflated data set (PS3.5 A.5).
+
+    Raises
+    ------
+    InvalidObject
+        It is damaged.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = bytearray()
     try:

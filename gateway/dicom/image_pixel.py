@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydicom.uid import (
     ParametricMapStorage,
@@ -25,12 +25,11 @@ COLOUR: Final = (
     "RGB",
     "YBR_FULL",
     "YBR_FULL_422",
-    "YBR_PARTIAL_420",
     "YBR_ICT",
     "YBR_RCT",
 )
 BITS_ALLOCATED: Final = (8, 16)
-MIN_BITS_STORED: Final = 8
+OneBit = Literal["hold", "convert"]
 
 NOT_PICTURES: Final = frozenset(
     (
@@ -67,7 +66,8 @@ OBJECT_LIMIT: Final = 2 << 30
 class ImagePixel:
     """What the image pixel module declares (PS3.3 C.7.6.3); all of it checked.
 
-    ``frames`` is the number of frames, ``signed`` the pixel representation.
+    ``frames`` is the number of frames, ``signed`` the pixel representation,
+    ``shift`` how many bits lie below the stored ones (PS3.5 8.1.1).
     """
 
     rows: int
@@ -79,11 +79,18 @@ class ImagePixel:
     signed: bool
     planar: bool
     frames: int
+    shift: int = 0
+
+    @property
+    def one_bit(self) -> bool:
+        """Whether the image is a bitmap."""
+        return self.bits_stored == 1
 
     @property
     def frame_bytes(self) -> int:
         """Octets of one decoded frame."""
-        return self.rows * self.columns * self.samples * (self.bits_allocated // 8)
+        octets = max(1, self.bits_allocated // 8)
+        return self.rows * self.columns * self.samples * octets
 
     @property
     def native_frame_bytes(self) -> int:
@@ -91,6 +98,13 @@ class ImagePixel:
         if self.photometric == "YBR_FULL_422":
             return self.frame_bytes // 3 * 2
         return self.frame_bytes
+
+    @property
+    def native_bytes(self) -> int:
+        """Octets of all frames in an uncompressed syntax; bitmaps are packed."""
+        if self.bits_allocated == 1:
+            return (self.rows * self.columns * self.frames + 7) // 8
+        return self.native_frame_bytes * self.frames
 
     @property
     def minimum(self) -> int:
@@ -103,7 +117,9 @@ class ImagePixel:
         return (1 << (self.bits_stored - self.signed)) - 1
 
 
-def read_image_pixel(dataset: Dataset, max_frames: int) -> ImagePixel:
+def read_image_pixel(
+    dataset: Dataset, max_frames: int, one_bit: OneBit = "hold"
+) -> ImagePixel:
     """Check and return the image pixel module.
 
     Nothing is allocated: sizes are compared as numbers.
@@ -114,6 +130,8 @@ def read_image_pixel(dataset: Dataset, max_frames: int) -> ImagePixel:
         Everything before the pixel data.
     max_frames
         Most frames an object may have.
+    one_bit
+        Whether bitmaps are held, or read to be converted to 8 bits.
 
     Raises
     ------
@@ -123,18 +141,21 @@ def read_image_pixel(dataset: Dataset, max_frames: int) -> ImagePixel:
     _check_identified(dataset)
     _check_kind(dataset)
     _check_mandatory(dataset)
+    bits_stored = _integer(dataset, "BitsStored")
     pixel = ImagePixel(
         rows=_integer(dataset, "Rows"),
         columns=_integer(dataset, "Columns"),
         samples=_integer(dataset, "SamplesPerPixel"),
         photometric=text(dataset, "PhotometricInterpretation"),
         bits_allocated=_integer(dataset, "BitsAllocated"),
-        bits_stored=_integer(dataset, "BitsStored"),
-        signed=_integer(dataset, "PixelRepresentation") == 1,
+        bits_stored=bits_stored,
+        signed=_integer(dataset, "PixelRepresentation") == 1 and bits_stored > 1,
         planar=number(dataset, "PlanarConfiguration") == 1,
         frames=_frame_count(dataset),
+        shift=_high_bit(dataset, bits_stored) - (bits_stored - 1),
     )
-    _check_samples(dataset, pixel)
+    _check_samples(pixel)
+    _check_bits(pixel, one_bit)
     _check_size(pixel, max_frames)
     return pixel
 
@@ -181,18 +202,12 @@ def _frame_count(dataset: Dataset) -> int:
     return max(1, _integer(dataset, "NumberOfFrames"))
 
 
-def _check_samples(dataset: Dataset, pixel: ImagePixel) -> None:
+def _check_samples(pixel: ImagePixel) -> None:
     expected = 1 if pixel.photometric in (*GREY, PALETTE) else 3
     if pixel.photometric not in (*GREY, PALETTE, *COLOUR):
         problem = "photometric interpretation is none of grey, palette, RGB or YBR"
     elif pixel.samples != expected:
         problem = f"{pixel.samples} samples per pixel do not fit {pixel.photometric}"
-    elif pixel.bits_allocated not in BITS_ALLOCATED:
-        problem = f"{pixel.bits_allocated} bits allocated; 8 and 16 can be marked"
-    elif not MIN_BITS_STORED <= pixel.bits_stored <= pixel.bits_allocated:
-        problem = f"{pixel.bits_stored} bits stored of {pixel.bits_allocated}"
-    elif _high_bit(dataset, pixel) != pixel.bits_stored - 1:
-        problem = "the high bit is not the one below BitsStored"
     elif pixel.signed and pixel.samples == 3:
         problem = "signed colour samples"
     else:
@@ -200,9 +215,26 @@ def _check_samples(dataset: Dataset, pixel: ImagePixel) -> None:
     raise Unprotectable("unsupported-pixels", problem)
 
 
-def _high_bit(dataset: Dataset, pixel: ImagePixel) -> int:
+def _check_bits(pixel: ImagePixel, one_bit: OneBit) -> None:
+    bitmap = pixel.one_bit and pixel.photometric in GREY and not pixel.shift
+    if bitmap and one_bit == "hold":
+        problem = "a bitmap of 1 bit; protection.one_bit = 'convert' marks it in 8 bits"
+    elif pixel.bits_allocated not in (*BITS_ALLOCATED, *((1,) if bitmap else ())):
+        problem = f"{pixel.bits_allocated} bits allocated; 8 and 16 can be marked"
+    elif not (2 - bitmap) <= pixel.bits_stored <= pixel.bits_allocated:
+        problem = f"{pixel.bits_stored} bits stored of {pixel.bits_allocated}"
+    elif not 0 <= pixel.shift <= pixel.bits_allocated - pixel.bits_stored:
+        problem = f"the high bit leaves no place for {pixel.bits_stored} bits stored"
+    elif pixel.shift and pixel.photometric not in GREY:
+        problem = "left-aligned colour samples"
+    else:
+        return
+    raise Unprotectable("unsupported-pixels", problem)
+
+
+def _high_bit(dataset: Dataset, bits_stored: int) -> int:
     found = number(dataset, "HighBit")
-    return pixel.bits_stored - 1 if found is None else int(found)
+    return bits_stored - 1 if found is None else int(found)
 
 
 def _check_size(pixel: ImagePixel, max_frames: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 from pynetdicom import AE
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import (
     AddressInformation,
     RequestHandler,
@@ -28,10 +27,16 @@ from gateway.dicom.association import (
     Service,
     set_no_delay,
 )
-from gateway.dicom.contexts import recovery_contexts, storage_contexts
+from gateway.dicom.contexts import Purpose, contexts_for
 from gateway.dicom.handlers import StorageService
-from gateway.dicom.retrieve import RecoveryService
-from gateway.dicom.retrieve_move import Restore
+from gateway.dicom.retrieve import ReceiverService, RetrieveService
+from gateway.dicom.retrieve_grants import Grants
+from gateway.dicom.retrieve_holdings import (
+    Originals,
+    ProtectedObjects,
+    Restore,
+    Verify,
+)
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -59,7 +64,6 @@ class GatewayServer(ThreadedAssociationServer):
         self,
         ae: AE,
         address: tuple[str, int],
-        contexts: list[PresentationContext],
         admission: Admission,
         service: Service,
     ) -> None:
@@ -69,11 +73,9 @@ class GatewayServer(ThreadedAssociationServer):
             ae,
             address,
             ae.ae_title,
-            contexts,
+            contexts_for(admission.offered),
             request_handler=GatewayRequestHandler,
         )
-        # One copy for all: negotiation only reads them.
-        self.shared_contexts = contexts
 
     @override
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -116,7 +118,6 @@ class GatewayRequestHandler(RequestHandler):
         acceptor.address_info = self.local
         acceptor.implementation_class_uid = self.ae.implementation_class_uid
         acceptor.implementation_version_name = self.ae.implementation_version_name
-        acceptor.supported_contexts = server.shared_contexts
         association.requestor.address_info = AddressInformation.from_tuple(
             self.client_address
         )
@@ -168,8 +169,24 @@ class Running:
         _wait(associations, STOP_SECONDS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What only the sealed records can tell, as the vault's owner gives it.
+
+    Attributes
+    ----------
+    restore
+        Rebuilds the received data set of a protected object, verified.
+    verify
+        Checks that a protected object and its record are whole.
+    """
+
+    restore: Restore
+    verify: Verify
+
+
 def start_receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, restore: Restore
+    site: Site, store: FileStore, index: Index, audit: AuditLog, records: Records
 ) -> Running:
     """Listen on both AE titles of a site.
 
@@ -179,8 +196,8 @@ def start_receiver(
         The settings; port 0 takes any free port.
     store, index, audit
         Where objects, rows and the trail go.
-    restore
-        Rebuilds the received data set of a protected object, verified.
+    records
+        Rebuilds originals and checks protected objects.
 
     Returns
     -------
@@ -195,9 +212,9 @@ def start_receiver(
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    receiver = _receiver(site, store, index, audit)
+    receiver = _receiver(site, store, index, audit, records.verify)
     try:
-        recovery = _recovery(site, store, index, audit, restore)
+        recovery = _recovery(site, store, index, audit, records.restore)
     except BaseException:
         receiver.server_close()
         raise
@@ -209,45 +226,60 @@ def start_receiver(
 
 
 def _receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog
+    site: Site, store: FileStore, index: Index, audit: AuditLog, verify: Verify
 ) -> GatewayServer:
+    """Listen for objects, and for queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        callers=settings.peers,
+        callers={
+            Purpose.STORE: settings.peers,
+            Purpose.RETRIEVE: settings.readers,
+        },
         max_associations=settings.max_associations,
         audit=audit,
     )
-    service = StorageService(
+    storage = StorageService(
         store, index, audit, max_object_bytes=settings.max_object_bytes
     )
+    grants = Grants(
+        ae_title=settings.ae_title,
+        nodes=settings.readers,
+        destinations=site.recovery.destinations,
+    )
+    holdings = ProtectedObjects(store, index, verify)
     return GatewayServer(
         _entity(settings.ae_title, settings),
         (settings.host, settings.port),
-        storage_contexts(),
         admission,
-        service,
+        ReceiverService(storage, RetrieveService(grants, holdings, audit)),
     )
 
 
 def _recovery(
     site: Site, store: FileStore, index: Index, audit: AuditLog, restore: Restore
 ) -> GatewayServer:
+    """Listen for queries of those who may have originals."""
     settings = site.recovery
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        callers=settings.nodes,
+        callers={Purpose.RETRIEVE: settings.nodes},
         max_associations=site.receiver.max_associations,
         audit=audit,
     )
+    grants = Grants(
+        ae_title=settings.ae_title,
+        nodes=settings.nodes,
+        destinations=settings.destinations,
+    )
+    holdings = Originals(store, index, restore)
     return GatewayServer(
         _entity(settings.ae_title, site.receiver),
         (settings.host, settings.port),
-        recovery_contexts(),
         admission,
-        RecoveryService(settings, store, index, audit, restore),
+        RetrieveService(grants, holdings, audit),
     )
 
 

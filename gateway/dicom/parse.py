@@ -34,6 +34,14 @@ INFLATED_RATIO: Final = 100
 INFLATED_LIMIT: Final = 2 << 30
 """A deflated data set may grow to 64 MiB, or a hundredfold, and never over 2 GiB."""
 
+DEFLATED_FRAMES: Final = UID("1.2.840.10008.1.2.8.1")
+"""Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom 3.0 does not know."""
+
+JPEG_XL: Final = frozenset(
+    f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112)
+)
+"""JPEG XL lossless, JPEG recompression and JPEG XL: pydicom 3.0 has no decoder."""
+
 NATIVE: Final = frozenset(
     (
         ImplicitVRLittleEndian,
@@ -81,6 +89,11 @@ class ParsedObject:
     verbatim: bool
     pixels: PixelElement | None
 
+    @property
+    def little(self) -> bool:
+        """Whether the least significant octet comes first."""
+        return self.transfer_syntax_uid != ExplicitVRBigEndian
+
 
 def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
     """Read the attributes of a data set up to its pixel data.
@@ -99,6 +112,8 @@ def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
         for video and floating point.
     """
     syntax = _known_syntax(transfer_syntax_uid)
+    implicit_vr = syntax == ImplicitVRLittleEndian
+    little = syntax != ExplicitVRBigEndian
     deflated = syntax == DeflatedExplicitVRLittleEndian
     body = inflate(data) if deflated else data
     stream = BytesIO(body)
@@ -106,8 +121,8 @@ def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
         with lenient():
             dataset = read_dataset(
                 stream,
-                syntax.is_implicit_VR,
-                syntax.is_little_endian,
+                implicit_vr,
+                little,
                 stop_when=_at_pixel_data,
             )
             implicit, _ = dataset.original_encoding
@@ -116,9 +131,7 @@ def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
             "unreadable", f"data set cannot be read: {type(error).__name__}"
         ) from error
     at = stream.tell()
-    pixels = _pixel_element(
-        body, at, implicit=bool(implicit), little=syntax.is_little_endian
-    )
+    pixels = _pixel_element(body, at, implicit=bool(implicit), little=little)
     return ParsedObject(
         dataset=dataset,
         transfer_syntax_uid=transfer_syntax_uid,
@@ -191,6 +204,13 @@ def inflate(data: bytes) -> bytes:
 
 def _known_syntax(transfer_syntax_uid: str) -> UID:
     syntax = UID(transfer_syntax_uid)
+    if syntax == DEFLATED_FRAMES:
+        return syntax
+    if syntax in JPEG_XL:
+        raise Unprotectable(
+            "unsupported-pixels",
+            "JPEG XL cannot be decoded; send the image in another transfer syntax",
+        )
     if syntax in MPEGTransferSyntaxes:
         raise Unprotectable(
             "unsupported-pixels", f"video ({syntax.name}) cannot be marked"

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import generate_frames, parse_fragments
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID
 
 from engine.types import Frame, Rendering
-from gateway.dicom.codestream import frame_size
+from gateway.dicom.decode import FrameDecoder, open_frames
 from gateway.dicom.image_pixel import GREY, PALETTE, ImagePixel, read_image_pixel
-from gateway.dicom.lenient import lenient, text, value
-from gateway.dicom.parse import NATIVE, PIXEL_DATA, ParsedObject, parse_object
-from gateway.dicom.voi import made_window, window_of
+from gateway.dicom.lenient import lenient, text
+from gateway.dicom.parse import NATIVE, ParsedObject, parse_object
+from gateway.dicom.voi import Windows
 from gateway.errors import Unprotectable
 from gateway.vault.layout import PixelLayout
 
@@ -26,13 +22,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
     from gateway.dicom.parse import PixelElement
 
-RLE_RATIO: Final = 64
-"""A two-octet RLE run makes 128 octets at most (PS3.5 G.3)."""
+SAMPLED_FRAMES: Final = 64
+SAMPLED_VALUES: Final = 1 << 20
+"""Frames, and values of all of them, that are looked at for a made window."""
 
-OFFSET_TABLES: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+LEAST_SAMPLED: Final = 1 << 14
+"""Values of each sampled frame at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a site says about reading.
+
+    Attributes
+    ----------
+    max_frames
+        Most frames an object may have.
+    windows
+        Centre and width, in rescaled units, of presets beside the image's own.
+    max_own_windows
+        How many of the windows an image brings are judged.
+    one_bit
+        Whether bitmaps are held, or converted to 8 bits.
+    split_frames
+        Which frames become objects of their own, as for ``plan_parts``.
+    """
+
+    max_frames: int
+    windows: tuple[tuple[float, float], ...] = ()
+    max_own_windows: int = 2
+    one_bit: Literal["hold", "convert"] = "hold"
+    split_frames: Literal["auto", "never", "always"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,47 +75,114 @@ class NativeValue:
 class Source:
     """A received object as the engine and the derived object need it.
 
+    It holds the received octets and no frame: each is decoded when asked for.
+
     Attributes
     ----------
     dataset
         The attributes before the pixel data, which it does not hold.
     transfer_syntax_uid
         Of the received object.
-    frames
-        Every frame; colour frames are RGB whatever the object stores.
-    bits_stored, signed
-        Of the frames.
+    count, shape
+        How many frames, and the shape of each: ``(rows, columns)``, or
+        ``(rows, columns, 3)`` for colour, RGB whatever the object stores.
+    renderings
+        Windows of each frame: the one of the mark first, then presets.
+    windows
+        Windows of each frame that the object itself has, all of them, or the
+        one that was made; empty for colour.
+    bits_stored, signed, minimum, maximum
+        Of the frames; ``minimum`` and ``maximum`` are what the bits hold.
     own_window
         Whether every frame is shown with a window of the object itself.
     native
         Where the frames' values lie in the received octets; None when they
-        cannot be put back there (compressed, deflated, YBR or palette).
+        cannot be put back there (compressed, deflated, YBR, palette, bitmap).
     pixel_bytes
         Octets of the received pixel data value.
+    decoder
+        Gives the frames.
     """
 
     dataset: Dataset
     transfer_syntax_uid: str
-    frames: tuple[Frame, ...]
+    count: int
+    shape: tuple[int, ...]
+    renderings: tuple[tuple[Rendering, ...], ...]
+    windows: tuple[tuple[Rendering, ...], ...]
     bits_stored: int
     signed: bool
+    minimum: int
+    maximum: int
     own_window: bool
     native: NativeValue | None
     pixel_bytes: int
+    decoder: FrameDecoder = field(repr=False)
 
     @property
     def colour(self) -> bool:
         """Whether the frames are RGB."""
-        return self.frames[0].colour
+        return len(self.shape) == 3
+
+    def frame(self, index: int) -> Frame:
+        """One frame, decoded now.
+
+        Parameters
+        ----------
+        index
+            From 0.
+
+        Raises
+        ------
+        Unprotectable
+            ``undecodable``: only where the received octets are damaged so that
+            the frame decodes to something else than when they were read.
+        """
+        rendering, *presets = self.renderings[index]
+        return Frame(
+            stored=self.decoder.decode(index),
+            rendering=rendering,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            presets=tuple(presets),
+        )
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame in order, one at a time."""
+        return map(self.frame, range(self.count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredValues:
+    """Stored values of a protected object, frame by frame.
+
+    ``uid`` is its SOP Instance UID; ``count`` and ``shape`` are as in `Source`.
+    """
+
+    uid: str
+    count: int
+    shape: tuple[int, ...]
+    decoder: FrameDecoder = field(repr=False)
+
+    def frame(self, index: int) -> NDArray[np.int32]:
+        """Decode the stored values of one frame; ``index`` counts from 0.
+
+        Raises
+        ------
+        Unprotectable
+            ``undecodable``.
+        """
+        return self.decoder.decode(index)
 
 
 def read_source(
-    data_set: bytes, transfer_syntax_uid: str, *, max_frames: int
+    data_set: bytes, transfer_syntax_uid: str, *, reading: Reading
 ) -> Source:
-    """Frames and attributes of a received data set.
+    """Attributes and frames of a received data set.
 
     Sizes are checked against limits and against the octets that are there
-    before anything is decoded or allocated.
+    before anything is decoded or allocated. Compressed frames are decoded once,
+    one after another, so that what a `Source` says can be had.
 
     Parameters
     ----------
@@ -99,8 +190,8 @@ def read_source(
         As received, without file meta information.
     transfer_syntax_uid
         How it is encoded.
-    max_frames
-        Most frames an object may have.
+    reading
+        What the site says.
 
     Raises
     ------
@@ -108,19 +199,17 @@ def read_source(
         With the stated reason; the message has no patient attribute.
     """
     with lenient():
-        parsed = parse_object(data_set, transfer_syntax_uid)
-        if parsed.pixels is None:
-            raise Unprotectable("no-pixel-data", "the object has no Pixel Data")
-        pixel = read_image_pixel(parsed.dataset, max_frames)
-        _check_enough(parsed, parsed.pixels, pixel)
-        stored = [_as_shown(frame, parsed, pixel) for frame in _decode(parsed, pixel)]
-        return _source(parsed, parsed.pixels, pixel, stored)
+        decoder = _open(
+            data_set,
+            transfer_syntax_uid,
+            max_frames=reading.max_frames,
+            one_bit=reading.one_bit,
+        )
+        return _source(decoder, reading)
 
 
-def read_stored_values(
-    data_set: bytes, transfer_syntax_uid: str
-) -> tuple[str, list[NDArray[np.int32]]]:
-    """SOP Instance UID and stored values of every frame of a protected object.
+def read_stored_values(data_set: bytes, transfer_syntax_uid: str) -> StoredValues:
+    """SOP Instance UID and stored values of a protected object.
 
     Parameters
     ----------
@@ -133,79 +222,148 @@ def read_stored_values(
         They cannot be read.
     """
     with lenient():
-        parsed = parse_object(data_set, transfer_syntax_uid)
-        if parsed.pixels is None:
-            raise Unprotectable("no-pixel-data", "the object has no Pixel Data")
-        pixel = read_image_pixel(parsed.dataset, max_frames=sys.maxsize)
-        _check_enough(parsed, parsed.pixels, pixel)
-        frames = [_as_shown(frame, parsed, pixel) for frame in _decode(parsed, pixel)]
-        return text(parsed.dataset, "SOPInstanceUID"), frames
+        decoder = _open(
+            data_set, transfer_syntax_uid, max_frames=sys.maxsize, one_bit="hold"
+        )
+        return StoredValues(
+            uid=text(decoder.parsed.dataset, "SOPInstanceUID"),
+            count=decoder.pixel.frames,
+            shape=_shape(decoder.pixel),
+            decoder=decoder,
+        )
 
 
-def _source(
-    parsed: ParsedObject,
-    element: PixelElement,
-    pixel: ImagePixel,
-    stored: list[NDArray[np.int32]],
-) -> Source:
-    bits_stored = _bits_needed(pixel, stored)
-    signed = pixel.signed
-    low = -(1 << (bits_stored - 1)) if signed else 0
-    high = (1 << (bits_stored - signed)) - 1
-    renderings, own = _renderings(parsed.dataset, pixel, stored, bits_stored)
-    frames = tuple(
-        Frame(stored=values, rendering=rendering, minimum=low, maximum=high)
-        for values, rendering in zip(stored, renderings, strict=True)
-    )
+def _open(
+    data_set: bytes,
+    transfer_syntax_uid: str,
+    *,
+    max_frames: int,
+    one_bit: Literal["hold", "convert"],
+) -> FrameDecoder:
+    parsed = parse_object(data_set, transfer_syntax_uid)
+    if parsed.pixels is None:
+        raise Unprotectable("no-pixel-data", "the object has no Pixel Data")
+    pixel = read_image_pixel(parsed.dataset, max_frames, one_bit)
+    return open_frames(parsed, parsed.pixels, pixel)
+
+
+def _source(decoder: FrameDecoder, reading: Reading) -> Source:
+    parsed, pixel = decoder.parsed, decoder.pixel
+    windows = Windows(dataset=parsed.dataset, pixel=pixel, little=parsed.little)
+    own = _own_windows(windows)
+    seen = _look(decoder, sample=not own and pixel.photometric in GREY)
+    bits_stored = _bits_needed(pixel, seen)
+    shown = _shown(windows, own, seen, bits_stored)
     return Source(
         dataset=parsed.dataset,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
-        frames=frames,
+        count=pixel.frames,
+        shape=_shape(pixel),
+        renderings=_renderings(windows, shown, reading, bits_stored),
+        windows=shown,
         bits_stored=bits_stored,
-        signed=signed,
-        own_window=own,
-        native=_native_value(parsed, element, pixel),
-        pixel_bytes=element.end - element.start,
+        signed=pixel.signed,
+        minimum=-(1 << (bits_stored - 1)) if pixel.signed else 0,
+        maximum=(1 << (bits_stored - pixel.signed)) - 1,
+        own_window=bool(own) or pixel.photometric not in GREY,
+        native=_native_value(parsed, decoder.element, pixel),
+        pixel_bytes=decoder.element.end - decoder.element.start,
+        decoder=decoder,
     )
 
 
-def _bits_needed(pixel: ImagePixel, stored: list[NDArray[np.int32]]) -> int:
+def _shape(pixel: ImagePixel) -> tuple[int, ...]:
+    plane = (pixel.rows, pixel.columns)
+    return plane if pixel.photometric in GREY else (*plane, 3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What the frames hold: their extremes and a sample of their values."""
+
+    low: int
+    high: int
+    sample: NDArray[np.int32]
+
+
+def _look(decoder: FrameDecoder, *, sample: bool) -> _Seen:
+    """Decode compressed frames, or as few uncompressed ones as tell enough."""
+    count = decoder.pixel.frames
+    sampled = range(0, count, -(-count // SAMPLED_FRAMES)) if sample else range(0)
+    every = range(count) if not decoder.uncompressed else sampled or range(1)
+    most = max(LEAST_SAMPLED, SAMPLED_VALUES // max(1, len(sampled)))
+    extremes, samples = [], []
+    for index in every:
+        frame = decoder.decode(index)
+        extremes += [int(frame.min()), int(frame.max())]
+        if index in sampled:
+            flat = frame.reshape(-1)
+            # A copy: a view would keep the whole frame.
+            samples.append(flat[:: max(1, flat.size // most)].copy())
+    return _Seen(
+        low=min(extremes),
+        high=max(extremes),
+        sample=np.concatenate(samples or [np.empty(0, np.int32)]),
+    )
+
+
+def _bits_needed(pixel: ImagePixel, seen: _Seen) -> int:
     """Bits stored of the frames.
 
-    Palettes become 8-bit RGB. Lossy decoders overshoot what BitsStored
+    Palettes and bitmaps become 8 bits. Lossy decoders overshoot what BitsStored
     allows; then all allocated bits count as stored.
     """
-    if pixel.photometric == PALETTE:
+    if pixel.photometric == PALETTE or pixel.one_bit:
         return 8
-    low = min(int(values.min()) for values in stored)
-    high = max(int(values.max()) for values in stored)
-    fits = pixel.minimum <= low and high <= pixel.maximum
+    fits = pixel.minimum <= seen.low and seen.high <= pixel.maximum
     return pixel.bits_stored if fits else pixel.bits_allocated
 
 
-def _renderings(
-    dataset: Dataset,
-    pixel: ImagePixel,
-    stored: list[NDArray[np.int32]],
+def _own_windows(windows: Windows) -> tuple[tuple[Rendering, ...], ...]:
+    """Windows of every frame itself; none at all where a frame has none.
+
+    Those of a bitmap are in units of the bits, which are converted.
+    """
+    pixel = windows.pixel
+    if pixel.photometric not in GREY or pixel.one_bit:
+        return ()
+    own = tuple(windows.own(index) for index in range(pixel.frames))
+    return own if all(own) else ()
+
+
+def _shown(
+    windows: Windows,
+    own: tuple[tuple[Rendering, ...], ...],
+    seen: _Seen,
     bits_stored: int,
-) -> tuple[list[Rendering], bool]:
-    """How each frame is shown, and whether the object itself says so."""
+) -> tuple[tuple[Rendering, ...], ...]:
+    pixel = windows.pixel
+    if own or pixel.photometric not in GREY:
+        return own or ((),) * pixel.frames
+    return ((windows.made(seen.sample, bits_stored),),) * pixel.frames
+
+
+def _renderings(
+    windows: Windows,
+    shown: tuple[tuple[Rendering, ...], ...],
+    reading: Reading,
+    bits_stored: int,
+) -> tuple[tuple[Rendering, ...], ...]:
+    """Windows under which each frame is judged."""
+    pixel = windows.pixel
     if pixel.photometric not in GREY:
         full = Rendering(lo=0.0, hi=float((1 << bits_stored) - 1))
-        return [full] * len(stored), True
-    inverted = pixel.photometric == "MONOCHROME1"
-    own = [window_of(dataset, i, inverted=inverted) for i in range(len(stored))]
-    found = [window for window in own if window is not None]
-    if len(found) == len(stored):
-        return found, True
-    made = made_window(
-        stored,
-        dataset,
-        bits_stored=bits_stored,
-        signed=pixel.signed,
-        inverted=inverted,
+        return ((full,),) * pixel.frames
+    presets = () if pixel.one_bit else reading.windows
+    return tuple(
+        tuple(
+            dict.fromkeys(
+                own[: reading.max_own_windows]
+                + windows.of_presets(index, presets, inverted=own[0].inverted)
+            )
+        )
+        for index, own in enumerate(shown)
     )
-    return [made] * len(stored), False
 
 
 def _native_value(
@@ -213,7 +371,7 @@ def _native_value(
 ) -> NativeValue | None:
     if not parsed.verbatim or parsed.transfer_syntax_uid not in NATIVE:
         return None
-    if pixel.photometric not in (*GREY, "RGB"):
+    if pixel.photometric not in (*GREY, "RGB") or pixel.one_bit:
         return None
     layout = PixelLayout(
         rows=pixel.rows,
@@ -226,143 +384,3 @@ def _native_value(
         planar=pixel.planar,
     )
     return NativeValue(start=element.start, end=element.end, layout=layout)
-
-
-def _check_enough(
-    parsed: ParsedObject, element: PixelElement, pixel: ImagePixel
-) -> None:
-    """Refuse when the octets cannot hold what the attributes claim."""
-    available = element.end - element.start
-    if element.declared is not None and element.declared > available:
-        raise Unprotectable(
-            "short-pixel-data",
-            f"pixel data ends after {available} of {element.declared} octets",
-        )
-    if parsed.transfer_syntax_uid in NATIVE:
-        _check_native(element, pixel, available)
-    else:
-        _check_encapsulated(parsed, element, pixel)
-
-
-def _check_native(element: PixelElement, pixel: ImagePixel, available: int) -> None:
-    if element.declared is None:
-        raise Unprotectable(
-            "undecodable", "encapsulated pixel data in an uncompressed syntax"
-        )
-    expected = pixel.native_frame_bytes * pixel.frames
-    if available < expected:
-        raise Unprotectable(
-            "short-pixel-data",
-            f"pixel data has {available} octets where {expected} are declared",
-        )
-
-
-def _check_encapsulated(
-    parsed: ParsedObject, element: PixelElement, pixel: ImagePixel
-) -> None:
-    if element.declared is not None:
-        raise Unprotectable("undecodable", "compressed pixel data not encapsulated")
-    octets = parsed.body[element.start : element.end]
-    try:
-        fragments, _ = parse_fragments(octets)
-        # One fragment more for the offset table.
-        if fragments - 1 < pixel.frames:
-            raise Unprotectable(
-                "short-pixel-data",
-                f"{max(fragments - 1, 0)} fragments for {pixel.frames} frames",
-            )
-        for stream in generate_frames(octets, number_of_frames=pixel.frames):
-            _check_stream(stream, parsed.transfer_syntax_uid, pixel)
-    except (ValueError, EOFError, IndexError) as error:
-        raise Unprotectable(
-            "undecodable", "encapsulation of the pixel data is damaged"
-        ) from error
-
-
-def _check_stream(stream: bytes, transfer_syntax_uid: str, pixel: ImagePixel) -> None:
-    if transfer_syntax_uid == RLELossless:
-        if pixel.frame_bytes > RLE_RATIO * len(stream):
-            raise Unprotectable(
-                "short-pixel-data", "RLE frame is too short for its rows and columns"
-            )
-        return
-    size = frame_size(stream)
-    if size is not None and size != (pixel.rows, pixel.columns):
-        raise Unprotectable(
-            "undecodable",
-            f"compressed frame of {size[1]}x{size[0]} pixels where "
-            f"{pixel.columns}x{pixel.rows} are declared",
-        )
-
-
-def _decode(parsed: ParsedObject, pixel: ImagePixel) -> Iterator[NDArray[np.generic]]:
-    """Frames as pydicom decodes them: YBR already RGB, palette still indices."""
-    source = _decoder_input(parsed, pixel)
-    try:
-        decoder = get_decoder(UID(parsed.transfer_syntax_uid))
-    except NotImplementedError as error:
-        raise Unprotectable(
-            "unknown-transfer-syntax",
-            f"no decoder for {UID(parsed.transfer_syntax_uid).name}",
-        ) from error
-    indices = range(pixel.frames)
-    try:
-        for frame, _ in decoder.iter_array(source, indices=indices):
-            yield frame
-    except (GeneratorExit, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        # Decoders raise whatever they meet in damaged streams; the one of RLE
-        # panics, which is no Exception.
-        raise Unprotectable(
-            "undecodable", f"pixel data cannot be decoded: {type(error).__name__}"
-        ) from error
-
-
-def _decoder_input(parsed: ParsedObject, pixel: ImagePixel) -> Dataset:
-    element = parsed.pixels
-    assert element is not None
-    source = Dataset()
-    source.Rows, source.Columns = pixel.rows, pixel.columns
-    source.SamplesPerPixel = pixel.samples
-    source.PhotometricInterpretation = pixel.photometric
-    source.BitsAllocated, source.BitsStored = pixel.bits_allocated, pixel.bits_stored
-    source.PixelRepresentation = int(pixel.signed)
-    source.PlanarConfiguration = int(pixel.planar)
-    source.NumberOfFrames = pixel.frames
-    for keyword in OFFSET_TABLES:
-        table = value(parsed.dataset, keyword)
-        if isinstance(table, bytes):
-            setattr(source, keyword, table)
-    octets = parsed.body[element.start : element.end]
-    source.add_new(PIXEL_DATA, element.vr, octets)
-    source["PixelData"].is_undefined_length = element.declared is None
-    source.file_meta = FileMetaDataset()
-    source.file_meta.TransferSyntaxUID = UID(parsed.transfer_syntax_uid)
-    implicit, little = parsed.dataset.original_encoding
-    source.set_original_encoding(implicit, little)
-    return source
-
-
-def _as_shown(
-    frame: NDArray[np.generic], parsed: ParsedObject, pixel: ImagePixel
-) -> NDArray[np.int32]:
-    """Return stored values; palettes are applied and brought to 8 bits."""
-    if pixel.photometric == PALETTE:
-        frame = _apply_palette(frame, parsed.dataset)
-    shape = (pixel.rows, pixel.columns)
-    if frame.shape[:2] != shape or frame.ndim not in {2, 3}:
-        raise Unprotectable("undecodable", f"decoded frame has shape {frame.shape}")
-    return np.ascontiguousarray(frame, dtype=np.int32)
-
-
-def _apply_palette(indices: NDArray[np.generic], dataset: Dataset) -> NDArray[np.uint8]:
-    try:
-        colours = apply_color_lut(indices, dataset)
-    except Exception as error:
-        raise Unprotectable(
-            "undecodable", f"palette cannot be applied: {type(error).__name__}"
-        ) from error
-    if colours.dtype == np.uint16:
-        colours = colours >> 8
-    return colours[..., :3].astype(np.uint8)

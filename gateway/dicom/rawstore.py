@@ -64,7 +64,8 @@ def send_c_store_bytes(
     Parameters
     ----------
     association
-        An established association that this side requested.
+        Established. If the peer requested it, it agreed to be the storage SCP
+        (C-GET), and this is called from the association's own thread.
     outbound
         The object; its data set bytes leave unchanged.
     message_id
@@ -87,7 +88,7 @@ def send_c_store_bytes(
     """
     context_id = context_for(association, outbound)
     request = _request(outbound, message_id, move_originator)
-    with _reactor_paused(association):
+    with _sole_reader(association):
         with _open_data_set(outbound.data) as stream:
             send_message(association, context_id, request, stream)
         _, response = association.dimse.get_msg(block=True)
@@ -111,7 +112,8 @@ def context_for(association: Association, outbound: OutboundObject) -> int:
     """
     for context in association.accepted_contexts:
         if (
-            context.abstract_syntax == outbound.sop_class_uid
+            context.as_scu
+            and context.abstract_syntax == outbound.sop_class_uid
             and context.transfer_syntax[0] == outbound.transfer_syntax_uid
             and context.context_id is not None
         ):
@@ -141,8 +143,16 @@ def _request(
 
 
 @contextmanager
-def _reactor_paused(association: Association) -> Iterator[None]:
-    """Keep pynetdicom's reactor from taking the response off the queue."""
+def _sole_reader(association: Association) -> Iterator[None]:
+    """Keep pynetdicom's reactor from taking the response off the queue.
+
+    An acceptor's reactor is what called: it takes nothing meanwhile.
+    """
+    if association.is_acceptor:
+        if not association.is_established:
+            raise AssociationLost("The association is not established")
+        yield
+        return
     association._reactor_checkpoint.clear()
     try:
         while not association._is_paused:

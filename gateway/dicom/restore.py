@@ -1,4 +1,4 @@
-"""The original of a protected object, octet for octet, or nothing.
+"""The original of protected objects, octet for octet, or nothing.
 
 Imported by the receiving process: no torch behind any of its imports.
 """
@@ -9,37 +9,46 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.errors import RecoveryFailed
 from engine.recover import recover
-from gateway.dicom.parse import data_set_offset
+from gateway.dicom.lenient import lenient, text
+from gateway.dicom.parse import data_set_offset, parse_object
 from gateway.dicom.pixels import read_stored_values
 from gateway.errors import RecoveryRefused, Unprotectable
+from gateway.vault.codec import unpack_array
 from gateway.vault.layout import pack, unpack
 from gateway.vault.record import KeyCustody, WholeCustody, frame_key
 from gateway.vault.shell import fill_shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from gateway.store.files import FileStore
     from gateway.store.rows import Instance, Protected
-    from gateway.vault.layout import PixelLayout
-    from gateway.vault.record import KeyRecord
+    from gateway.vault.record import FrameMark, FramePlanes, KeyRecord, RecordPart
     from gateway.vault.vault import Vault
 
+    Load = Callable[[str], bytes]
+    """Gives the protected object of a UID as a Part 10 file; raises a GatewayError
+    where there is none."""
 
-def restore(protected_part10: bytes, record: KeyRecord) -> bytes:
-    """Received octets of a protected object, verified by digest.
+
+def restore(load: Load, record: KeyRecord) -> bytes:
+    """Received octets of an original, verified by digest.
+
+    Frames are gone through one by one: beside the octets, memory holds one
+    protected object and one frame.
 
     Parameters
     ----------
-    protected_part10
-        The protected object as a Part 10 file, in any lossless syntax.
+    load
+        Gives the protected objects, in any lossless syntax.
     record
-        Its key record.
+        Their key record.
 
     Returns
     -------
@@ -52,14 +61,12 @@ def restore(protected_part10: bytes, record: KeyRecord) -> bytes:
         The record is of another object, the protected pixels were changed, or
         what was rebuilt does not have the digest of the original.
     """
-    uid, frames = _protected_frames(protected_part10)
-    if uid != record.protected_uid:
-        raise RecoveryRefused(f"the record is of another object than {uid}")
-    received = _rebuild(frames, record)
+    received = _rebuild(load, record)
     digest = hashlib.sha256(received).hexdigest()
     if digest != record.original_sha256 or len(received) != record.original_size:
         raise RecoveryRefused(
-            f"what was rebuilt for {uid} does not have the digest of the original"
+            f"what was rebuilt for {record.protected_uid} does not have the digest "
+            "of the original"
         )
     return received
 
@@ -84,53 +91,107 @@ def restorer(store: FileStore, vault: Vault) -> Callable[[Instance, Protected], 
             raise RecoveryRefused(
                 f"the record of {record.protected_uid} is of other received octets"
             )
-        return restore(store.absolute(protected.path).read_bytes(), record)
+        return restore(store.read_protected, record)
 
     return restore_instance
 
 
-def pixel_digest(frames: list[NDArray[np.int32]], layout: PixelLayout) -> str:
-    """SHA-256 (hex) of protected pixel values in a layout, without padding."""
-    return hashlib.sha256(pack(frames, layout)).hexdigest()
+def instance_uid(part10: bytes) -> str:
+    """SOP Instance UID of an object as its data set says.
+
+    Raises
+    ------
+    Unprotectable
+        It cannot be read, or there is none.
+    """
+    start, syntax = data_set_offset(part10)
+    with lenient():
+        uid = text(parse_object(part10[start:], syntax).dataset, "SOPInstanceUID")
+    if not uid:
+        raise Unprotectable("missing-attribute", "SOPInstanceUID is missing or empty")
+    return uid
 
 
-def _protected_frames(part10: bytes) -> tuple[str, list[NDArray[np.int32]]]:
-    """UID and pixel values as the object itself gives them."""
-    try:
-        start, syntax = data_set_offset(part10)
-        return read_stored_values(part10[start:], syntax)
-    except Unprotectable as error:
-        raise RecoveryRefused(
-            f"the protected object cannot be read ({error.reason})"
-        ) from error
-
-
-def _rebuild(frames: list[NDArray[np.int32]], record: KeyRecord) -> bytes:
+def _rebuild(load: Load, record: KeyRecord) -> bytes:
     custody = record.custody
+    if isinstance(custody, KeyCustody):
+        return fill_shell(custody.shell, _recovered_frames(load, record, custody))
+    _checked(load, record.parts[0])
     if isinstance(custody, WholeCustody):
         return custody.received
-    if isinstance(custody, KeyCustody):
-        return fill_shell(custody.shell, _recover_frames(frames, record, custody))
-    return fill_shell(custody.shell, custody.frames)
+    frames = (unpack_array(frame).astype(np.int32) for frame in custody.frames)
+    return fill_shell(custody.shell, frames)
 
 
-def _recover_frames(
-    frames: list[NDArray[np.int32]], record: KeyRecord, custody: KeyCustody
-) -> list[NDArray[np.int32]]:
-    # The object gives values as written; the layout says what they stand for.
-    written = replace(record.protected_layout, origin=0, mirrored=False)
-    if any(frame.shape != written.shape for frame in frames) or (
-        pixel_digest(frames, written) != record.protected_sha256
-    ):
-        raise RecoveryRefused(
-            f"pixels of {record.protected_uid} are not those that were protected: "
-            "they were changed or compressed with loss on the way"
-        )
-    marked = unpack(pack(frames, written), record.protected_layout)
-    keys = map(frame_key, record.marks, custody.planes)
+def _checked(load: Load, part: RecordPart) -> bytes:
+    """Protected object of a part, after a look at its UID."""
+    part10 = load(part.uid)
     try:
-        return [recover(*pair) for pair in zip(marked, keys, strict=True)]
+        found = instance_uid(part10)
+    except Unprotectable as error:
+        raise _unreadable(error) from error
+    if found != part.uid:
+        raise RecoveryRefused(f"the record is of another object than {found}")
+    return part10
+
+
+def _recovered_frames(
+    load: Load, record: KeyRecord, custody: KeyCustody
+) -> Iterator[NDArray[np.int32]]:
+    counts = {len(record.marks), len(custody.planes), _frames(record)}
+    if len(counts) > 1:
+        raise RecoveryRefused(f"the record of {record.protected_uid} is incomplete")
+    items = zip(record.marks, custody.planes, strict=True)
+    for part in record.parts:
+        for frame in _marked_frames(_checked(load, part), part):
+            mark, planes = next(items)
+            yield _recovered(frame, mark, planes, record)
+
+
+def _frames(record: KeyRecord) -> int:
+    return sum(part.layout.frames for part in record.parts if part.layout is not None)
+
+
+def _recovered(
+    frame: NDArray[np.int32], mark: FrameMark, planes: FramePlanes, record: KeyRecord
+) -> NDArray[np.int32]:
+    try:
+        return recover(frame, frame_key(mark, planes))
     except (RecoveryFailed, ValueError) as error:
         raise RecoveryRefused(
-            f"key and pixels of {record.protected_uid} do not fit"
+            f"key and pixels of {record.protected_uid} do not fit: the protected "
+            "object was changed, or the key is of another"
         ) from error
+
+
+def _marked_frames(part10: bytes, part: RecordPart) -> Iterator[NDArray[np.int32]]:
+    """Yield stored values as they were before they were laid out; then compare."""
+    if part.layout is None:
+        raise RecoveryRefused(f"{part.uid} has no marked picture")
+    # The object gives values as written; the layout says what they stand for.
+    written = replace(part.layout, origin=0, mirrored=False)
+    digest = hashlib.sha256()
+    start, syntax = data_set_offset(part10)
+    try:
+        values = read_stored_values(part10[start:], syntax)
+        if (values.count, values.shape) != (written.frames, written.shape):
+            raise _changed(part)
+        for index in range(values.count):
+            octets = pack([values.frame(index)], written)
+            digest.update(octets)
+            yield unpack(octets, replace(part.layout, frames=1))[0]
+    except Unprotectable as error:
+        raise _unreadable(error) from error
+    if digest.hexdigest() != part.sha256:
+        raise _changed(part)
+
+
+def _unreadable(error: Unprotectable) -> RecoveryRefused:
+    return RecoveryRefused(f"the protected object cannot be read ({error.reason})")
+
+
+def _changed(part: RecordPart) -> RecoveryRefused:
+    return RecoveryRefused(
+        f"pixels of {part.uid} are not those that were protected: they were changed "
+        "or compressed with loss on the way"
+    )

@@ -1,41 +1,41 @@
-"""The recovery SCP: query and retrieve of originals, on an AE title of its own."""
+"""The query/retrieve SCP, on either AE title, and the receiver that is both."""
 
 from __future__ import annotations
 
 import structlog
 from pydicom.uid import UID
-from pynetdicom.dimse_primitives import C_FIND, C_MOVE
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
 
-from config.schema import Recovery
 from gateway.audit.log import AuditLog
-from gateway.dicom.association import GatewayAssociation
-from gateway.dicom.contexts import FIND_MODELS, MOVE_MODELS
+from gateway.dicom.association import GatewayAssociation, Incoming
+from gateway.dicom.contexts import FIND_MODELS, GET_MODELS, MOVE_MODELS
+from gateway.dicom.handlers import IncomingObject, StorageService
 from gateway.dicom.retrieve_find import FindHandler
-from gateway.dicom.retrieve_move import MoveHandler, Restore
-from gateway.store.files import FileStore
-from gateway.store.index import Index
+from gateway.dicom.retrieve_get import GetHandler
+from gateway.dicom.retrieve_grants import Grants
+from gateway.dicom.retrieve_holdings import Holdings
+from gateway.dicom.retrieve_move import MoveHandler
 
-LOG = structlog.get_logger(component="recover")
+LOG = structlog.get_logger(component="retrieve")
 
 
-class RecoveryService:
-    """C-FIND and C-MOVE of what was received.
+class RetrieveService:
+    """C-FIND, C-MOVE and C-GET over what one AE title holds.
 
-    Every object in the index can be found: protected ones are rebuilt by
-    ``restore``, others come from the store; both only if their digest is that
-    of the bytes received.
+    Parameters
+    ----------
+    grants
+        Who may ask, and where to objects may go.
+    holdings
+        Originals or protected objects.
+    audit
+        Where requests are recorded before they are answered.
     """
 
-    def __init__(
-        self,
-        settings: Recovery,
-        store: FileStore,
-        index: Index,
-        audit: AuditLog,
-        restore: Restore,
-    ) -> None:
-        self._find = FindHandler(index, audit, settings.ae_title)
-        self._move = MoveHandler(settings, store, index, audit, restore)
+    def __init__(self, grants: Grants, holdings: Holdings, audit: AuditLog) -> None:
+        self._find = FindHandler(holdings, audit, grants.ae_title)
+        self._move = MoveHandler(grants, holdings, audit)
+        self._get = GetHandler(holdings, audit)
 
     def begin_store(
         self,
@@ -57,9 +57,49 @@ class RecoveryService:
             self._find.handle(association, message, (context_id, model, syntax))
         elif isinstance(message, C_MOVE) and model in MOVE_MODELS:
             self._move.handle(association, message, (context_id, model, syntax))
+        elif isinstance(message, C_GET) and model in GET_MODELS:
+            self._get.handle(association, message, (context_id, model, syntax))
         else:
             LOG.warning("unexpected message", kind=type(message).__name__)
             association.abort()
 
     def ended(self, association: GatewayAssociation) -> None:
         """Keep nothing of an association that is over."""
+
+
+class ReceiverService:
+    """Storage and query/retrieve on one AE title, each for those who may.
+
+    Which of the two a node may use was settled by the presentation contexts it
+    was given: a reader has none in which it could store.
+    """
+
+    def __init__(self, storage: StorageService, retrieval: RetrieveService) -> None:
+        self._storage = storage
+        self._retrieval = retrieval
+
+    def begin_store(
+        self,
+        association: GatewayAssociation,
+        context_id: int,
+        request: dict[int, bytes],
+    ) -> Incoming | None:
+        """Take an object in, unless this side only sends in that context."""
+        accepted = {c.context_id: c for c in association.accepted_contexts}
+        context = accepted.get(context_id)
+        if context is not None and not context.as_scp:
+            return None
+        return self._storage.begin_store(association, context_id, request)
+
+    def serve(
+        self, association: GatewayAssociation, message: object, context_id: int
+    ) -> None:
+        """Store, or answer a request."""
+        if isinstance(message, IncomingObject):
+            self._storage.serve(association, message, context_id)
+        else:
+            self._retrieval.serve(association, message, context_id)
+
+    def ended(self, association: GatewayAssociation) -> None:
+        """Record what the association brought."""
+        self._storage.ended(association)

@@ -1,8 +1,11 @@
-"""C-FIND on the recovery AE title: which originals can be asked for."""
+"""C-FIND: what an AE title holds, from the index and the heads of its objects."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_FIND
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,16 +14,19 @@ from gateway.audit.log import AuditLog
 from gateway.dicom import command
 from gateway.dicom.association import RELATIONAL, GatewayAssociation
 from gateway.dicom.message import send_message
-from gateway.dicom.retrieve_identifier import (
-    Query,
-    encode_answer,
-    parse_find,
-    read_identifier,
-)
+from gateway.dicom.retrieve_answer import encode_answer
+from gateway.dicom.retrieve_header import read_header
+from gateway.dicom.retrieve_holdings import Holdings
+from gateway.dicom.retrieve_identifier import Query, parse_find, read_identifier
+from gateway.dicom.retrieve_match import is_universal, matches
 from gateway.dicom.status import FindStatus
-from gateway.errors import GatewayError, InvalidObject, InvalidQuery
-from gateway.store.find import PROTECTED_COLUMNS
-from gateway.store.index import Index
+from gateway.errors import (
+    AssociationLost,
+    GatewayError,
+    InvalidObject,
+    InvalidQuery,
+)
+from gateway.store.find import HIERARCHY_UIDS
 
 LOG = structlog.get_logger(component="find")
 
@@ -34,10 +40,14 @@ REFUSALS = tuple(error for error, _ in STATUS_OF)
 
 
 class FindHandler:
-    """Answers C-FIND requests from the index."""
+    """Answers C-FIND requests.
 
-    def __init__(self, index: Index, audit: AuditLog, retrieve_ae: str) -> None:
-        self._index = index
+    The index narrows what may match; where keys are asked for that it does not
+    keep, the heads of the stored objects are read one after the other.
+    """
+
+    def __init__(self, holdings: Holdings, audit: AuditLog, retrieve_ae: str) -> None:
+        self._holdings = holdings
         self._audit = audit
         self._retrieve_ae = retrieve_ae
 
@@ -52,7 +62,7 @@ class FindHandler:
         try:
             identifier = read_identifier(request.Identifier, syntax)
             query = parse_find(identifier, model, _is_relational(association, model))
-            rows = self._index.find_originals(query.keys, query.level)
+            rows = self._holdings.find(query.keys, query.level)
             # Nothing of the answer leaves unless the trail says who asked.
             self._record(association, query, len(rows))
         except REFUSALS as error:
@@ -61,6 +71,19 @@ class FindHandler:
             comment = str(error) if isinstance(error, GatewayError) else ""
             _respond(association, request, context_id, status, comment=comment)
             return
+        status = self._answer_all(association, request, context, (query, rows))
+        _respond(association, request, context_id, status)
+
+    def _answer_all(
+        self,
+        association: GatewayAssociation,
+        request: C_FIND,
+        context: tuple[int, str, UID],
+        found: tuple[Query, list[dict[str, Any]]],
+    ) -> FindStatus:
+        """Send a response per match; return the final status."""
+        context_id, _, syntax = context
+        query, rows = found
         pending = (
             FindStatus.PENDING
             if query.complete
@@ -68,29 +91,47 @@ class FindHandler:
         )
         for row in rows:
             if request.MessageID in association.dimse.cancel_req:
-                _respond(association, request, context_id, FindStatus.CANCEL)
-                return
-            answer = encode_answer(query, row, self._retrieve_ae, syntax)
+                return FindStatus.CANCEL
+            if association.is_over():
+                raise AssociationLost("Who asked is gone")
+            header = self._header(query, row)
+            if not matches(query.header, header):
+                continue
+            answer = encode_answer(query, (row, header), self._retrieve_ae, syntax)
             _respond(association, request, context_id, pending, answer)
-        _respond(association, request, context_id, FindStatus.SUCCESS)
+        return FindStatus.SUCCESS
+
+    def _header(self, query: Query, row: dict[str, Any]) -> Dataset:
+        """Return what else is asked for of the first object of a match."""
+        if not query.header:
+            return Dataset()
+        try:
+            tags = [element.tag for element in query.header]
+            return read_header(self._holdings.place(row), tags)
+        except GatewayError as error:
+            LOG.warning("head of a stored object not read", error=str(error))
+            return Dataset()
 
     def _record(
-        self, association: GatewayAssociation, query: Query, matches: int
+        self, association: GatewayAssociation, query: Query, found: int
     ) -> None:
+        """Record who asks, with what keys, and for how many objects at most."""
         call = association.call
+        header_keys = {key.keyword for key in query.header if not is_universal(key)}
         uids = {
             keyword: list(values)
             for keyword, values in query.keys.values.items()
-            if keyword in PROTECTED_COLUMNS
+            if keyword in HIERARCHY_UIDS
         }
         self._audit.record(
             "query",
             "success",
             calling_ae=call.calling_ae,
+            called_ae=call.called_ae,
             peer_address=call.peer_address,
             level=query.level.value,
-            keys=sorted(query.keys.values),
-            matches=matches,
+            keys=sorted({*query.keys.values, *header_keys}),
+            **{"candidates" if header_keys else "matches": found},
             **uids,
         )
 
@@ -103,6 +144,7 @@ class FindHandler:
             "query",
             "refused",
             calling_ae=call.calling_ae,
+            called_ae=call.called_ae,
             peer_address=call.peer_address,
             status=f"0x{status:04X}",
         )

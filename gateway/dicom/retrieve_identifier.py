@@ -1,4 +1,4 @@
-"""Identifiers of C-FIND and C-MOVE: read into keys, and built for answers.
+"""Identifiers of C-FIND, C-MOVE and C-GET requests, read into keys.
 
 Hierarchical queries (PS3.4 C.4.1.3.1): the unique keys above the level are
 given, each a single value, unless relational queries were negotiated.
@@ -7,22 +7,22 @@ given, each a single value, unless relational queries were negotiated.
 from __future__ import annotations
 
 import io
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
-from pydicom.tag import Tag
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from gateway.dicom.contexts import PATIENT_ROOT_MODELS
+from gateway.dicom.contexts import COMPOSITE_ROOT_MODELS, PATIENT_ROOT_MODELS
 from gateway.dicom.elements import Elements, read_elements
+from gateway.dicom.retrieve_header import read_some
 from gateway.errors import InvalidObject, InvalidQuery
 from gateway.store.find import (
-    MATCHED_COLUMNS,
+    INDEXED_KEYS,
+    MATCHED_KEYS,
     RANGES,
-    UIDS,
     UNIQUE_KEY,
     FindKeys,
     Level,
@@ -40,22 +40,32 @@ NOT_KEYS = frozenset(
         "TimezoneOffsetFromUTC",
     }
 )
-LONG_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UC", "UN", "UR", "UT"})
-UTF_8 = "ISO_IR 192"
+BULK_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "OB or OW", "UN"})
+FIRST_BULK_TAG = 0x7FE00000
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """A received identifier: its texts as sent, and all of it decoded."""
+
+    elements: Elements
+    dataset: Dataset
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a C-FIND or C-MOVE identifier asks for.
+    """What an identifier asks for.
 
     Attributes
     ----------
     level
         Query/Retrieve Level.
     keys
-        What must match.
+        What must match in the index.
+    header
+        Keys that only stored objects can answer: to be matched, and returned.
     requested
-        Keyword (empty for a private or unknown tag) by tag of every key
+        Keyword (empty for a private or unknown tag) by tag of every other key
         present.
     complete
         False where a key is not supported: then answers say so (0xFF01).
@@ -63,11 +73,12 @@ class Query:
 
     level: Level
     keys: FindKeys
+    header: Dataset
     requested: Mapping[int, str]
     complete: bool
 
 
-def read_identifier(encoded: io.BytesIO | None, transfer_syntax: UID) -> Elements:
+def read_identifier(encoded: io.BytesIO | None, transfer_syntax: UID) -> Identifier:
     """Decode an identifier.
 
     Raises
@@ -78,10 +89,12 @@ def read_identifier(encoded: io.BytesIO | None, transfer_syntax: UID) -> Element
     if encoded is None:
         raise InvalidObject("The request has no identifier")
     encoded.seek(0)
-    return read_elements(encoded, transfer_syntax)
+    elements = read_elements(encoded, transfer_syntax)
+    encoded.seek(0)
+    return Identifier(elements, read_some(encoded, transfer_syntax))
 
 
-def parse_find(identifier: Elements, model: str, relational: bool) -> Query:
+def parse_find(identifier: Identifier, model: str, relational: bool) -> Query:
     """Read a C-FIND identifier.
 
     Raises
@@ -99,8 +112,8 @@ def parse_find(identifier: Elements, model: str, relational: bool) -> Query:
     return query
 
 
-def parse_move(identifier: Elements, model: str) -> Query:
-    """Read a C-MOVE identifier.
+def parse_retrieve(identifier: Identifier, model: str) -> Query:
+    """Read a C-MOVE or C-GET identifier.
 
     The unique key of the level is needed; those above narrow it where given.
 
@@ -113,77 +126,43 @@ def parse_move(identifier: Elements, model: str) -> Query:
     query = _parse(identifier, model)
     keyword = UNIQUE_KEY[query.level]
     if not query.keys.values.get(keyword):
-        raise InvalidQuery(f"C-MOVE at {query.level.value} level needs {keyword}")
+        raise InvalidQuery(f"Retrieval at {query.level.value} level needs {keyword}")
     unique = {UNIQUE_KEY[level] for level in LEVELS}
     keys = {k: v for k, v in query.keys.values.items() if k in unique}
     if any(c in value for values in keys.values() for value in values for c in "*?"):
-        raise InvalidQuery("C-MOVE takes no wildcards")
-    return Query(query.level, FindKeys(keys), query.requested, query.complete)
+        raise InvalidQuery("Retrieval takes no wildcards")
+    return Query(query.level, FindKeys(keys), Dataset(), {}, query.complete)
 
 
-def encode_answer(
-    query: Query, row: Mapping[str, Any], retrieve_ae: str, transfer_syntax: UID
-) -> bytes:
-    """Encode the identifier of one match.
-
-    Every requested key is there, empty where it is not known (PS3.4 C.2.2.1).
-    """
-    values = {
-        tag: _text_of(row.get(keyword, ""))
-        for tag, keyword in query.requested.items()
-        if keyword not in NOT_KEYS
-    }
-    unique = UNIQUE_KEY[query.level]
-    always = {
-        "QueryRetrieveLevel": query.level.value,
-        "RetrieveAETitle": retrieve_ae,
-        "InstanceAvailability": "ONLINE",
-        unique: _text_of(row[unique]),
-    }
-    values |= {Tag(keyword): text for keyword, text in always.items()}
-    if not all(text.isascii() for text in values.values()):
-        values[Tag("SpecificCharacterSet")] = UTF_8
-    return encode_identifier(values, transfer_syntax)
-
-
-def encode_failed(uids: Sequence[str], transfer_syntax: UID) -> bytes:
-    """Encode the identifier that lists failed sub-operations (PS3.4 C.4.2.1.4)."""
-    tag = Tag("FailedSOPInstanceUIDList")
-    return encode_identifier({tag: "\\".join(uids)}, transfer_syntax)
-
-
-def encode_identifier(values: Mapping[int, str], transfer_syntax: UID) -> bytes:
-    """Encode text elements in one of the uncompressed transfer syntaxes."""
-    order = "<" if transfer_syntax.is_little_endian else ">"
-    encoded = bytearray()
-    for tag in sorted(values):
-        vr = _vr(tag)
-        value = values[tag].encode("utf-8")
-        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
-        encoded += struct.pack(f"{order}HH", tag >> 16, tag & 0xFFFF)
-        if transfer_syntax.is_implicit_VR:
-            encoded += struct.pack(f"{order}L", len(value))
-        elif vr in LONG_VRS or len(value) > 0xFFFF:
-            # Above 64 KiB only as UN (PS3.5 6.2.2 note 2)
-            long_vr = vr if vr in LONG_VRS else "UN"
-            encoded += long_vr.encode() + struct.pack(f"{order}HL", 0, len(value))
-        else:
-            encoded += vr.encode() + struct.pack(f"{order}H", len(value))
-        encoded += value
-    return bytes(encoded)
-
-
-def _parse(identifier: Elements, model: str) -> Query:
-    level = _level(identifier, model)
-    requested = {tag: keyword_for_tag(tag) for tag in identifier.values}
-    asked = set(requested.values()) - NOT_KEYS
+def _parse(identifier: Identifier, model: str) -> Query:
+    level = _level(identifier.elements, model)
+    supported = supported_keys(level) | NOT_KEYS
+    header, requested, complete = Dataset(), {}, True
+    for element in identifier.dataset:
+        keyword = keyword_for_tag(element.tag)
+        if element.tag.element == 0:
+            continue  # group lengths (PS3.5 7.2)
+        if keyword not in NOT_KEYS and _is_of_header(element.tag, keyword):
+            header.add(element)
+            continue
+        requested[int(element.tag)] = keyword
+        complete = complete and keyword in supported
     keys = {
         keyword: values
-        for keyword in sorted(asked & set(MATCHED_COLUMNS))
-        if (values := _values(keyword, identifier.text(keyword)))
+        for keyword in sorted(set(requested.values()) & set(MATCHED_KEYS))
+        if (values := _values(keyword, identifier.elements.text(keyword)))
     }
-    complete = asked <= supported_keys(level)
-    return Query(level, FindKeys(keys), requested, complete)
+    return Query(level, FindKeys(keys), header, requested, complete)
+
+
+def _is_of_header(tag: BaseTag, keyword: str) -> bool:
+    """Whether only a stored object can say what a key's attribute is.
+
+    Not those of the index: at a level above their own they say nothing.
+    """
+    if not keyword or keyword in INDEXED_KEYS or tag >= FIRST_BULK_TAG:
+        return False
+    return dictionary_VR(tag) not in BULK_VRS
 
 
 def _level(identifier: Elements, model: str) -> Level:
@@ -195,6 +174,8 @@ def _level(identifier: Elements, model: str) -> Level:
 
 
 def _levels(model: str) -> tuple[Level, ...]:
+    if model in COMPOSITE_ROOT_MODELS:
+        return (Level.IMAGE,)  # no frames are taken out of objects (PS3.4 Y)
     return LEVELS if model in PATIENT_ROOT_MODELS else LEVELS[1:]
 
 
@@ -208,22 +189,16 @@ def _check_single(query: Query, keyword: str) -> None:
 
 
 def _values(keyword: str, text: str) -> list[str]:
-    """Return the matching values of a key; none for universal matching."""
-    if not text.strip("*"):
+    """Return the matching values of a key; none for universal matching.
+
+    Several values are alternatives: of UIDs by the standard (PS3.4 C.2.2.2.2),
+    of others as peers mean it when they ask for CT and MR in one key.
+    """
+    values = [value.strip() for value in text.split("\\")]
+    values = [value for value in values if value]
+    if not any(value.strip("*") for value in values):
         return []
-    if keyword in UIDS:
-        return [uid for uid in text.split("\\") if uid]
     if keyword in RANGES:  # the punctuation of ACR-NEMA dates and times
-        return [text.replace(".", "") if "Date" in keyword else text.replace(":", "")]
-    return [text]
-
-
-def _vr(tag: int) -> str:
-    try:
-        return dictionary_VR(tag).split(" ")[0]
-    except KeyError:
-        return "UN"
-
-
-def _text_of(value: object) -> str:
-    return "\\".join(value) if isinstance(value, list) else str(value)
+        mark = "." if "Date" in keyword else ":"
+        return [value.replace(mark, "") for value in values]
+    return values

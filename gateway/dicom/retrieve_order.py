@@ -1,4 +1,4 @@
-"""One C-MOVE: its order, the count of its sub-operations, and its responses."""
+"""One C-MOVE or C-GET: its order, its sub-operations' count, its responses."""
 
 from __future__ import annotations
 
@@ -6,72 +6,78 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydicom.uid import UID
-from pynetdicom.dimse_primitives import C_MOVE
+from pynetdicom.dimse_primitives import C_GET, C_MOVE
 
-from config.schema import MoveDestination
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.message import send_message
-from gateway.dicom.retrieve_identifier import Query, encode_failed
-from gateway.dicom.status import MoveStatus, is_stored
-from gateway.store.rows import Instance
+from gateway.dicom.retrieve_answer import encode_failed
+from gateway.dicom.retrieve_holdings import Offered
+from gateway.dicom.retrieve_identifier import Query
+from gateway.dicom.status import RetrieveStatus, is_stored
 
 
 @dataclass
 class Progress:
-    """The sub-operations of one C-MOVE (PS3.4 C.4.2.1.6)."""
+    """The sub-operations of one request (PS3.4 C.4.2.1.6)."""
 
     remaining: int
     completed: int = 0
     warning: int = 0
     failed_uids: list[str] = field(default_factory=list)
 
-    def count(self, instance: Instance, status: int | None) -> None:
-        """Count one sub-operation by the status its destination gave."""
+    def count(self, item: Offered, status: int | None) -> None:
+        """Count one sub-operation by the status its storage SCP gave."""
         self.remaining -= 1
         if status == 0:
             self.completed += 1
         elif status is not None and is_stored(status):
             self.warning += 1
         else:
-            self.failed_uids.append(instance.sop_instance_uid)
+            self.failed_uids.append(item.sop_instance_uid)
 
-    def final_status(self) -> MoveStatus:
+    def final_status(self) -> RetrieveStatus:
         """Return what the last response says."""
         if not self.failed_uids and not self.warning:
-            return MoveStatus.SUCCESS
+            return RetrieveStatus.SUCCESS
         if not self.completed and not self.warning:
-            return MoveStatus.OUT_OF_RESOURCES_SUBOPERATIONS
-        return MoveStatus.SOME_FAILED
+            return RetrieveStatus.OUT_OF_RESOURCES_SUBOPERATIONS
+        return RetrieveStatus.SOME_FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One C-MOVE request, admitted: what goes where, and who asked."""
+    """One request, admitted: what is sent to whom, and who asked.
+
+    Attributes
+    ----------
+    destination_ae
+        The storage SCP: with C-GET who asked.
+    """
 
     association: GatewayAssociation
-    request: C_MOVE
+    request: C_MOVE | C_GET
     context_id: int
     transfer_syntax: UID
-    destination: MoveDestination
+    destination_ae: str
     query: Query
-    instances: Sequence[Instance]
+    items: Sequence[Offered]
 
-    def respond(self, status: MoveStatus, progress: Progress) -> None:
+    def respond(self, status: RetrieveStatus, progress: Progress) -> None:
         """Send a response with the counts, and the failed UIDs in the last."""
         elements = [
             (command.COMPLETED_SUBOPERATIONS, command.us(progress.completed)),
             (command.FAILED_SUBOPERATIONS, command.us(len(progress.failed_uids))),
             (command.WARNING_SUBOPERATIONS, command.us(progress.warning)),
         ]
-        if status in {MoveStatus.PENDING, MoveStatus.CANCEL}:
+        if status in {RetrieveStatus.PENDING, RetrieveStatus.CANCEL}:
             elements.append(
                 (command.REMAINING_SUBOPERATIONS, command.us(progress.remaining))
             )
         identifier = b""
-        if status is not MoveStatus.PENDING and progress.failed_uids:
+        if status is not RetrieveStatus.PENDING and progress.failed_uids:
             identifier = encode_failed(progress.failed_uids, self.transfer_syntax)
-        respond_move(
+        respond(
             self.association,
             self.request,
             self.context_id,
@@ -85,23 +91,23 @@ class Order:
 
     def is_abandoned(self) -> bool:
         """Whether who asked is gone."""
-        association = self.association
-        return association.acse.is_aborted() or not association.is_established
+        return self.association.is_over()
 
 
-def respond_move(
+def respond(
     association: GatewayAssociation,
-    request: C_MOVE,
+    request: C_MOVE | C_GET,
     context_id: int,
-    status: MoveStatus,
+    status: RetrieveStatus,
     content: tuple[list[tuple[int, bytes]], bytes],
 ) -> None:
-    """Send a C-MOVE response (PS3.7 9.3.4.2)."""
+    """Send a C-MOVE or C-GET response (PS3.7 9.3.3.2, 9.3.4.2)."""
     extra, identifier = content
     present = command.DATA_SET_PRESENT if identifier else command.NO_DATA_SET
+    kind = command.C_MOVE_RSP if isinstance(request, C_MOVE) else command.C_GET_RSP
     elements = [
         (command.AFFECTED_SOP_CLASS_UID, command.ui(str(request.AffectedSOPClassUID))),
-        (command.COMMAND_FIELD, command.us(command.C_MOVE_RSP)),
+        (command.COMMAND_FIELD, command.us(kind)),
         (command.MESSAGE_ID_BEING_RESPONDED_TO, command.us(request.MessageID or 0)),
         (command.COMMAND_DATA_SET_TYPE, command.us(present)),
         (command.STATUS, command.us(status)),

@@ -34,14 +34,15 @@ class FindStatus(IntEnum):
     PENDING_KEYS_NOT_SUPPORTED = 0xFF01
 
 
-class MoveStatus(IntEnum):
-    """C-MOVE responses (PS3.4 C.4.2.1.5 and PS3.7 C.5)."""
+class RetrieveStatus(IntEnum):
+    """C-MOVE and C-GET responses (PS3.4 C.4.2.1.5, C.4.3.1.4 and PS3.7 C.5)."""
 
     SUCCESS = 0x0000
     NOT_AUTHORISED = 0x0124
     OUT_OF_RESOURCES_MATCHES = 0xA701
     OUT_OF_RESOURCES_SUBOPERATIONS = 0xA702
     DESTINATION_UNKNOWN = 0xA801
+    """Of C-MOVE only, as is not authorised."""
     IDENTIFIER_DOES_NOT_MATCH = 0xA900
     SOME_FAILED = 0xB000
     UNABLE_TO_PROCESS = 0xC000

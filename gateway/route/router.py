@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.route.conditions import Condition, ConditionError
 from gateway.route.keywords import Value
+from gateway.route.treatment import PLAIN, Treatment
 
 NO_RULE = "no-rule"
 UNDECIDED = "undecided-rule"
+CONFLICTING = "conflicting-rules"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,15 @@ class CompiledRule:
     condition: Condition
     destinations: tuple[str, ...]
     protect: bool
+    treatment: Treatment = PLAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owed:
+    """A destination that gets protected objects, and how they are made for it."""
+
+    destination: str
+    treatment: Treatment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +42,10 @@ class Decision:
     ----------
     rules
         Names of the rules that matched, in order.
-    protected, originals
-        Destinations that get the protected object, and those that get the
-        original; never the same one in both.
+    protected
+        Destinations that get protected objects, and what is to be done for them.
+    originals
+        Destinations that get the original; never one of the others.
     held
         Why it goes nowhere: a reason code of this module, or ''.
     message
@@ -41,7 +53,7 @@ class Decision:
     """
 
     rules: tuple[str, ...] = ()
-    protected: tuple[str, ...] = ()
+    protected: tuple[Owed, ...] = ()
     originals: tuple[str, ...] = ()
     held: str = ""
     message: str = ""
@@ -55,11 +67,15 @@ class Router:
     rule that holds adds its destinations). A rule that cannot be decided holds
     the instance, even when a later rule would match: the earlier one might have
     asked for protection. Where two rules disagree about one destination, it
-    gets the protected object.
+    gets the protected object; where they want it protected in different ways, the
+    instance is held.
+
+    ``enclosing`` are the destinations whose recipients a key travels to.
     """
 
     rules: Sequence[CompiledRule]
     match: Literal["first", "all"]
+    enclosing: frozenset[str] = frozenset()
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -80,17 +96,42 @@ class Router:
                     break
         if not matched:
             return Decision(held=NO_RULE, message="no rule matches")
-        return _combined(matched)
+        return self._combined(matched)
 
+    def _combined(self, matched: Sequence[CompiledRule]) -> Decision:
+        names = tuple(rule.name for rule in matched)
+        protected = self._owed(rule for rule in matched if rule.protect)
+        destinations = {owed.destination for owed in protected}
+        if len(destinations) < len(protected):
+            return Decision(
+                rules=names,
+                held=CONFLICTING,
+                message=f"rules {', '.join(names)} want it protected in different "
+                "ways for one destination",
+            )
+        return Decision(
+            rules=names,
+            protected=protected,
+            originals=tuple(
+                name
+                for name in _destinations(rule for rule in matched if not rule.protect)
+                if name not in destinations
+            ),
+        )
 
-def _combined(matched: Sequence[CompiledRule]) -> Decision:
-    protected = _destinations(rule for rule in matched if rule.protect)
-    originals = _destinations(rule for rule in matched if not rule.protect)
-    return Decision(
-        rules=tuple(rule.name for rule in matched),
-        protected=protected,
-        originals=tuple(name for name in originals if name not in protected),
-    )
+    def _owed(self, rules: Iterable[CompiledRule]) -> tuple[Owed, ...]:
+        owed = (
+            Owed(destination=name, treatment=self._treatment(rule.treatment, name))
+            for rule in rules
+            for name in rule.destinations
+        )
+        return tuple(dict.fromkeys(owed))
+
+    def _treatment(self, asked: Treatment, destination: str) -> Treatment:
+        """Objects with enclosed keys are made for one destination each."""
+        if destination not in self.enclosing:
+            return asked
+        return replace(asked, recipients_of=destination)
 
 
 def _destinations(rules: Iterable[CompiledRule]) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from config.schema import Rule, RuleTest, Site
 from config.sources import Key, Sources
 from gateway.route.conditions import ConditionError, compile_condition
 from gateway.route.keywords import Value, is_list, kind_of, refusal
+from gateway.route.recipients import check_recipients
 from gateway.route.router import CompiledRule, Router
+from gateway.route.treatment import Treatment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class TestResult:
 
 
 def load_checked(path: Path, environ: Mapping[str, str] | None = None) -> Site:
-    """Read a site file and check everything, rules and their examples included.
+    """Read a site file and check everything, rules and certificates included.
 
     Raises
     ------
@@ -37,6 +39,7 @@ def load_checked(path: Path, environ: Mapping[str, str] | None = None) -> Site:
     """
     loaded = load(path, environ)
     check_conditions(loaded)
+    check_recipients(loaded)
     return loaded.site
 
 
@@ -64,7 +67,8 @@ def compile_router(site: Site) -> Router:
         A condition is wrong.
     """
     rules = tuple(_compiled(rule) for rule in site.routing.rules)
-    return Router(rules=rules, match=site.routing.match)
+    enclosing = frozenset(d.name for d in site.destinations if d.recipients)
+    return Router(rules=rules, match=site.routing.match, enclosing=enclosing)
 
 
 def run_tests(site: Site) -> list[TestResult]:
@@ -89,6 +93,12 @@ def _compiled(rule: Rule) -> CompiledRule:
         condition=condition,
         destinations=rule.destinations,
         protect=rule.protect,
+        treatment=Treatment(
+            custody=rule.custody,
+            non_images=rule.non_images,
+            deidentify=rule.deidentify or "",
+            uids=rule.uids,
+        ),
     )
 
 
@@ -99,6 +109,9 @@ def _conditions(site: Site) -> Iterator[tuple[str, Key, str]]:
     for position, ensemble in enumerate(site.protection.ensembles):
         key = ("protection", "ensembles", position, "when")
         yield f"ensemble {ensemble.name!r}", key, ensemble.when
+    for position, presets in enumerate(site.protection.windows):
+        key = ("protection", "windows", position, "when")
+        yield f"windows {position + 1}", key, presets.when
 
 
 def _condition_mistakes(site: Site, sources: Sources) -> Iterator[str]:

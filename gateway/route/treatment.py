@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from config.schema import Custody, NonImages
 
@@ -45,3 +45,7 @@ class Treatment:
             "for": self.recipients_of,
         }
         return ";".join(f"{name}={value}" for name, value in parts.items() if value)
+
+
+PLAIN: Final = Treatment()
+"""What a rule asks for that says nothing but ``protect = true``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from gateway.log import get_logger
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.rows import Delivery, Protected
+from gateway.vault.record import KeyRecord
 
 Send = Callable[[Destination, Sequence[OutboundObject], str], Iterator[SendResult]]
 
@@ -31,7 +33,7 @@ _CHUNK_BYTES = 1 << 20
 class Records(Protocol):
     """The part of the vault an export asks."""
 
-    def get(self, protected_uid: str) -> object:
+    def get(self, protected_uid: str) -> KeyRecord:
         """Open the sealed record of a protected object, or raise."""
 
 
@@ -79,8 +81,10 @@ class Exporter:
         ready = []
         for delivery in deliveries:
             try:
-                row = verified_protected(
-                    self.index.protected_of(delivery.instance_id),
+                rows = verified_protected(
+                    self.index.protected_parts(
+                        delivery.instance_id, delivery.treatment
+                    ),
                     self.store,
                     self.vault,
                 )
@@ -90,13 +94,18 @@ class Exporter:
                 )
                 self._stop(delivery, str(error))
                 continue
-            outbound = OutboundObject(
-                sop_class_uid=row.sop_class_uid,
-                sop_instance_uid=row.sop_instance_uid,
-                transfer_syntax_uid=row.transfer_syntax_uid,
-                data=self.store.absolute(row.path),
-            )
-            ready.append((delivery, outbound))
+            ready += [
+                (
+                    delivery,
+                    OutboundObject(
+                        sop_class_uid=row.sop_class_uid,
+                        sop_instance_uid=row.sop_instance_uid,
+                        transfer_syntax_uid=row.transfer_syntax_uid,
+                        data=self.store.absolute(row.path),
+                    ),
+                )
+                for row in rows
+            ]
         return ready
 
     def _original_objects(
@@ -123,20 +132,31 @@ class Exporter:
         destination: Destination,
         ready: Sequence[tuple[Delivery, OutboundObject]],
     ) -> bool:
-        """Send, and record each result before the next object goes out."""
+        """Send, and record each delivery before the next one goes out."""
         if not ready:
             return False
         again = False
         results = self.send(
             destination, [outbound for _, outbound in ready], self.calling_ae
         )
-        for (delivery, outbound), result in zip(ready, results, strict=True):
-            state = _STATES[result.verdict]
-            self.index.record_delivery(delivery.id, state, result.status, result.error)
-            again = again or result.verdict is Verdict.TRANSIENT
+        pairs = zip(ready, results, strict=True)
+        for _, parts in groupby(pairs, key=lambda pair: pair[0][0].id):
+            again = self._record(destination, list(parts)) or again
+        return again
+
+    def _record(
+        self,
+        destination: Destination,
+        parts: Sequence[tuple[tuple[Delivery, OutboundObject], SendResult]],
+    ) -> bool:
+        """Record the worst that became of a delivery's objects; True: again."""
+        for (delivery, outbound), result in parts:
             if result.verdict is not Verdict.TRANSIENT:
                 self._audit(destination, delivery, outbound, result)
-        return again
+        (delivery, _), worst = max(parts, key=lambda part: _GRAVITY[part[1].verdict])
+        state = _STATES[worst.verdict]
+        self.index.record_delivery(delivery.id, state, worst.status, worst.error)
+        return worst.verdict is Verdict.TRANSIENT
 
     def _audit(
         self,
@@ -178,31 +198,66 @@ _STATES: Mapping[Verdict, str] = {
 }
 
 
+_GRAVITY: Mapping[Verdict, int] = {
+    Verdict.SENT: 0,
+    Verdict.REFUSED: 1,
+    Verdict.TRANSIENT: 2,
+}
+
+
 def verified_protected(
-    row: Protected | None, store: FileStore, vault: Records
-) -> Protected:
-    """Return the row when its file and its sealed record are whole.
+    rows: Sequence[Protected], store: FileStore, vault: Records
+) -> Sequence[Protected]:
+    """Return the rows of one treatment when files and sealed record are whole.
 
     Raises
     ------
     UnprotectedExport
-        There is no protected object, its record is missing or does not open,
-        or its file is not the one that was recorded.
+        There is no protected object, the record is missing or does not open, is
+        of other objects, or a file is not the one that was recorded.
     """
-    if row is None:
+    if not rows:
         raise UnprotectedExport("there is no protected object for this instance")
-    uid = row.sop_instance_uid
+    record = _record(rows[0], vault)
+    if [row.sop_instance_uid for row in rows] != [part.uid for part in record.parts]:
+        raise UnprotectedExport(
+            f"{rows[0].sop_instance_uid}: its record is of other objects"
+        )
+    for row in rows:
+        _check_file(row, store)
+    return rows
+
+
+def verified_part(row: Protected, store: FileStore, vault: Records) -> Protected:
+    """Return one row when its file and the record it belongs to are whole.
+
+    Raises
+    ------
+    UnprotectedExport
+        As `verified_protected`.
+    """
+    _record(row, vault)
+    _check_file(row, store)
+    return row
+
+
+def _record(row: Protected, vault: Records) -> KeyRecord:
     try:
-        vault.get(uid)
+        return vault.get(row.sop_instance_uid)
     except (RecordMissing, InvalidSeal) as error:
-        raise UnprotectedExport(f"{uid}: no valid record: {error}") from error
+        raise UnprotectedExport(
+            f"{row.sop_instance_uid}: no valid record: {error}"
+        ) from error
+
+
+def _check_file(row: Protected, store: FileStore) -> None:
+    uid = row.sop_instance_uid
     try:
         found = _sha256(store.absolute(row.path))
     except (OSError, InvalidObject) as error:
         raise UnprotectedExport(f"{uid}: its file cannot be read") from error
     if found != row.sha256:
         raise UnprotectedExport(f"{uid}: its file was altered after protection")
-    return row
 
 
 def _sha256(path: Path) -> str:

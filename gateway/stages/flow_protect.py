@@ -1,41 +1,57 @@
-"""Make and keep the protected object of a received one, exactly once."""
+"""Make and keep the protected objects of received ones, exactly once."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 from pydicom import dcmread
 
+from gateway.dicom.follow import Counterpart, may_pass
 from gateway.dicom.header import read_attributes
-from gateway.dicom.identifiers import UidMapper, load_secret
-from gateway.errors import StoredObjectDamaged
+from gateway.dicom.identifiers import UidMapper
+from gateway.errors import (
+    GatewayError,
+    StoredObjectDamaged,
+    StoreFull,
+    Unprotectable,
+)
 from gateway.log import get_logger
 from gateway.route.attributes import attributes_of
 from gateway.route.keywords import Value
+from gateway.stages.draft import Original
 from gateway.stages.export import verified_protected
+from gateway.stages.flow import Result, Wanted
+from gateway.stages.followers import follower_of
+from gateway.stages.marking import FrameProtector, Marking, Memory
 from gateway.stages.protect import (
-    FrameProtector,
-    Original,
+    ObjectProtection,
     ProtectedObject,
+    Task,
     WhenNotFooled,
-    protect_object,
 )
-from gateway.stages.protectors import Protectors
+from gateway.stages.recipe import Recipe
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.rows import Instance, NewProtected
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
-    from config.schema import Site
+    from gateway.dicom.pixels import Reading
+    from gateway.route.treatment import Treatment
+
+NO_PICTURE = "no-pixel-data"
+"""Reason of objects that have nothing to be marked."""
+
+
+DROPPED = "a rule drops objects without pictures (non_images)"
 
 
 class Choosing(Protocol):
-    """Chooses who protects an object by its attributes."""
+    """Chooses by its attributes who protects an object, and how it is read."""
 
     @property
     def keywords(self) -> Collection[str]:
@@ -44,74 +60,225 @@ class Choosing(Protocol):
     def choose(self, attributes: Mapping[str, Value]) -> FrameProtector:
         """Return the protector of an object with these attributes."""
 
+    def reading(self, attributes: Mapping[str, Value]) -> Reading:
+        """Return how an object with these attributes is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """An instance with what is still to be made of it, and by whom."""
+
+    wanted: Wanted
+    ready: frozenset[str]
+    open: tuple[Treatment, ...]
+    protector: FrameProtector
+    reading: Reading
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protection:
-    """Protects instances of the store."""
+    """Protects instances of the store.
+
+    Attributes
+    ----------
+    index, store, vault
+        Where instances come from, and objects and records go.
+    protectors
+        Chooses the protector and the reading of each instance.
+    recipe
+        Gives the recipe of a treatment.
+    uids
+        Maps UIDs.
+    when_not_fooled, batch_frames
+        As in `ObjectProtection` and `Marking`.
+    memory
+        What the series under work has taught so far.
+    """
 
     index: Index
     store: FileStore
     vault: Vault
     protectors: Choosing
+    recipe: Callable[[Treatment], Recipe]
     uids: UidMapper
-    max_frames: int
     when_not_fooled: WhenNotFooled
+    batch_frames: int
+    memory: Memory = field(default_factory=Memory)
 
-    def protect(self, instance: Instance) -> None:
-        """Seal the record, store the object, add its row; in this order.
+    def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
+        """Seal records, store objects, add rows; in this order.
 
         A crash in between leaves a record or a file without a row: they are
         written anew, and nothing has left. With a row nothing is made again,
         since the object of that row may have left; it has to verify instead.
 
+        Yields
+        ------
+        Result
+            For each instance in order.
+
         Raises
         ------
-        Unprotectable
-            The object cannot be protected.
-        UnprotectedExport
-            A protected object is recorded but no longer whole.
-        StoredObjectDamaged
-            The stored original is not what was received.
         StoreFull
             There is no room.
         """
-        row = self.index.protected_of(instance.id)
-        if row is not None:
-            verified_protected(row, self.store, self.vault)
-            return
-        made = self._made(instance)
-        self.vault.put(made.record)
-        stored = self.store.write_protected(made.sop_instance_uid, made.part10)
-        attributes = read_attributes(
-            self.store.absolute(stored.path), made.transfer_syntax_uid
-        )
-        self.index.add_protected(
-            NewProtected(
-                **asdict(attributes),
-                instance_id=instance.id,
-                transfer_syntax_uid=made.transfer_syntax_uid,
-                path=stored.path,
-                sha256=stored.sha256,
-                report=made.report,
+        for picture, group in groupby(wanted, key=_is_picture):
+            if picture:
+                yield from self._pictures(list(group))
+            else:
+                yield from map(self._follower, group)
+
+    # Pictures: neighbours of a series are marked together
+
+    def _pictures(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
+        chosen = map(self._chosen, wanted)
+        for ready, group in groupby(chosen, key=_has_to_wait_for):
+            if ready is None:
+                yield from (one for one in group if isinstance(one, Result))
+            else:
+                yield from self._marked([c for c in group if isinstance(c, Chosen)])
+
+    def _chosen(self, wanted: Wanted) -> Chosen | Result:
+        """Look at what is there already, and at who has to make the rest."""
+        try:
+            ready = frozenset(
+                t.key for t in wanted.treatments if self._is_made(wanted, t)
             )
-        )
-        get_logger("protect").info(
-            "protected", instance_id=instance.id, record_bytes=made.record_bytes
+        except GatewayError as error:
+            return Result(failure=error)
+        missing = {t.key: t for t in wanted.treatments if t.key not in ready}
+        if not missing:
+            return Result(ready=wanted.treatments)
+        attributes = self._attributes(wanted.instance)
+        return Chosen(
+            wanted=wanted,
+            ready=ready,
+            open=tuple(missing.values()),
+            protector=self.protectors.choose(attributes),
+            reading=self.protectors.reading(attributes),
         )
 
-    def _made(self, instance: Instance) -> ProtectedObject:
+    def _is_made(self, wanted: Wanted, treatment: Treatment) -> bool:
+        rows = self.index.protected_parts(wanted.instance.id, treatment.key)
+        if rows:
+            verified_protected(rows, self.store, self.vault)
+        return bool(rows)
+
+    def _marked(self, chosen: Sequence[Chosen]) -> Iterator[Result]:
+        """Protect instances that share a protector."""
+        first = chosen[0].wanted.instance
+        marking = Marking(
+            protector=chosen[0].protector,
+            batch_frames=self.batch_frames,
+            series=f"{first.series_instance_uid} {first.calling_ae}",
+            memory=self.memory,
+            progress=_silent,
+        )
+        protection = ObjectProtection(
+            marking=marking, uids=self.uids, when_not_fooled=self.when_not_fooled
+        )
+        tasks = [
+            Task(
+                load=partial(self._original, one.wanted.instance),
+                reading=one.reading,
+                recipes=tuple(map(self.recipe, one.open)),
+            )
+            for one in chosen
+        ]
+        for one, outcome in zip(chosen, protection.protect(tasks), strict=True):
+            if isinstance(outcome, GatewayError):
+                yield _without_picture(one, outcome)
+            else:
+                for made in outcome:
+                    self._keep(one.wanted.instance, made)
+                yield Result(ready=one.wanted.treatments)
+
+    # Followers: objects without pictures that a rule lets pass
+
+    def _follower(self, wanted: Wanted) -> Result:
+        ready: list[Treatment] = []
+        dropped = ""
+        for treatment in wanted.treatments:
+            if treatment.non_images == "drop":
+                dropped = DROPPED
+                continue
+            try:
+                if not self._is_made(wanted, treatment):
+                    self._follow(wanted.instance, treatment)
+            except StoreFull:
+                raise
+            except GatewayError as error:
+                return Result(ready=tuple(ready), failure=error)
+            ready.append(treatment)
+        return Result(ready=tuple(ready), dropped=dropped)
+
+    def _follow(self, instance: Instance, treatment: Treatment) -> None:
+        if treatment.non_images == "hold":
+            raise Unprotectable(
+                NO_PICTURE,
+                "the rule holds objects without pictures; non_images = 'pass' sends "
+                "them with references rewritten, 'drop' leaves them here",
+            )
+        made = follower_of(
+            self._original(instance),
+            recipe=self.recipe(treatment),
+            resolve=partial(self._counterparts, treatment=treatment.key),
+            uids=self.uids,
+        )
+        self._keep(instance, made)
+
+    def _counterparts(self, original: str, treatment: str) -> tuple[Counterpart, ...]:
+        """Protected objects that stand for an original at the same destination."""
+        instance = self.index.instance(original)
+        if instance is None:
+            return ()
+        return tuple(
+            Counterpart(
+                sop_class_uid=row.sop_class_uid,
+                sop_instance_uid=row.sop_instance_uid,
+                series_instance_uid=row.series_instance_uid,
+                study_instance_uid=row.study_instance_uid,
+            )
+            for row in self.index.protected_parts(instance.id, treatment)
+        )
+
+    # Both
+
+    def _original(self, instance: Instance) -> Original:
         data, syntax = self.store.read_data_set(instance.path)
-        if hashlib.sha256(data).hexdigest() != instance.sha256:
+        original = Original(data=data, kind="data-set", transfer_syntax_uid=syntax)
+        if original.sha256 != instance.sha256:
             raise StoredObjectDamaged(
                 f"The stored file {instance.path} is not what was received"
             )
-        protector = self.protectors.choose(self._attributes(instance))
-        return protect_object(
-            Original(data=data, kind="data-set", transfer_syntax_uid=syntax),
-            protector=protector,
-            uids=self.uids,
-            max_frames=self.max_frames,
-            when_not_fooled=self.when_not_fooled,
+        return original
+
+    def _keep(self, instance: Instance, made: ProtectedObject) -> None:
+        self.vault.put(made.record)
+        rows = []
+        for number, part in enumerate(made.parts):
+            stored = self.store.write_protected(part.sop_instance_uid, part.part10)
+            attributes = read_attributes(
+                self.store.absolute(stored.path), part.transfer_syntax_uid
+            )
+            rows.append(
+                NewProtected(
+                    **asdict(attributes),
+                    instance_id=instance.id,
+                    treatment=made.treatment,
+                    part=number,
+                    transfer_syntax_uid=part.transfer_syntax_uid,
+                    path=stored.path,
+                    sha256=stored.sha256,
+                    report={} if number else made.report,
+                )
+            )
+        self.index.add_protected(*rows)
+        get_logger("protect").info(
+            "protected",
+            instance_id=instance.id,
+            parts=len(rows),
+            record_bytes=made.record_bytes,
         )
 
     def _attributes(self, instance: Instance) -> dict[str, Value]:
@@ -120,17 +287,25 @@ class Protection:
         return attributes_of(dataset, instance, self.protectors.keywords)
 
 
-def build_protection(
-    site: Site, uid_key: Path, index: Index, store: FileStore, vault: Vault
-) -> Protection:
-    """Return the protection a site configures; models are loaded when used."""
-    settings = site.protection
-    return Protection(
-        index=index,
-        store=store,
-        vault=vault,
-        protectors=Protectors(settings),
-        uids=UidMapper(load_secret(uid_key)),
-        max_frames=settings.max_frames,
-        when_not_fooled=settings.when_not_fooled,
-    )
+def _is_picture(wanted: Wanted) -> bool:
+    """Whether it is treated as one: what rules hold is told why by its pixels."""
+    held = all(treatment.non_images == "hold" for treatment in wanted.treatments)
+    return held or not may_pass(wanted.instance.sop_class_uid)
+
+
+def _has_to_wait_for(one: Chosen | Result) -> int | None:
+    """Tell neighbours that share a protector from others; None: nothing to do."""
+    return id(one.protector) if isinstance(one, Chosen) else None
+
+
+def _without_picture(one: Chosen, error: GatewayError) -> Result:
+    """Say what becomes of an object that turned out to have no picture."""
+    ready = tuple(t for t in one.wanted.treatments if t.key in one.ready)
+    has_none = isinstance(error, Unprotectable) and error.reason == NO_PICTURE
+    if has_none and all(t.non_images == "drop" for t in one.open):
+        return Result(ready=ready, dropped=DROPPED)
+    return Result(ready=ready, failure=error)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Show no progress."""

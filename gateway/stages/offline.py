@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,11 +15,13 @@ from config.schema import Protection
 from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.dicom.lenient import lenient, text
 from gateway.dicom.parse import data_set_offset, parse_object
-from gateway.dicom.restore import restore
-from gateway.errors import GatewayError, Unprotectable
+from gateway.dicom.restore import instance_uid, restore
+from gateway.errors import GatewayError, KeyNotEnclosed, RecoveryRefused
 from gateway.route.attributes import attributes_of
 from gateway.route.rules import load_checked
-from gateway.stages.protect import Original, protect_object
+from gateway.stages.draft import Original
+from gateway.stages.marking import Marking, Memory
+from gateway.stages.protect import ObjectProtection, protect_object
 from gateway.store.files import write_durably
 from gateway.store.part10 import FileMeta, encode_head
 from gateway.vault.vault import Vault, open_vault
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.route.keywords import Value
-    from gateway.stages.protect import Progress, ProtectedObject
+    from gateway.stages.marking import Progress
+    from gateway.stages.protect import ProtectedObject
     from gateway.stages.protectors import Protectors
     from gateway.vault.record import KeyRecord
 
@@ -164,9 +169,12 @@ def _without_suffix(name: str) -> str:
     return name.removesuffix(PROTECTED).removesuffix(DICOM)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileProtection:
-    """Protects files one by one into a folder, records into the vault."""
+    """Protects files one by one into a folder, records into the vault.
+
+    Files of one series that follow each other are marked as neighbours.
+    """
 
     protection: Protection
     protectors: Protectors
@@ -174,62 +182,113 @@ class FileProtection:
     vault: Vault
     outputs: Outputs
     force: bool
+    traces: bool = False
+    memory: Memory = field(default_factory=Memory)
 
-    def protect(self, job: Job, progress: Progress) -> tuple[Path, ProtectedObject]:
-        """Protect one file; the record is durable before the result exists.
+    def protect(
+        self, job: Job, progress: Progress
+    ) -> tuple[list[Path], ProtectedObject]:
+        """Protect one file; the record is durable before the results exist.
+
+        Returns
+        -------
+        tuple
+            The files, one or one for each frame, and what they hold.
 
         Raises
         ------
         Unprotectable
             The file is held, with the reason.
         GatewayError
-            The result is there already, or the vault refuses.
+            A result is there already, or the vault refuses.
         """
         data = job.path.read_bytes()
-        attributes = self._attributes(data)
-        output = self.outputs.plan(
-            job.folder, f"{_without_suffix(job.path.name)}{PROTECTED}"
-        )
+        attributes, series = self._attributes(data)
+        stem = _without_suffix(job.path.name)
+        first = self.outputs.plan(job.folder, f"{stem}{PROTECTED}")
         made = protect_object(
             Original(data=data, kind="file", name=job.path.name),
-            protector=self.protectors.choose(attributes),
-            uids=self.uids,
-            max_frames=self.protection.max_frames,
-            when_not_fooled=self.protection.when_not_fooled,
-            progress=progress,
+            protection=ObjectProtection(
+                marking=Marking(
+                    protector=self.protectors.choose(attributes),
+                    batch_frames=self.protection.batch_frames,
+                    series=series,
+                    memory=self.memory,
+                    progress=progress,
+                ),
+                uids=self.uids,
+                when_not_fooled=self.protection.when_not_fooled,
+                traces=self.traces,
+            ),
+            reading=self.protectors.reading(attributes),
         )
         self._check_record(made)
+        further = [
+            self.outputs.plan(job.folder, f"{stem}.{number}{PROTECTED}")
+            for number in range(2, len(made.parts) + 1)
+        ]
         self.vault.put(made.record)
-        write_durably(output, made.part10)
-        return output, made
+        for path, part in zip((first, *further), made.parts, strict=True):
+            write_durably(path, part.part10)
+        return [first, *further], made
 
-    def _attributes(self, data: bytes) -> dict[str, Value]:
+    def _attributes(self, data: bytes) -> tuple[dict[str, Value], str]:
+        """Return what conditions see of a file, and its series."""
         offset, syntax = data_set_offset(data)
         dataset = parse_object(data[offset:], syntax).dataset
         with lenient():
-            return attributes_of(dataset, NoAssociation(), self.protectors.keywords)
+            found = attributes_of(dataset, NoAssociation(), self.protectors.keywords)
+            return found, text(dataset, "SeriesInstanceUID")
 
     def _check_record(self, made: ProtectedObject) -> None:
         """Keep the key of an earlier result with other pixels."""
         uid = made.sop_instance_uid
         if self.force or not self.vault.has(uid):
             return
-        if self.vault.get(uid).protected_sha256 != made.record.protected_sha256:
+        if self.vault.get(uid).parts != made.record.parts:
             raise AlreadyThere(
                 "this site protected the file before, with other settings; use "
                 "--force to replace its key: results of then can no longer be recovered"
             )
 
 
-@dataclass(frozen=True)
-class FileRecovery:
-    """Recovers files one by one into a folder."""
+RecordOf = Callable[[bytes], "KeyRecord"]
+"""Gives the key record of a protected object (a Part 10 file)."""
 
-    vault: Vault
-    outputs: Outputs
+
+def record_in(vault: Vault) -> RecordOf:
+    """Look records up in a vault."""
+    return lambda part10: vault.get(instance_uid(part10))
+
+
+class FileRecovery:
+    """Recovers originals of files into a folder.
+
+    Where frames became files of their own, all of them have to be among the files,
+    unless the record holds the whole original.
+
+    Parameters
+    ----------
+    record_of
+        Gives the record of a protected object.
+    outputs
+        Where originals go.
+    files
+        All protected files that are at hand.
+    """
+
+    def __init__(
+        self, record_of: RecordOf, outputs: Outputs, files: Sequence[Path]
+    ) -> None:
+        self._record_of = record_of
+        self._outputs = outputs
+        self._files = files
+        self._done: dict[tuple[Path, str], Path] = {}
 
     def recover(self, job: Job) -> Path:
         """Write the original of a protected file, under its own name.
+
+        A further file of the same original gives what is there by now.
 
         Raises
         ------
@@ -237,20 +296,56 @@ class FileRecovery:
             There is no record, or the original does not come back.
         """
         protected = job.path.read_bytes()
-        record = self.vault.get(_instance_uid(protected))
-        original = restore(protected, record)
-        output = self.outputs.plan(job.folder, _original_name(record))
+        uid = instance_uid(protected)
+        record = self._record(uid, protected)
+        place = (job.folder, record.protected_uid)
+        if len(record.parts) > 1 and place in self._done:
+            return self._done[place]
+        known = {uid: protected}
+        original = restore(lambda uid: self._load(uid, known), record)
+        output = self._outputs.plan(job.folder, _original_name(record))
         write_durably(output, _as_file(original, record))
+        self._done[place] = output
         return output
 
+    def _record(self, uid: str, protected: bytes) -> KeyRecord:
+        """Return the record of a file, or the one another file of its original has."""
+        try:
+            return self._record_of(protected)
+        except KeyNotEnclosed:
+            if uid not in self._records:
+                raise
+            return self._records[uid]
 
-def _instance_uid(part10: bytes) -> str:
-    offset, syntax = data_set_offset(part10)
-    dataset = parse_object(part10[offset:], syntax).dataset
-    uid = text(dataset, "SOPInstanceUID")
-    if not uid:
-        raise Unprotectable("missing-attribute", "SOPInstanceUID is missing or empty")
-    return uid
+    @cached_property
+    def _records(self) -> dict[str, KeyRecord]:
+        """The records of all files by the objects they are of."""
+        found: dict[str, KeyRecord] = {}
+        for path in self._files:
+            with suppress(GatewayError, OSError):
+                record = self._record_of(path.read_bytes())
+                found |= {part.uid: record for part in record.parts}
+        return found
+
+    def _load(self, uid: str, known: Mapping[str, bytes]) -> bytes:
+        if uid in known:
+            return known[uid]
+        path = self._by_uid.get(uid)
+        if path is None:
+            raise RecoveryRefused(
+                f"the protected object {uid} is missing: its original became several "
+                "files; give all of them"
+            )
+        return path.read_bytes()
+
+    @cached_property
+    def _by_uid(self) -> dict[str, Path]:
+        """The files by their UIDs; read when one of several is asked for."""
+        found: dict[str, Path] = {}
+        for path in self._files:
+            with suppress(GatewayError, OSError):
+                found[instance_uid(path.read_bytes())] = path
+        return found
 
 
 def _original_name(record: KeyRecord) -> str:

@@ -1,142 +1,70 @@
-"""Protects one received object: pixels, engine, derived object, key record."""
+"""Protects received objects: pixels, engine, derived objects, key records."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engine.errors import InvalidFrame, NoFeasiblePlacement
-from gateway.dicom.derive import derive
-from gateway.dicom.lenient import text
-from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import read_source
-from gateway.dicom.restore import pixel_digest, restore
-from gateway.errors import RecoveryRefused, Unprotectable
-from gateway.vault.container import decode_record, encode_record
-from gateway.vault.record import (
-    KeyCustody,
-    KeyRecord,
-    Kind,
-    PixelCustody,
-    WholeCustody,
-    mark_of,
-    planes_of,
-)
-from gateway.vault.shell import take_shell
+from gateway.dicom.derive import derive, encode_part10
+from gateway.dicom.restore import restore
+from gateway.errors import GatewayError, RecoveryRefused, Unprotectable
+from gateway.stages.draft import Draft, Original, Refused, Report
+from gateway.stages.marking import Marking
+from gateway.stages.recipe import PLAIN, Recipe
+from gateway.vault.container import decode_key_record, encode_record
+from gateway.vault.record import KeyRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
     from engine.search.trace import Trace
-    from engine.types import Frame, FrameKey
-    from gateway.dicom.derive import Derived
     from gateway.dicom.identifiers import UidMapper
-    from gateway.dicom.pixels import Source
-    from gateway.vault.record import Custody
-
-    Progress = Callable[[str, int, int], None]
-    """Called with ``frame``, its number and how many there are, before each;
-    in between with the engine's stage, the steps done and their bound."""
+    from gateway.dicom.pixels import Reading
 
 WhenNotFooled = Literal["send", "hold"]
 
 
-class Report(Protocol):
-    """What the engine says of one frame."""
-
-    @property
-    def success(self) -> bool:
-        """Whether the models' opinion changed on the final pixels."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-
-
-class MarkedFrame(Protocol):
-    """A protected frame: what is sent, its key, and how it came about."""
-
-    @property
-    def stored(self) -> NDArray[np.int32]:
-        """Stored values, shape and range of the original."""
-
-    @property
-    def key(self) -> FrameKey:
-        """What gives the original back."""
-
-    @property
-    def report(self) -> Report:
-        """What was achieved."""
-
-    @property
-    def trace(self) -> Trace | None:
-        """How the place of the mark was searched, where one was."""
-
-
-class FrameProtector(Protocol):
-    """Protects frames; the engine's ``Protector`` is one."""
-
-    def protect(self, frame: Frame, *, seed: bytes, progress: Progress) -> MarkedFrame:
-        """Protect one frame; ``seed`` tells it from all others."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Original:
-    """Received octets.
-
-    Attributes
-    ----------
-    data
-        A data set, or a whole Part 10 file.
-    kind
-        Which of the two.
-    transfer_syntax_uid
-        Of the data set; a file says it itself.
-    name
-        File name, without folders; empty for data sets.
-    """
-
-    data: bytes = field(repr=False)
-    kind: Kind
-    transfer_syntax_uid: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProtectedObject:
-    """A protected object whose original was rebuilt from it before it was returned.
-
-    Attributes
-    ----------
-    part10
-        The derived object as a complete file.
-    record
-        Its key record, not yet sealed.
-    sop_class_uid, sop_instance_uid, series_instance_uid, study_instance_uid
-        Of the derived object.
-    transfer_syntax_uid
-        Of the derived object.
-    reports
-        What the engine says of each frame.
-    traces
-        How the mark of each frame was searched; None where it was not.
-    record_bytes
-        Octets of the record.
-    """
+class Part:
+    """One protected object, encoded; ``part10`` is a complete file."""
 
     part10: bytes = field(repr=False)
-    record: KeyRecord
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
-    transfer_syntax_uid: str
+    transfer_syntax_uid: str = str(ExplicitVRLittleEndian)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtectedObject:
+    """What was made of one original, which was rebuilt from it before it was returned.
+
+    Attributes
+    ----------
+    parts
+        The derived objects: one, or one for each frame.
+    treatment
+        Key of the treatment that made them.
+    record
+        Their key record, not yet sealed.
+    reports
+        What the engine says of each frame.
+    traces
+        How the mark of each frame was searched; None where it was not, or was not
+        asked for.
+    record_bytes
+        Octets of the record.
+    """
+
+    parts: tuple[Part, ...]
+    treatment: str
+    record: KeyRecord
     reports: tuple[Report, ...] = field(repr=False)
     traces: tuple[Trace | None, ...] = field(repr=False)
     record_bytes: int
@@ -150,39 +78,110 @@ class ProtectedObject:
             "frames": [report.as_dict() for report in self.reports],
         }
 
+    @property
+    def sop_instance_uid(self) -> str:
+        """The object under which the record is kept."""
+        return self.parts[0].sop_instance_uid
+
+    @property
+    def part10(self) -> bytes:
+        """The first object as a complete file."""
+        return self.parts[0].part10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One original to protect.
+
+    Attributes
+    ----------
+    load
+        Gives it when its turn comes.
+    reading
+        What the site says about reading.
+    recipes
+        How its protected objects are made; one set of them for each.
+    """
+
+    load: Callable[[], Original]
+    reading: Reading
+    recipes: tuple[Recipe, ...] = (PLAIN,)
+
+
+Outcome = tuple[ProtectedObject, ...] | GatewayError
+"""What was made for each recipe; or why nothing was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectProtection:
+    """Protects originals of a series, in the order of their frames.
+
+    Attributes
+    ----------
+    marking
+        Marks frames.
+    uids
+        Maps UIDs; the new SOP Instance UID stands for the original's and for its
+        octets (and file name), so that other octets under the same UID are another
+        object.
+    when_not_fooled
+        ``hold``: an object one of whose frames did not change the models' opinion
+        is refused.
+    traces
+        Whether to keep how each mark was searched.
+    """
+
+    marking: Marking
+    uids: UidMapper
+    when_not_fooled: WhenNotFooled = "send"
+    traces: bool = False
+
+    def protect(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Protect originals and prove of each that it comes back.
+
+        The record is encoded, read again, and the whole of the received octets
+        rebuilt from the protected objects and compared, before anything is given
+        out. The caller stores the record first (`Vault.put`), objects second.
+
+        Yields
+        ------
+        tuple of ProtectedObject, or GatewayError
+            In the order of the tasks: one object for each recipe; or why there is
+            none (Unprotectable with a stated reason; RecoveryRefused: the original
+            did not come back, nothing may be sent).
+        """
+        drafts = self.marking.mark(self._open(task) for task in tasks)
+        for task, draft in zip(tasks, drafts, strict=True):
+            try:
+                yield self._made(draft, task.recipes)
+            except GatewayError as error:
+                yield error
+
+    def _open(self, task: Task) -> Draft | Refused:
+        try:
+            return Draft(task.load(), task.reading, traces=self.traces)
+        except GatewayError as error:
+            return Refused(error)
+
+    def _made(
+        self, draft: Draft | Refused, recipes: Sequence[Recipe]
+    ) -> tuple[ProtectedObject, ...]:
+        if draft.error is not None:
+            raise draft.error
+        assert isinstance(draft, Draft)
+        _check_fooled(draft.reports, self.when_not_fooled)
+        when = datetime.now(UTC)
+        return tuple(_object(draft, recipe, self.uids, when) for recipe in recipes)
+
 
 def protect_object(
     original: Original,
     *,
-    protector: FrameProtector,
-    uids: UidMapper,
-    max_frames: int,
-    when_not_fooled: WhenNotFooled = "send",
-    progress: Progress | None = None,
+    protection: ObjectProtection,
+    reading: Reading,
+    recipe: Recipe = PLAIN,
 ) -> ProtectedObject:
-    """Protect a received object and prove that it comes back.
-
-    The record is encoded, read again, and the whole of the received octets
-    rebuilt from the protected object and compared, before anything is returned.
-    The caller stores the record first (`Vault.put`), the object second.
-
-    Parameters
-    ----------
-    original
-        What was received.
-    protector
-        Marks the frames.
-    uids
-        Maps UIDs; the new SOP Instance UID stands for the original's and for
-        its octets (and file name), so that other octets under the same UID are
-        another object.
-    max_frames
-        Most frames an object may have.
-    when_not_fooled
-        ``hold``: an object one of whose frames did not change the models'
-        opinion is refused.
-    progress
-        Told of every step.
+    """Protect one original with one recipe; see `ObjectProtection.protect`.
 
     Raises
     ------
@@ -191,136 +190,94 @@ def protect_object(
     RecoveryRefused
         The original did not come back: nothing may be sent.
     """
-    offset, syntax = _data_set(original)
-    source = read_source(original.data[offset:], syntax, max_frames=max_frames)
-    marked = _mark_frames(source, protector, progress or _silent)
-    _check_fooled(marked, when_not_fooled)
-    derived = derive(
-        source,
-        [frame.stored for frame in marked],
-        sop_instance_uid=_new_uid(original, source, uids),
-        uids=uids,
-        when=datetime.now(UTC),
-    )
-    record, size = _verified_record(
-        original, _candidates(original, source, derived, marked, offset), derived
-    )
-    return ProtectedObject(
-        part10=derived.part10,
-        record=record,
-        sop_class_uid=derived.sop_class_uid,
-        sop_instance_uid=derived.sop_instance_uid,
-        series_instance_uid=derived.series_instance_uid,
-        study_instance_uid=derived.study_instance_uid,
-        transfer_syntax_uid=str(ExplicitVRLittleEndian),
-        reports=tuple(frame.report for frame in marked),
-        traces=tuple(frame.trace for frame in marked),
-        record_bytes=size,
-    )
+    task = Task(load=lambda: original, reading=reading, recipes=(recipe,))
+    (outcome,) = protection.protect([task])
+    if isinstance(outcome, GatewayError):
+        raise outcome
+    return outcome[0]
 
 
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Show no progress."""
-
-
-def _data_set(original: Original) -> tuple[int, str]:
-    """Offset of the data set in the received octets, and its syntax."""
-    if original.kind == "file":
-        return data_set_offset(original.data)
-    return 0, original.transfer_syntax_uid
-
-
-def _mark_frames(
-    source: Source, protector: FrameProtector, progress: Progress
-) -> list[MarkedFrame]:
-    uid = text(source.dataset, "SOPInstanceUID")
-    marked = []
-    for index, frame in enumerate(source.frames):
-        progress("frame", index + 1, len(source.frames))
-        try:
-            seed = f"{uid} {index}".encode()
-            marked.append(protector.protect(frame, seed=seed, progress=progress))
-        except NoFeasiblePlacement as error:
-            raise Unprotectable(
-                "no-placement", f"frame {index + 1}: {error}"
-            ) from error
-        except InvalidFrame as error:
-            raise Unprotectable(
-                "unsupported-pixels", f"frame {index + 1}: {error}"
-            ) from error
-    return marked
-
-
-def _new_uid(original: Original, source: Source, uids: UidMapper) -> str:
-    digest = hashlib.sha256(original.data).hexdigest()
-    purpose = " ".join(filter(None, ("instance", digest, original.name)))
-    return uids.map(text(source.dataset, "SOPInstanceUID"), purpose)
-
-
-def _check_fooled(marked: Sequence[MarkedFrame], when: WhenNotFooled) -> None:
-    missed = sum(not frame.report.success for frame in marked)
+def _check_fooled(reports: Sequence[Report], when: WhenNotFooled) -> None:
+    missed = sum(not report.success for report in reports)
     if missed and when == "hold":
         raise Unprotectable(
             "not-fooled",
             f"the best mark left the models' opinion as it was in {missed} of "
-            f"{len(marked)} frames; protection.when_not_fooled is hold",
+            f"{len(reports)} frames; protection.when_not_fooled is hold",
         )
 
 
-def _candidates(
-    original: Original,
-    source: Source,
-    derived: Derived,
-    marked: Sequence[MarkedFrame],
-    offset: int,
-) -> Iterator[KeyRecord]:
-    """Yield records of the same object, one for each way to keep the original."""
-    for custody in _custodies(original, source, marked, offset):
-        yield KeyRecord(
-            protected_uid=derived.sop_instance_uid,
-            original_uid=text(source.dataset, "SOPInstanceUID"),
-            sop_class_uid=text(source.dataset, "SOPClassUID"),
-            transfer_syntax_uid=source.transfer_syntax_uid,
-            kind=original.kind,
-            original_name=original.name,
-            original_sha256=hashlib.sha256(original.data).hexdigest(),
-            original_size=len(original.data),
-            protected_layout=derived.layout,
-            protected_sha256=pixel_digest(
-                [frame.stored for frame in marked], derived.layout
-            ),
-            marks=tuple(mark_of(frame.key) for frame in marked),
-            custody=custody,
+def _object(
+    draft: Draft, recipe: Recipe, uids: UidMapper, when: datetime
+) -> ProtectedObject:
+    names = _new_uids(draft, recipe, uids)
+    datasets = [
+        recipe.finished(
+            derive(
+                draft.source,
+                part,
+                bytes(value),
+                target=recipe.target(uid),
+                uids=uids,
+                when=when,
+            )
         )
+        for part, value, uid in zip(draft.parts, draft.values, names, strict=True)
+    ]
+    candidates = list(draft.records(names, recipe.treatment.custody))
+    record, size, parts = _verified(draft, candidates, datasets, recipe)
+    return ProtectedObject(
+        parts=parts,
+        treatment=recipe.treatment.key,
+        record=record,
+        reports=tuple(draft.reports),
+        traces=tuple(draft.traces),
+        record_bytes=size,
+    )
 
 
-def _custodies(
-    original: Original, source: Source, marked: Sequence[MarkedFrame], offset: int
-) -> Iterator[Custody]:
-    if source.native is not None:
-        bounds = (offset + source.native.start, offset + source.native.end)
-        stored = tuple(frame.stored for frame in source.frames)
-        shell = take_shell(original.data, bounds, source.native.layout, stored)
-        yield KeyCustody(
-            shell=shell, planes=tuple(planes_of(frame.key) for frame in marked)
+def _new_uids(draft: Draft, recipe: Recipe, uids: UidMapper) -> list[str]:
+    """SOP Instance UIDs of the protected objects."""
+    original = draft.original
+    whole = ("instance", original.sha256, original.name, recipe.treatment.key)
+    many = len(draft.parts) > 1
+    return [
+        uids.map(
+            draft.uid, " ".join(filter(None, (*whole, f"part {n}" if many else "")))
         )
-        yield PixelCustody(shell=shell, frames=stored)
-    yield WholeCustody(received=original.data)
+        for n in range(len(draft.parts))
+    ]
 
 
-def _verified_record(
-    original: Original, candidates: Iterator[KeyRecord], derived: Derived
-) -> tuple[KeyRecord, int]:
+def _verified(
+    draft: Draft,
+    candidates: Sequence[KeyRecord],
+    datasets: Sequence[Dataset],
+    recipe: Recipe,
+) -> tuple[KeyRecord, int, tuple[Part, ...]]:
     """Smallest record from whose octets the received octets come back."""
-    encoded = [encode_record(record) for record in candidates]
-    for octets in sorted(encoded, key=len):
-        record = decode_record(octets)
+    encoded = sorted((encode_record(record) for record in candidates), key=len)
+    for octets in encoded:
+        record = decode_key_record(octets)
+        enclosed = recipe.enclosed(datasets, octets, draft.source.dataset)
+        parts = tuple(map(_part, enclosed))
+        files = {part.sop_instance_uid: part.part10 for part in parts}
         try:
-            if restore(derived.part10, record) == original.data:
-                return record, len(octets)
+            if restore(files.__getitem__, record) == draft.original.data:
+                return record, len(octets), parts
         except RecoveryRefused:
             continue
     raise RecoveryRefused(
-        f"the original of {derived.sop_instance_uid} does not come back from any "
+        f"the original of {candidates[0].protected_uid} does not come back from any "
         "record: nothing may be sent"
+    )
+
+
+def _part(dataset: Dataset) -> Part:
+    return Part(
+        part10=encode_part10(dataset),
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
     )

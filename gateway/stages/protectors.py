@@ -1,4 +1,4 @@
-"""Engine protectors of a site: which ensemble judges which object.
+"""Engine protectors of a site: which ensemble and windows judge which object.
 
 torch is loaded when the first protector is built, not before.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from config.errors import ConfigurationError
 from config.schema import Ensemble
+from gateway.dicom.pixels import Reading
 from gateway.route.conditions import Condition, ConditionError, compile_condition
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ LABEL_FREE: Final = ""
 @dataclass(frozen=True)
 class _Choice:
     ensemble: Ensemble
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class _Presets:
+    windows: tuple[tuple[float, float], ...]
     condition: Condition
 
 
@@ -50,12 +57,40 @@ class Protectors:
             _Choice(ensemble, compile_condition(ensemble.when))
             for ensemble in protection.ensembles
         )
+        self._presets = tuple(
+            _Presets(
+                tuple((window.center, window.width) for window in presets.windows),
+                compile_condition(presets.when),
+            )
+            for presets in protection.windows
+        )
         self._built: dict[str, Protector] = {}
 
     @property
     def keywords(self) -> frozenset[str]:
         """DICOM keywords and association facts that the conditions read."""
-        return frozenset().union(*(c.condition.keywords for c in self._choices))
+        conditions = [choice.condition for choice in self._choices]
+        conditions += [presets.condition for presets in self._presets]
+        return frozenset().union(*(condition.keywords for condition in conditions))
+
+    def reading(self, attributes: Mapping[str, Value]) -> Reading:
+        """How an object is read: with the first presets whose condition holds.
+
+        Parameters
+        ----------
+        attributes
+            Values of `keywords`, as conditions see them.
+        """
+        settings = self._protection
+        holding = (p for p in self._presets if _holds(p.condition, attributes))
+        found = next(holding, None)
+        return Reading(
+            max_frames=settings.max_frames,
+            windows=() if found is None else found.windows,
+            max_own_windows=settings.max_own_windows,
+            one_bit=settings.one_bit,
+            split_frames=settings.split_frames,
+        )
 
     def choose(self, attributes: Mapping[str, Value]) -> Protector:
         """Protector for an object.

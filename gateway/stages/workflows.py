@@ -19,9 +19,10 @@ from dbos import (
 )
 from dbos import error as dbos_error
 
+from gateway.errors import GatewayError
 from gateway.log import get_logger
 from gateway.stages.export import Exporter
-from gateway.stages.flow import FAILED, Flow, Routed
+from gateway.stages.flow import FAILED, Flow, Ready, Routed
 from gateway.stages.gate import Gate
 from gateway.store.rows import Revision
 
@@ -29,6 +30,9 @@ DELIVER_QUEUE = "deliver"
 EXPORT_QUEUE = "export"
 EXPORTS_AT_ONCE = 2
 """Per destination: one slow or refusing object does not block the others."""
+
+TOGETHER = 16
+"""Instances of a series protected in one step: what a crash may cost again."""
 
 POLL_SECONDS = 0.2
 STEP_ATTEMPTS = 3
@@ -125,20 +129,31 @@ class Jobs(DBOSConfiguredInstance):
             self.failed_step(revision_id, _cause(error))
             return
         ready = [
-            item["instance_id"]
-            for item in routed
-            if item["protected"] and self._protected(item["instance_id"])
+            done
+            for batch in _batches([item for item in routed if item["protected"]])
+            for done in self._protected(batch)
         ]
         for name in self.plan_step(revision_id, routed, ready):
             self.start_export(revision_id, name)
         self.finish_step(revision_id)
+        self.wake_step(revision_id, [item for item in ready if item["treatments"]])
 
-    def _protected(self, instance_id: int) -> bool:
+    def _protected(self, batch: list[Routed]) -> list[Ready]:
+        """Protect instances together, or one by one where that fails.
+
+        One that makes the worker end, or fails unforeseen, is found that way.
+        """
+        done = self.protect_step(batch)
+        if done is not None:
+            return done
+        return [ready for item in batch for ready in self._protected_alone(item)]
+
+    def _protected_alone(self, item: Routed) -> list[Ready]:
         try:
-            return self.protect_step(instance_id)
+            return self.protect_one_step(item)
         except dbos_error.DBOSMaxStepRetriesExceeded as error:
-            self.failed_instance_step(instance_id, _cause(error))
-            return False
+            self.failed_instance_step(item["instance_id"], _cause(error))
+            return []
 
     @DBOS.step(name="route", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def route_step(self, revision_id: int) -> list[Routed]:
@@ -146,15 +161,26 @@ class Jobs(DBOSConfiguredInstance):
         with self._gate.passing():
             return self._flow.route(revision_id)
 
-    @DBOS.step(name="protect", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
-    def protect_step(self, instance_id: int) -> bool:
+    @DBOS.step(name="protect")
+    def protect_step(self, batch: list[Routed]) -> list[Ready] | None:
+        """Protect instances or hold them; None: they have to go one by one."""
+        with self._gate.passing():
+            if self._flow.suspects(batch):
+                return None
+            try:
+                return self._flow.protect(batch)
+            except GatewayError:
+                return None
+
+    @DBOS.step(name="protect-one", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def protect_one_step(self, item: Routed) -> list[Ready]:
         """Protect one instance or hold it."""
         with self._gate.passing():
-            return self._flow.protect(instance_id)
+            return self._flow.protect([item])
 
     @DBOS.step(name="plan", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def plan_step(
-        self, revision_id: int, routed: list[Routed], ready: list[int]
+        self, revision_id: int, routed: list[Routed], ready: list[Ready]
     ) -> list[str]:
         """Note what is owed to whom."""
         with self._gate.passing():
@@ -165,6 +191,12 @@ class Jobs(DBOSConfiguredInstance):
         """Close the revision if nothing is left to send."""
         with self._gate.passing():
             return self._flow.finish(revision_id)
+
+    @DBOS.step(name="wake", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def wake_step(self, revision_id: int, ready: list[Ready]) -> int:
+        """Put objects back on their way that waited for these."""
+        with self._gate.passing():
+            return self._flow.wake(revision_id, ready)
 
     @DBOS.step(name="failed", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def failed_step(self, revision_id: int, why: str) -> None:
@@ -249,6 +281,11 @@ class Jobs(DBOSConfiguredInstance):
             yield job, None if status is None else status.status
             if status is None:
                 return
+
+
+def _batches(items: list[Routed]) -> Iterator[list[Routed]]:
+    for start in range(0, len(items), TOGETHER):
+        yield items[start : start + TOGETHER]
 
 
 def deliver_id(revision: Revision) -> str:

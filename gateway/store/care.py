@@ -45,6 +45,18 @@ class Care(Deliveries):
         rows = self._rows(select(deliveries).where(chosen).order_by(deliveries.c.id))
         return [Delivery(**row) for row in rows]
 
+    def revisions_held_for(self, study_instance_uid: str, reason: str) -> list[int]:
+        """Return the revisions of a study with an instance held for a reason."""
+        chosen = (
+            select(instances.c.revision_id)
+            .where(instances.c.study_instance_uid == study_instance_uid)
+            .where((instances.c.state == "held") & (instances.c.reason == reason))
+            .where(instances.c.revision_id.is_not(None))
+            .distinct()
+            .order_by(instances.c.revision_id)
+        )
+        return [row["revision_id"] for row in self._rows(chosen)]
+
     def release_revision(self, revision_id: int) -> None:
         """Put what is held or was refused of a revision back on its way.
 

@@ -36,23 +36,32 @@ class Deliveries:
         destination: str,
         protect: bool,
         instance_ids: Iterable[int],
+        treatment: str = "",
     ) -> None:
-        """Note what is owed to a destination; what is noted already stays."""
+        """Note what is owed to a destination; what was sent there stays sent.
+
+        What is still to be sent, or was refused, is owed as ``treatment`` says now.
+        """
         wanted = list(dict.fromkeys(instance_ids))
         owed = {
             "revision_id": revision_id,
             "destination": destination,
             "protect": protect,
+            "treatment": treatment,
         }
+        same = (
+            (deliveries.c.destination == destination)
+            & (deliveries.c.protect == protect)
+            & deliveries.c.instance_id.in_(wanted)
+        )
         with self._database.write() as connection:
             known = set(
-                connection.scalars(
-                    select(deliveries.c.instance_id).where(
-                        (deliveries.c.destination == destination)
-                        & (deliveries.c.protect == protect)
-                        & deliveries.c.instance_id.in_(wanted)
-                    )
-                )
+                connection.scalars(select(deliveries.c.instance_id).where(same))
+            )
+            connection.execute(
+                update(deliveries)
+                .where(same & (deliveries.c.state != "sent"))
+                .values(treatment=treatment)
             )
             missing = [owed | {"instance_id": i} for i in wanted if i not in known]
             if missing:

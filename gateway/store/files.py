@@ -97,12 +97,26 @@ class FileStore:
         StoreFull, InvalidObject
             No room; ``uid`` is not a UID.
         """
-        check_uid(uid, "SOP Instance UID")
+        relative = _protected_path(uid)
         digest = hashlib.sha256(part10).hexdigest()
-        shelf = hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
-        relative = f"{PROTECTED}/{shelf}/{uid}.dcm"
         write_durably(self._root / relative, part10)
         return StoredFile(path=relative, sha256=digest, size_bytes=len(part10))
+
+    def read_protected(self, uid: str) -> bytes:
+        """Return the protected object of a UID, a Part 10 file.
+
+        Raises
+        ------
+        StoredObjectDamaged, InvalidObject
+            It is not there; ``uid`` is not a UID.
+        """
+        path = self._root / _protected_path(uid)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise StoredObjectDamaged(
+                f"The protected object {uid} is missing"
+            ) from error
 
     def absolute(self, relative: str) -> Path:
         """Return the path of a file of the store.
@@ -242,6 +256,13 @@ class OriginalWriter:
         with refused_when_full():
             while view:
                 view = view[self._file.write(view) :]
+
+
+def _protected_path(uid: str) -> str:
+    """Where a protected object lies; the UID is checked before it is a name."""
+    check_uid(uid, "SOP Instance UID")
+    shelf = hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
+    return f"{PROTECTED}/{shelf}/{uid}.dcm"
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Query keys of C-FIND and C-MOVE as SQL (PS3.4 C.2.2.2, C.6).
+"""Query keys of C-FIND, C-MOVE and C-GET as SQL (PS3.4 C.2.2.2, C.6).
 
-Originals are what is found; the UIDs of a query may be those of the originals
-or of the objects protected from them.
+A query runs over one catalogue: the originals, which UIDs of the objects
+protected from them find as well, or the protected objects. Never over both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    Table,
+    and_,
+    distinct,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from gateway.store.schema import instances, protected
@@ -40,39 +51,40 @@ class FindKeys:
     values: Mapping[str, Sequence[str]]
 
 
-PATIENT_COLUMNS: dict[str, Column] = {
-    "PatientName": instances.c.patient_name,
-    "PatientID": instances.c.patient_id,
-    "PatientBirthDate": instances.c.patient_birth_date,
-    "PatientSex": instances.c.patient_sex,
+# DICOM keyword -> column, the same in every table of objects.
+PATIENT_KEYS: dict[str, str] = {
+    "PatientName": "patient_name",
+    "PatientID": "patient_id",
+    "PatientBirthDate": "patient_birth_date",
+    "PatientSex": "patient_sex",
 }
-STUDY_COLUMNS: dict[str, Column] = {
-    "StudyInstanceUID": instances.c.study_instance_uid,
-    "StudyDate": instances.c.study_date,
-    "StudyTime": instances.c.study_time,
-    "AccessionNumber": instances.c.accession_number,
-    "StudyID": instances.c.study_id,
-    "StudyDescription": instances.c.study_description,
-    "ReferringPhysicianName": instances.c.referring_physician_name,
+STUDY_KEYS: dict[str, str] = {
+    "StudyInstanceUID": "study_instance_uid",
+    "StudyDate": "study_date",
+    "StudyTime": "study_time",
+    "AccessionNumber": "accession_number",
+    "StudyID": "study_id",
+    "StudyDescription": "study_description",
+    "ReferringPhysicianName": "referring_physician_name",
 }
-SERIES_COLUMNS: dict[str, Column] = {
-    "SeriesInstanceUID": instances.c.series_instance_uid,
-    "Modality": instances.c.modality,
-    "SeriesNumber": instances.c.series_number,
-    "SeriesDescription": instances.c.series_description,
-    "BodyPartExamined": instances.c.body_part_examined,
+SERIES_KEYS: dict[str, str] = {
+    "SeriesInstanceUID": "series_instance_uid",
+    "Modality": "modality",
+    "SeriesNumber": "series_number",
+    "SeriesDescription": "series_description",
+    "BodyPartExamined": "body_part_examined",
 }
-IMAGE_COLUMNS: dict[str, Column] = {
-    "SOPInstanceUID": instances.c.sop_instance_uid,
-    "SOPClassUID": instances.c.sop_class_uid,
-    "InstanceNumber": instances.c.instance_number,
-    "AvailableTransferSyntaxUID": instances.c.transfer_syntax_uid,
+IMAGE_KEYS: dict[str, str] = {
+    "SOPInstanceUID": "sop_instance_uid",
+    "SOPClassUID": "sop_class_uid",
+    "InstanceNumber": "instance_number",
+    "AvailableTransferSyntaxUID": "transfer_syntax_uid",
 }
-COLUMNS_OF_LEVEL: Mapping[Level, Mapping[str, Column]] = {
-    Level.PATIENT: PATIENT_COLUMNS,
-    Level.STUDY: PATIENT_COLUMNS | STUDY_COLUMNS,
-    Level.SERIES: PATIENT_COLUMNS | STUDY_COLUMNS | SERIES_COLUMNS,
-    Level.IMAGE: PATIENT_COLUMNS | STUDY_COLUMNS | SERIES_COLUMNS | IMAGE_COLUMNS,
+KEYS_OF_LEVEL: Mapping[Level, Mapping[str, str]] = {
+    Level.PATIENT: PATIENT_KEYS,
+    Level.STUDY: PATIENT_KEYS | STUDY_KEYS,
+    Level.SERIES: PATIENT_KEYS | STUDY_KEYS | SERIES_KEYS,
+    Level.IMAGE: PATIENT_KEYS | STUDY_KEYS | SERIES_KEYS | IMAGE_KEYS,
 }
 UNIQUE_KEY: Mapping[Level, str] = {
     Level.PATIENT: "PatientID",
@@ -81,41 +93,62 @@ UNIQUE_KEY: Mapping[Level, str] = {
     Level.IMAGE: "SOPInstanceUID",
 }
 # One value in the index per study or series, several in the answer.
-LISTS_OF_STUDY: Mapping[str, Column] = {
-    "ModalitiesInStudy": instances.c.modality,
-    "SOPClassesInStudy": instances.c.sop_class_uid,
+LISTS_OF_STUDY: Mapping[str, str] = {
+    "ModalitiesInStudy": "modality",
+    "SOPClassesInStudy": "sop_class_uid",
 }
-COUNTS_OF_LEVEL: Mapping[Level, Mapping[str, Column]] = {
+COUNTS_OF_LEVEL: Mapping[Level, Mapping[str, str]] = {
     Level.PATIENT: {
-        "NumberOfPatientRelatedStudies": instances.c.study_instance_uid,
-        "NumberOfPatientRelatedSeries": instances.c.series_instance_uid,
-        "NumberOfPatientRelatedInstances": instances.c.id,
+        "NumberOfPatientRelatedStudies": "study_instance_uid",
+        "NumberOfPatientRelatedSeries": "series_instance_uid",
+        "NumberOfPatientRelatedInstances": "id",
     },
     Level.STUDY: {
-        "NumberOfStudyRelatedSeries": instances.c.series_instance_uid,
-        "NumberOfStudyRelatedInstances": instances.c.id,
+        "NumberOfStudyRelatedSeries": "series_instance_uid",
+        "NumberOfStudyRelatedInstances": "id",
     },
-    Level.SERIES: {"NumberOfSeriesRelatedInstances": instances.c.id},
+    Level.SERIES: {"NumberOfSeriesRelatedInstances": "id"},
     Level.IMAGE: {},
 }
-MATCHED_COLUMNS: Mapping[str, Column] = {
-    **COLUMNS_OF_LEVEL[Level.IMAGE],
-    **LISTS_OF_STUDY,
-}
-PROTECTED_COLUMNS: Mapping[str, Column] = {
-    "StudyInstanceUID": protected.c.study_instance_uid,
-    "SeriesInstanceUID": protected.c.series_instance_uid,
-    "SOPInstanceUID": protected.c.sop_instance_uid,
-}
+MATCHED_KEYS: Mapping[str, str] = {**KEYS_OF_LEVEL[Level.IMAGE], **LISTS_OF_STUDY}
+INDEXED_KEYS = frozenset(MATCHED_KEYS).union(*COUNTS_OF_LEVEL.values())
+"""Keywords that the index alone answers for, each at its levels."""
+HIERARCHY_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+PATH = "path"
+"""In a row of an answer: where the first object of the entity is stored."""
 PERSON_NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
 RANGES = frozenset({"PatientBirthDate", "StudyDate", "StudyTime"})
-UIDS = frozenset({*PROTECTED_COLUMNS, "SOPClassUID", "SOPClassesInStudy"})
+UIDS = frozenset({*HIERARCHY_UIDS, "SOPClassUID", "SOPClassesInStudy"})
 AFTER_ALL_DIGITS = "~"
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """The objects that one AE title lists.
+
+    Attributes
+    ----------
+    table
+        A row per object; its attributes and UIDs are what answers show.
+    by_protected
+        Whether UIDs of objects protected from these find them, too.
+    """
+
+    table: Table
+    by_protected: bool
+
+    def column(self, name: str) -> Column:
+        """Return a column of the table."""
+        return self.table.c[name]
+
+
+ORIGINALS = Catalogue(instances, by_protected=True)
+PROTECTED = Catalogue(protected, by_protected=False)
+
+
 def supported_keys(level: Level) -> frozenset[str]:
-    """Return the keywords that a query at a level may match or ask for."""
-    keys = {*COLUMNS_OF_LEVEL[level], *COUNTS_OF_LEVEL[level]}
+    """Return the keywords that the index answers for at a level."""
+    keys = {*KEYS_OF_LEVEL[level], *COUNTS_OF_LEVEL[level]}
     return frozenset(keys | (set(LISTS_OF_STUDY) if level is Level.STUDY else set()))
 
 
@@ -140,58 +173,74 @@ class FindStatement:
         return found
 
 
-def find_statement(keys: FindKeys, level: Level) -> FindStatement:
+def find_statement(
+    keys: FindKeys, level: Level, catalogue: Catalogue = ORIGINALS
+) -> FindStatement:
     """Build the statements for a query.
 
-    An entity matches when one of its objects does; its counts and lists are
-    of all its objects.
+    An entity matches when one of its objects does. What is said of it is what
+    its first object says; its counts and lists are of all its objects.
     """
-    unique = COLUMNS_OF_LEVEL[level][UNIQUE_KEY[level]]
-    matched = select(unique).where(_conditions(keys)).distinct()
+    unique = catalogue.column(KEYS_OF_LEVEL[level][UNIQUE_KEY[level]])
+    matched = select(unique).where(_conditions(keys, catalogue)).distinct()
     of_matched = unique.in_(matched) & (unique != "")
-    single = {
-        keyword: func.max(column).label(keyword)
-        for keyword, column in COLUMNS_OF_LEVEL[level].items()
-    }
-    counts = [
-        func.count(distinct(column)).label(keyword)
-        for keyword, column in COUNTS_OF_LEVEL[level].items()
+    entities = _entities(level, catalogue, unique, of_matched)
+    single = [
+        catalogue.column(name).label(keyword)
+        for keyword, name in KEYS_OF_LEVEL[level].items()
     ]
+    counts = [entities.c[keyword] for keyword in COUNTS_OF_LEVEL[level]]
     matches = (
-        select(*single.values(), *counts)
-        .where(of_matched)
-        .group_by(unique)
+        select(*single, *counts, catalogue.column(PATH))
+        .join(entities, catalogue.column("id") == entities.c.first)
         .order_by(unique)
     )
     lists = {
-        keyword: select(unique.label("key"), column.label("value"))
+        keyword: select(unique.label("key"), catalogue.column(name).label("value"))
         .where(of_matched)
         .distinct()
-        .order_by(column)
-        for keyword, column in LISTS_OF_STUDY.items()
+        .order_by(catalogue.column(name))
+        for keyword, name in LISTS_OF_STUDY.items()
         if level is Level.STUDY
     }
     return FindStatement(level, matches, lists)
 
 
-def matching_instances(keys: FindKeys) -> Select[Any]:
+def matching_objects(keys: FindKeys, catalogue: Catalogue) -> Select[Any]:
     """Select the row ids of the objects that keys match."""
-    return select(instances.c.id).where(_conditions(keys))
+    return select(catalogue.column("id")).where(_conditions(keys, catalogue))
 
 
-def _conditions(keys: FindKeys) -> ColumnElement[bool]:
+def _entities(
+    level: Level,
+    catalogue: Catalogue,
+    unique: Column,
+    condition: ColumnElement[bool],
+) -> Subquery:
+    """Select the first object and the counts of every entity."""
+    counts = [
+        func.count(distinct(catalogue.column(name))).label(keyword)
+        for keyword, name in COUNTS_OF_LEVEL[level].items()
+    ]
+    first = func.min(catalogue.column("id")).label("first")
+    return select(first, *counts).where(condition).group_by(unique).subquery()
+
+
+def _conditions(keys: FindKeys, catalogue: Catalogue) -> ColumnElement[bool]:
     conditions = [
-        _condition(keyword, list(values))
+        _condition(catalogue, keyword, list(values))
         for keyword, values in keys.values.items()
-        if keyword in MATCHED_COLUMNS
+        if keyword in MATCHED_KEYS
     ]
     return and_(true(), *conditions)
 
 
-def _condition(keyword: str, values: list[str]) -> ColumnElement[bool]:
-    column = MATCHED_COLUMNS[keyword]
-    if keyword in PROTECTED_COLUMNS:
-        return column.in_(values) | _through_protected(keyword, values)
+def _condition(
+    catalogue: Catalogue, keyword: str, values: list[str]
+) -> ColumnElement[bool]:
+    column = catalogue.column(MATCHED_KEYS[keyword])
+    if keyword in HIERARCHY_UIDS and catalogue.by_protected:
+        return column.in_(values) | _through_protected(column, values)
     if keyword in UIDS:
         return column.in_(values)
     if keyword in RANGES:
@@ -201,11 +250,10 @@ def _condition(keyword: str, values: list[str]) -> ColumnElement[bool]:
     return or_(*(_text(column, value) for value in values))
 
 
-def _through_protected(keyword: str, values: list[str]) -> ColumnElement[bool]:
-    sources = select(protected.c.instance_id).where(
-        PROTECTED_COLUMNS[keyword].in_(values)
-    )
-    return instances.c.id.in_(sources)
+def _through_protected(column: Column, values: list[str]) -> ColumnElement[bool]:
+    """Match what an object under one of these UIDs was protected from."""
+    chosen = protected.c[column.name].in_(values)
+    return instances.c.id.in_(select(protected.c.instance_id).where(chosen))
 
 
 def _range(column: Column, value: str) -> ColumnElement[bool]:

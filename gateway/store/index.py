@@ -17,7 +17,14 @@ from sqlalchemy.exc import IntegrityError
 from gateway.store.care import Care
 from gateway.store.clock import timestamp, utc_now
 from gateway.store.database import Database
-from gateway.store.find import FindKeys, Level, find_statement, matching_instances
+from gateway.store.find import (
+    ORIGINALS,
+    PROTECTED,
+    FindKeys,
+    Level,
+    find_statement,
+    matching_objects,
+)
 from gateway.store.rows import (
     Conflict,
     Instance,
@@ -147,6 +154,15 @@ class Index(Care):
                 .values(state="held", reason=reason, message=message)
             )
 
+    def drop_instance(self, instance_id: int, message: str) -> None:
+        """Leave an object where it is, by a rule; it can still be retrieved."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(instances)
+                .where(instances.c.id == instance_id)
+                .values(state="dropped", reason="dropped-by-rule", message=message)
+            )
+
     # Completion
 
     def open_series(self) -> list[SeriesKey]:
@@ -257,27 +273,42 @@ class Index(Care):
 
     # Protected objects
 
-    def add_protected(self, new: NewProtected) -> None:
-        """Record a protected object; its source is then ``protected``.
+    def add_protected(self, first: NewProtected, *parts: NewProtected) -> None:
+        """Record what was made of one object; it is then ``protected``.
 
-        May be repeated: a row already there stays as it is.
+        May be repeated: rows already there stay as they are.
+
+        Parameters
+        ----------
+        first, parts
+            All parts of one treatment of one received object, from part 0.
         """
-        values = asdict(new) | {"created_at": timestamp(self._clock())}
+        created = timestamp(self._clock())
+        rows = [asdict(part) | {"created_at": created} for part in (first, *parts)]
+        same = (protected.c.instance_id == first.instance_id) & (
+            protected.c.treatment == first.treatment
+        )
         with self._database.write() as connection:
-            known = connection.scalar(
-                select(protected.c.id).where(protected.c.instance_id == new.instance_id)
-            )
-            if known is None:
-                connection.execute(insert(protected).values(**values))
+            if connection.scalar(select(protected.c.id).where(same).limit(1)) is None:
+                connection.execute(insert(protected), rows)
             connection.execute(
                 update(instances)
-                .where(instances.c.id == new.instance_id)
+                .where(instances.c.id == first.instance_id)
                 .values(state="protected", reason="", message="")
             )
 
     def protected_of(self, instance_id: int) -> Protected | None:
-        """Return the protected object made of a received one."""
-        return self._protected(protected.c.instance_id == instance_id)
+        """Return the first protected object made of a received one."""
+        of_instance = protected.c.instance_id == instance_id
+        return self._protected(of_instance & (protected.c.part == 0))
+
+    def protected_parts(self, instance_id: int, treatment: str) -> list[Protected]:
+        """Return what a treatment made of a received object, in order."""
+        chosen = (protected.c.instance_id == instance_id) & (
+            protected.c.treatment == treatment
+        )
+        rows = self._rows(select(protected).where(chosen).order_by(protected.c.part))
+        return [Protected(**row) for row in rows]
 
     def protected_by_uid(self, sop_instance_uid: str) -> Protected | None:
         """Return a protected object by its own SOP Instance UID."""
@@ -300,19 +331,35 @@ class Index(Care):
         list of dict
             By DICOM keyword; lists where the attribute has several values.
         """
-        return find_statement(matching, level).rows(self._rows)
+        return find_statement(matching, level, ORIGINALS).rows(self._rows)
+
+    def find_protected(self, matching: FindKeys, level: Level) -> list[dict[str, Any]]:
+        """Return the same of protected objects, by their own UIDs only."""
+        return find_statement(matching, level, PROTECTED).rows(self._rows)
 
     def originals_matching(self, matching: FindKeys) -> list[Instance]:
         """Return the received objects that keys select, in a stable order."""
-        chosen = instances.c.id.in_(matching_instances(matching))
+        chosen = instances.c.id.in_(matching_objects(matching, ORIGINALS))
         order = (instances.c.series_instance_uid, instances.c.id)
         return self._instances(select(instances).where(chosen).order_by(*order))
+
+    def protected_matching(self, matching: FindKeys) -> list[Protected]:
+        """Return the protected objects that keys select, in a stable order.
+
+        Without their reports, which may be long and nobody asks for here.
+        """
+        chosen = protected.c.id.in_(matching_objects(matching, PROTECTED))
+        order = (protected.c.series_instance_uid, protected.c.id)
+        columns = [column for column in protected.c if column.name != "report"]
+        rows = self._rows(select(*columns).where(chosen).order_by(*order))
+        return [Protected(**row) for row in rows]
 
     def _instances(self, statement: Select[Any]) -> list[Instance]:
         return [Instance(**row) for row in self._rows(statement)]
 
     def _protected(self, condition: ColumnElement[bool]) -> Protected | None:
-        rows = self._rows(select(protected).where(condition))
+        chosen = select(protected).where(condition).order_by(protected.c.id).limit(1)
+        rows = self._rows(chosen)
         return Protected(**rows[0]) if rows else None
 
 

@@ -77,7 +77,7 @@ def unpack_bytes(blob: Blob) -> bytes:
     InvalidSeal
         The blob is malformed.
     """
-    value = _unzstd(blob.data)
+    value = unpack_zstd(blob.data)
     if blob.dtype != "bytes" or len(value) != blob.shape[0]:
         raise InvalidSeal("record holds a malformed blob")
     return value
@@ -167,7 +167,7 @@ def _signed(stored: NDArray[np.unsignedinteger], blob: Blob) -> NDArray[np.integ
 
 def _read_zstd(blob: Blob) -> NDArray[np.unsignedinteger]:
     dtype = np.dtype(blob.stored).newbyteorder("<")
-    flat: NDArray[np.unsignedinteger] = np.frombuffer(_unzstd(blob.data), dtype)
+    flat: NDArray[np.unsignedinteger] = np.frombuffer(unpack_zstd(blob.data), dtype)
     if len(blob.shape) != 3:
         return flat.reshape(blob.shape)
     rows, columns, channels = blob.shape
@@ -215,7 +215,14 @@ def _zstd(value: bytes, level: int) -> bytes:
     return zstandard.ZstdCompressor(level=quick).compress(value)
 
 
-def _unzstd(value: bytes) -> bytes:
+def unpack_zstd(value: bytes) -> bytes:
+    """Decompress octets.
+
+    Raises
+    ------
+    InvalidSeal
+        They are no Zstandard frame.
+    """
     try:
         return zstandard.ZstdDecompressor().decompress(value)
     except zstandard.ZstdError as error:

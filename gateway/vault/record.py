@@ -1,8 +1,9 @@
-"""The key record of one protected object.
+"""The key record of one original: its key sequence, with an item per frame.
 
-What it holds is what recovery needs beside the protected object: the key
+What it holds is what recovery needs beside the protected objects: the key
 sequence of every frame, and either what the integers lost (custody ``key``) or
-the received octets themselves (custody ``sealed-original``).
+the received octets themselves (custody ``sealed-original``). Planes and pixels
+are held compressed, so that a record of many frames stays small in memory.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from engine.types import FrameKey
+from gateway.vault.codec import Blob, pack_array, unpack_array
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from engine.types import SIT, Rendering
     from gateway.vault.layout import PixelLayout
     from gateway.vault.shell import Shell
@@ -40,18 +41,18 @@ class FrameMark:
     stored_sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FramePlanes:
-    """Planes of a frame key; shapes and types as in `FrameKey`."""
+    """Planes of a frame key, compressed; what they are, `FrameKey` says."""
 
-    patch: NDArray[np.uint8] = field(repr=False)
-    delta: NDArray[np.int8] = field(repr=False)
-    residual: NDArray[np.int32] = field(repr=False)
+    patch: Blob
+    delta: Blob
+    residual: Blob
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyCustody:
-    """The paper's custody: the original is rebuilt from protected object and key.
+    """The paper's custody: the original is rebuilt from protected objects and key.
 
     ``shell`` is everything received but the pixel values.
     """
@@ -62,10 +63,10 @@ class KeyCustody:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelCustody:
-    """The original's pixel values, int32 as in `Frame`, and all around them."""
+    """The original's pixel values, one image per frame, and all around them."""
 
     shell: Shell
-    frames: tuple[NDArray[np.int32], ...] = field(repr=False)
+    frames: tuple[Blob, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,28 +79,46 @@ class WholeCustody:
 Custody = KeyCustody | PixelCustody | WholeCustody
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyRecord:
-    """All that, with the protected object, gives the received octets back.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordPart:
+    """One protected object made of the original.
 
     Attributes
     ----------
-    protected_uid, original_uid, sop_class_uid, transfer_syntax_uid
-        SOP Instance UIDs of both objects; class and syntax of the original.
+    uid
+        Its SOP Instance UID.
+    layout
+        How its pixel values lie; None for objects without a marked picture.
+    sha256
+        Digest (hex) of those octets without padding; '' without a picture.
+    """
+
+    uid: str
+    layout: PixelLayout | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRecord:
+    """All that, with the protected objects, gives the received octets back.
+
+    Attributes
+    ----------
+    parts
+        The protected objects in the order of their frames.
+    original_uid, sop_class_uid, transfer_syntax_uid
+        SOP Instance UID, class and syntax of the original.
     kind, original_name
         What was received, and under which file name (empty for data sets).
     original_sha256, original_size
         Digest (hex) and number of the received octets.
-    protected_layout, protected_sha256
-        How the protected pixel values lie, and the digest of those octets
-        without padding.
     marks
-        Key sequence of every frame.
+        Key sequence: an item for every frame, in the order of the parts.
     custody
         How the original is kept.
     """
 
-    protected_uid: str
+    parts: tuple[RecordPart, ...]
     original_uid: str
     sop_class_uid: str
     transfer_syntax_uid: str
@@ -107,15 +126,49 @@ class KeyRecord:
     original_name: str = ""
     original_sha256: str
     original_size: int
-    protected_layout: PixelLayout
-    protected_sha256: str
     marks: tuple[FrameMark, ...]
     custody: Custody
+
+    @property
+    def protected_uid(self) -> str:
+        """The protected object under which the record is kept: the first."""
+        return self.parts[0].uid
 
     @property
     def custody_name(self) -> str:
         """``key`` or ``sealed-original``."""
         return "key" if isinstance(self.custody, KeyCustody) else "sealed-original"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordLink:
+    """Says of a further protected object where the record of its original is.
+
+    ``first_uid`` is the object the record is kept under; the other fields are
+    as in `KeyRecord`.
+    """
+
+    protected_uid: str
+    first_uid: str
+    original_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    original_sha256: str
+
+
+def links_of(record: KeyRecord) -> tuple[RecordLink, ...]:
+    """Links from all protected objects but the first to the record."""
+    return tuple(
+        RecordLink(
+            protected_uid=part.uid,
+            first_uid=record.protected_uid,
+            original_uid=record.original_uid,
+            sop_class_uid=record.sop_class_uid,
+            transfer_syntax_uid=record.transfer_syntax_uid,
+            original_sha256=record.original_sha256,
+        )
+        for part in record.parts[1:]
+    )
 
 
 def mark_of(key: FrameKey) -> FrameMark:
@@ -135,24 +188,34 @@ def mark_of(key: FrameKey) -> FrameMark:
 
 
 def planes_of(key: FrameKey) -> FramePlanes:
-    """Planes of a frame key."""
-    return FramePlanes(patch=key.patch, delta=key.delta, residual=key.residual)
+    """Compress the planes of a frame key."""
+    return FramePlanes(
+        patch=pack_array(key.patch),
+        delta=pack_array(key.delta),
+        residual=pack_array(key.residual),
+    )
 
 
 def frame_key(mark: FrameMark, planes: FramePlanes) -> FrameKey:
-    """Join key sequence and planes again."""
+    """Join an item of the key sequence and its planes again.
+
+    Raises
+    ------
+    InvalidSeal
+        A plane is malformed.
+    """
     return FrameKey(
         x=mark.x,
         y=mark.y,
         alpha=mark.alpha,
         sit=mark.sit,
         logo_sha256=mark.logo_sha256,
-        patch=planes.patch,
-        delta=planes.delta,
+        patch=unpack_array(planes.patch).astype(np.uint8),
+        delta=unpack_array(planes.delta).astype(np.int8),
         rendering=mark.rendering,
         minimum=mark.minimum,
         maximum=mark.maximum,
         delta_unit=mark.delta_unit,
-        residual=planes.residual,
+        residual=unpack_array(planes.residual).astype(np.int32),
         stored_sha256=mark.stored_sha256,
     )

@@ -20,7 +20,7 @@ from gateway.vault.master import NONCE_LENGTH, WRAPPED_LENGTH
 
 if TYPE_CHECKING:
     from gateway.vault.master import MasterKey
-    from gateway.vault.record import KeyRecord
+    from gateway.vault.record import KeyRecord, RecordLink
 
 MAGIC: Final = b"MIADSEAL"
 VERSION: Final = 1
@@ -45,8 +45,8 @@ class Binding:
     original_sha256: str
 
 
-def seal(record: KeyRecord, master: MasterKey) -> bytes:
-    """Seal a record under a new data key.
+def seal(record: KeyRecord | RecordLink, master: MasterKey) -> bytes:
+    """Seal a record, or a link to one, under a new data key.
 
     Parameters
     ----------
@@ -58,7 +58,9 @@ def seal(record: KeyRecord, master: MasterKey) -> bytes:
     return seal_encoded(encode_record(record), record, master)
 
 
-def seal_encoded(encoded: bytes, record: KeyRecord, master: MasterKey) -> bytes:
+def seal_encoded(
+    encoded: bytes, record: KeyRecord | RecordLink, master: MasterKey
+) -> bytes:
     """Seal a record whose octets are at hand; see `seal`."""
     context = _context(_binding(record))
     data_key = AESGCM.generate_key(bit_length=256)
@@ -67,8 +69,10 @@ def seal_encoded(encoded: bytes, record: KeyRecord, master: MasterKey) -> bytes:
     return context + master.wrap(data_key, context) + nonce + sealed
 
 
-def unseal(sealed: bytes, protected_uid: str, master: MasterKey) -> KeyRecord:
-    """Open a sealed record.
+def unseal(
+    sealed: bytes, protected_uid: str, master: MasterKey
+) -> KeyRecord | RecordLink:
+    """Open a sealed record, or a link to one.
 
     Parameters
     ----------
@@ -117,7 +121,7 @@ def _read_binding(sealed: bytes) -> Binding:
     return binding
 
 
-def _binding(record: KeyRecord) -> Binding:
+def _binding(record: KeyRecord | RecordLink) -> Binding:
     return Binding(
         version=VERSION,
         protected_uid=record.protected_uid,

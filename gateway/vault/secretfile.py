@@ -36,7 +36,7 @@ def load_or_create(path: Path, length: int) -> bytes:
     """
     try:
         if not path.exists():
-            _create(path, secrets.token_bytes(length))
+            create_once(path, secrets.token_bytes(length))
         return _load(path, length)
     except OSError as error:
         raise ConfigurationError(
@@ -46,13 +46,7 @@ def load_or_create(path: Path, length: int) -> bytes:
 
 
 def _load(path: Path, length: int) -> bytes:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & OTHERS:
-        raise ConfigurationError(
-            f"secret {path} has mode {mode:04o}: others may reach it; "
-            f"run: chmod 600 {path}"
-        )
-    secret = path.read_bytes()
+    secret = read_private(path)
     if len(secret) != length:
         raise ConfigurationError(
             f"secret {path} has {len(secret)} octets instead of {length}: "
@@ -61,7 +55,28 @@ def _load(path: Path, length: int) -> bytes:
     return secret
 
 
-def _create(path: Path, secret: bytes) -> None:
+def read_private(path: Path) -> bytes:
+    """Octets of a secret that nobody but its owner can reach.
+
+    Raises
+    ------
+    ConfigurationError
+        Others may read or write the file.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & OTHERS:
+        raise ConfigurationError(
+            f"secret {path} has mode {mode:04o}: others may reach it; "
+            f"run: chmod 600 {path}"
+        )
+    return path.read_bytes()
+
+
+def create_once(path: Path, secret: bytes) -> None:
+    """Write a secret with mode 0600 unless there is one already.
+
+    The file appears whole or not at all; missing folders get mode 0700.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from gateway.vault.layout import PixelLayout, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -44,13 +44,8 @@ class Shell:
     correction: bytes = field(repr=False)
 
 
-def take_shell(
-    received: bytes,
-    bounds: tuple[int, int],
-    layout: PixelLayout,
-    frames: Sequence[NDArray[np.int32]],
-) -> Shell:
-    """Shell of received octets whose stored values are known.
+class ShellTaker:
+    """Takes the shell of received octets while their frames are gone through.
 
     Parameters
     ----------
@@ -60,20 +55,66 @@ def take_shell(
         Start and end (exclusive) of the pixel data value in them.
     layout
         How the value is encoded.
+    """
+
+    def __init__(
+        self, received: bytes, bounds: tuple[int, int], layout: PixelLayout
+    ) -> None:
+        self._received = received
+        self._start, self._end = bounds
+        self._layout = layout
+        self._at = self._start
+        self._correction: bytearray | None = None
+
+    def add(self, frame: NDArray[np.int32]) -> None:
+        """Go on to the next frame: its int32 stored values."""
+        packed = pack([frame], self._layout)
+        end = min(self._at + len(packed), self._end)
+        self._compare(packed[: end - self._at], end)
+
+    def shell(self) -> Shell:
+        """Shell of the octets, after the last frame."""
+        self._compare(bytes(self._end - self._at), self._end)
+        return Shell(
+            prefix=self._received[: self._start],
+            suffix=self._received[self._end :],
+            layout=self._layout,
+            value_length=self._end - self._start,
+            correction=bytes(self._correction or b""),
+        )
+
+    def _compare(self, encoded: bytes, end: int) -> None:
+        difference = _xor(encoded, self._received[self._at : end])
+        if difference.any():
+            if self._correction is None:
+                self._correction = bytearray(self._end - self._start)
+            first = self._at - self._start
+            self._correction[first : first + len(encoded)] = difference.tobytes()
+        self._at = end
+
+
+def take_shell(
+    received: bytes,
+    bounds: tuple[int, int],
+    layout: PixelLayout,
+    frames: Iterable[NDArray[np.int32]],
+) -> Shell:
+    """Shell of received octets whose stored values are known.
+
+    Parameters
+    ----------
+    received, bounds, layout
+        As for `ShellTaker`.
     frames
         int32 stored values of every frame.
     """
-    start, end = bounds
-    return Shell(
-        prefix=received[:start],
-        suffix=received[end:],
-        layout=layout,
-        value_length=end - start,
-        correction=_xor(pack(frames, layout), received[start:end]),
-    )
+    taker = ShellTaker(received, bounds, layout)
+    for frame in frames:
+        taker.add(frame)
+    return taker.shell()
 
 
-def fill_shell(shell: Shell, frames: Sequence[NDArray[np.int32]]) -> bytes:
+def fill_shell(shell: Shell, frames: Iterable[NDArray[np.int32]]) -> bytes:
     """Received octets, with the pixel values put back.
 
     Parameters
@@ -81,24 +122,22 @@ def fill_shell(shell: Shell, frames: Sequence[NDArray[np.int32]]) -> bytes:
     shell
         From `take_shell`.
     frames
-        int32 stored values, the same as there.
+        int32 stored values, the same as there; taken one after the other.
     """
-    value = pack(frames, shell.layout)
-    value = _fit(value, shell.value_length)
+    received = bytearray(shell.prefix)
+    start, end = len(received), len(received) + shell.value_length
+    for frame in frames:
+        received += pack([frame], shell.layout)
+    del received[end:]
+    received += bytes(end - len(received))
     if shell.correction:
-        value = _bytes_xor(value, shell.correction)
-    return shell.prefix + value + shell.suffix
+        value = np.frombuffer(received, np.uint8)[start:]
+        value ^= np.frombuffer(shell.correction, np.uint8)
+        del value  # a view keeps the buffer from growing
+    received += shell.suffix
+    return bytes(received)
 
 
-def _xor(encoded: bytes, value: bytes) -> bytes:
-    difference = _bytes_xor(_fit(encoded, len(value)), value)
-    return difference if np.frombuffer(difference, np.uint8).any() else b""
-
-
-def _bytes_xor(first: bytes, second: bytes) -> bytes:
+def _xor(first: bytes, second: bytes) -> NDArray[np.uint8]:
     left, right = np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8)
-    return (left ^ right).tobytes()
-
-
-def _fit(value: bytes, length: int) -> bytes:
-    return value[:length].ljust(length, b"\0")
+    return left ^ right

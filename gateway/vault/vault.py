@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
 from gateway.vault.container import encode_record
 from gateway.vault.master import FileMasterKey
-from gateway.vault.seal import seal_encoded, unseal, unseal_encoded
+from gateway.vault.record import RecordLink, links_of
+from gateway.vault.seal import REFUSED, seal_encoded, unseal, unseal_encoded
 from gateway.vault.secretfile import sync_folder, write_durably
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Vault:
     def put(self, record: KeyRecord) -> None:
         """Seal and store a record; on return the disk has it and it opens.
 
-        A record of the same object is replaced as a whole or not at all.
+        A record of the same object is replaced as a whole or not at all. Links
+        from further objects of the same original follow it.
 
         Raises
         ------
@@ -53,6 +55,11 @@ class Vault:
         InvalidSeal
             What was read back is not what was written.
         """
+        self._put(record)
+        for link in links_of(record):
+            self._put(link)
+
+    def _put(self, record: KeyRecord | RecordLink) -> None:
         path = self._path(record.protected_uid)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         encoded = encode_record(record)
@@ -73,7 +80,7 @@ class Vault:
             draft.unlink(missing_ok=True)
 
     def get(self, protected_uid: str) -> KeyRecord:
-        """Open the record of a protected object.
+        """Open the record a protected object belongs to.
 
         Raises
         ------
@@ -82,6 +89,16 @@ class Vault:
         InvalidSeal
             It does not open.
         """
+        record = self._open(protected_uid)
+        if isinstance(record, RecordLink):
+            record = self._open(record.first_uid)
+        if isinstance(record, RecordLink) or protected_uid not in {
+            part.uid for part in record.parts
+        }:
+            raise InvalidSeal(REFUSED)
+        return record
+
+    def _open(self, protected_uid: str) -> KeyRecord | RecordLink:
         try:
             sealed = self._path(protected_uid).read_bytes()
         except FileNotFoundError as error:

@@ -88,9 +88,23 @@ MISTAKES = [
         id="peer-twice",
     ),
     pytest.param(
-        "[[recovery.nodes]]\nae_title = 'A'\naddresses = ['127.0.0.1']",
-        "add it to [[recovery.destinations]]",
+        "[[recovery.nodes]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n"
+        "move_destinations = ['B']",
+        "'A' may have originals sent to 'B', which has no address; add it to"
+        " [[recovery.destinations]]",
         id="node-without-address",
+    ),
+    pytest.param(
+        "[[receiver.readers]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n"
+        "move_destinations = ['B']",
+        "'A' may have protected objects sent to 'B', which has no address; add it to"
+        " [[recovery.destinations]]",
+        id="reader-without-address",
+    ),
+    pytest.param(
+        "[[receiver.readers]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n" * 2,
+        "receiver.readers[2].ae_title: 'A' is used twice",
+        id="reader-twice",
     ),
     pytest.param(
         "[[destinations]]\nname = 'outside'\nae_title = 'X'\nhost = 'x'\nport = 1",

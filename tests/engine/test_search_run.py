@@ -15,7 +15,7 @@ from engine.params import StopRule
 from engine.search import run
 from engine.search.candidate import Candidate, Judged, Judgement
 from engine.search.judges import Judges
-from engine.search.objective import Objective, objective_for, opinion
+from engine.search.objective import Objective, objective_for, opinions
 from engine.search.run import MAX_CONFIRMATIONS, Outcome, Task, run_searches
 from engine.search.show import Gallery
 from engine.search.strategy import Ask, Strategy
@@ -82,7 +82,7 @@ def _search(task: Task) -> Outcome:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_planted_weakness_is_found(strategy: str, seed: int) -> None:
     ensemble, witness = _planted(PLANTED, PLANTED), _Witness()
-    assert opinion(ensemble, HOST).label == 0
+    assert opinions(ensemble, HOST[None])[0].label == 0
     begun = start(seed, strategy=strategy)
     outcome = _search(_task(begun, _objective(ensemble), witness))
     assert outcome.success

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 
 from pydicom import dcmread, dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
 
+from gateway.errors import GatewayError, StoreFull
+from gateway.stages.flow import Result, Wanted
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.rows import Instance, NewProtected
+from gateway.vault.record import KeyRecord, RecordPart, WholeCustody
 
 
 class RecordsDouble:
@@ -23,10 +27,20 @@ class RecordsDouble:
     def __init__(self) -> None:
         self.failure: Exception | None = None
 
-    def get(self, protected_uid: str) -> object:
+    def get(self, protected_uid: str) -> KeyRecord:
         if self.failure is not None:
             raise self.failure
-        return protected_uid
+        return KeyRecord(
+            parts=(RecordPart(uid=protected_uid),),
+            original_uid="1.2",
+            sop_class_uid="1.2",
+            transfer_syntax_uid="1.2",
+            kind="data-set",
+            original_sha256="",
+            original_size=0,
+            marks=(),
+            custody=WholeCustody(received=b""),
+        )
 
 
 class MarkingDouble:
@@ -40,7 +54,18 @@ class MarkingDouble:
         self.fail_for: dict[str, Exception] = {}
         self.crash_for = ""
 
-    def protect(self, instance: Instance) -> None:
+    def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
+        for one in wanted:
+            try:
+                self.make(one.instance)
+            except GatewayError as failure:
+                if isinstance(failure, StoreFull):
+                    raise
+                yield Result(failure=failure)
+            else:
+                yield Result(ready=one.treatments)
+
+    def make(self, instance: Instance) -> None:
         if instance.modality in self.fail_for:
             raise self.fail_for[instance.modality]
         if instance.modality == self.crash_for:

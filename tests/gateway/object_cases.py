@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -16,11 +17,18 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from engine.errors import NoFeasiblePlacement
+from engine.protection.values import Given, Neighbour
 from engine.search.trace import Trace
 from engine.types import SIT, Frame, FrameKey
 from engine.watermark.stored import Mark, add_mark, apply_delta, make_key
 from gateway.dicom.identifiers import UidMapper
-from gateway.stages.protect import Original, ProtectedObject, protect_object
+from gateway.dicom.pixels import Reading
+from gateway.stages.draft import Original
+from gateway.stages.marking import FrameProtector, Marking, Memory
+from gateway.stages.protect import ObjectProtection, ProtectedObject, protect_object
+from gateway.stages.recipe import PLAIN, Recipe
+from gateway.vault.codec import pack_image
 from gateway.vault.layout import PixelLayout, pack
 from gateway.vault.record import KeyRecord, Kind, PixelCustody
 from gateway.vault.shell import take_shell
@@ -43,6 +51,7 @@ class FastFrame:
     key: FrameKey
     report: FastReport
     trace: Trace | None = None
+    neighbour: Neighbour | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,19 @@ class FastProtector:
     success: bool = True
     alpha: int | None = None
 
-    def protect(self, frame: Frame, *, seed: bytes, progress: Any) -> FastFrame:
+    def protect_many(
+        self,
+        frames: Sequence[Frame],
+        *,
+        seeds: Sequence[bytes],
+        given: Sequence[Given],
+        progress: Any,
+    ) -> list[FastFrame | NoFeasiblePlacement]:
+        assert len(frames) == len(given)
         progress("search", 1, 1)
+        return [self.marked(*each) for each in zip(frames, seeds, strict=True)]
+
+    def marked(self, frame: Frame, seed: bytes) -> FastFrame:
         rng = np.random.default_rng(list(seed))
         rows, columns = frame.stored.shape[:2]
         h, w = rng.integers(4, rows // 2), rng.integers(4, columns // 2)
@@ -152,6 +172,24 @@ def grey_dataset(
     return dataset
 
 
+def colour_dataset(frames: NDArray[np.uint8]) -> Dataset:
+    """A minimal valid RGB object; ``frames`` is (n, rows, columns, 3)."""
+    dataset = grey_dataset(frames[..., 0], bits_stored=8)
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.PixelData = frames.tobytes()
+    return dataset
+
+
+def look_up_table(first: int, values: NDArray[np.integer[Any]]) -> Dataset:
+    """An item of a Modality or VOI LUT Sequence with 16-bit entries."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS", [len(values), first, 16])
+    item.ModalityLUTType = "US"
+    item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    return item
+
+
 def encoded(dataset: Dataset) -> bytes:
     """Data set octets in explicit VR little endian, without file meta."""
     stream = BytesIO()
@@ -162,18 +200,56 @@ def encoded(dataset: Dataset) -> bytes:
 EXPLICIT = str(ExplicitVRLittleEndian)
 
 
+def protect_one(
+    original: Original,
+    *,
+    protector: FrameProtector | None = None,
+    uids: UidMapper | None = None,
+    reading: Reading | None = None,
+    recipe: Recipe = PLAIN,
+    batch_frames: int = 1,
+    progress: Any = lambda *_: None,
+    **settings: Any,
+) -> ProtectedObject:
+    """Protect one original with the stand-in, or another protector."""
+    marking = Marking(
+        protector=protector or FastProtector(),
+        batch_frames=batch_frames,
+        series="series",
+        memory=Memory(),
+        progress=progress,
+    )
+    return protect_object(
+        original,
+        protection=ObjectProtection(
+            marking=marking, uids=uids or UidMapper(b"u" * 32), **settings
+        ),
+        reading=reading or Reading(max_frames=200),
+        recipe=recipe,
+    )
+
+
+def of(made: ProtectedObject) -> Callable[[str], bytes]:
+    """Gives the protected objects to `restore`."""
+    files = {part.sop_instance_uid: part.part10 for part in made.parts}
+    return files.__getitem__
+
+
+def only(part10: bytes) -> Callable[[str], bytes]:
+    """Gives one protected object to `restore`, whatever is asked for."""
+    return lambda _: part10
+
+
 def protected_example(
     data: bytes | None = None, *, kind: Kind = "file", success: bool = True
 ) -> ProtectedObject:
     """A small real object, protected by the stand-in."""
     octets = corpus_file("MR_small.dcm").read_bytes() if data is None else data
-    return protect_object(
+    return protect_one(
         Original(
             data=octets, kind=kind, transfer_syntax_uid=EXPLICIT, name="MR_small.dcm"
         ),
         protector=FastProtector(success=success),
-        uids=UidMapper(b"u" * 32),
-        max_frames=200,
     )
 
 
@@ -193,5 +269,5 @@ def example_record(custody: str) -> KeyRecord:
     return replace(
         record,
         marks=record.marks * 2,
-        custody=PixelCustody(shell=shell, frames=tuple(stored)),
+        custody=PixelCustody(shell=shell, frames=tuple(map(pack_image, stored))),
     )

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
@@ -98,8 +99,15 @@ def receive(
     """Put a real object into store and index, as the receiver would."""
     path = get_testdata_file(name, download=False)
     assert isinstance(path, str)
-    dataset = dcmread(path)
-    data_set = data_set_of(Path(path).read_bytes())
+    return receive_file(store, index, Path(path).read_bytes(), **changed)
+
+
+def receive_file(
+    store: FileStore, index: Index, part10: bytes, **changed: str
+) -> Instance:
+    """Put the data set of a file into store and index."""
+    dataset = dcmread(BytesIO(part10), stop_before_pixels=True)
+    data_set = data_set_of(part10)
     meta = FileMeta(
         sop_class_uid=changed.get("sop_class_uid", str(dataset.SOPClassUID)),
         sop_instance_uid=changed.get("sop_instance_uid", str(dataset.SOPInstanceUID)),
@@ -111,7 +119,7 @@ def receive(
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,
         study_instance_uid="1.2.3",
-        series_instance_uid="1.2.3.4",
+        series_instance_uid=changed.get("series_instance_uid", "1.2.3.4"),
         modality=str(dataset.Modality),
         sha256=hashlib.sha256(data_set).hexdigest(),
         size_bytes=len(data_set),

@@ -19,14 +19,18 @@ from pynetdicom.presentation import build_context
 
 from config.schema import Site
 from gateway.audit.log import AuditLog
-from gateway.dicom.listener import Running, start_receiver
+from gateway.dicom.listener import Records, Running, start_receiver
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Requestor, Timeouts
+from gateway.dicom.restore import restorer as vault_restorer
 from gateway.errors import RecordMissing
+from gateway.stages.export import verified_protected
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from gateway.store.part10 import read_head
 from gateway.store.rows import Instance, NewProtected, Protected
+from gateway.vault.vault import Vault
+from tests.gateway.doubles import RecordsDouble
 
 MODALITY = "MODALITY"
 WORKSTATION = "WORKSTATION"
@@ -167,12 +171,20 @@ def site(directory: Path, **sections: dict[str, object]) -> Site:
 
 
 @contextmanager
-def gateway(settings: Site) -> Iterator[Gateway]:
+def gateway(
+    settings: Site, vault: RecordsDouble | Vault | None = None
+) -> Iterator[Gateway]:
+    """Listen; with a vault, originals come from it and not from the test."""
     store = FileStore(settings.data_directory / "store")
     index = open_index(settings.data_directory / "index.sqlite")
     audit = AuditLog(settings.data_directory / "audit" / "audit.jsonl")
     restorer = Restorer()
-    running = start_receiver(settings, store, index, audit, restorer)
+    opened = vault or RecordsDouble()
+    records = Records(
+        restore=vault_restorer(store, vault) if isinstance(vault, Vault) else restorer,
+        verify=lambda row: verified_protected(row, store, opened),
+    )
+    running = start_receiver(settings, store, index, audit, records)
     try:
         yield Gateway(settings, store, index, audit, restorer, running)
     finally:

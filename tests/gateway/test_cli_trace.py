@@ -22,6 +22,7 @@ from engine.search.candidate import Candidate, Judged, Judgement
 from engine.search.trace import Trace
 from engine.types import SIT, Box, Frame
 from gateway.cli.files import app
+from gateway.dicom.pixels import Reading
 from tests.gateway.object_cases import (
     FastFrame,
     FastProtector,
@@ -64,9 +65,8 @@ def _trace(frame: Frame) -> Trace:
 class TracedProtector(FastProtector):
     """As if the mark had been searched."""
 
-    def protect(self, frame: Frame, *, seed: bytes, progress: Any) -> FastFrame:
-        made = super().protect(frame, seed=seed, progress=progress)
-        return replace(made, trace=_trace(frame))
+    def marked(self, frame: Frame, seed: bytes) -> FastFrame:
+        return replace(super().marked(frame, seed), trace=_trace(frame))
 
 
 class TracedProtectors:
@@ -80,6 +80,10 @@ class TracedProtectors:
     def choose(self, attributes: Mapping[str, Any]) -> FastProtector:
         del attributes
         return TracedProtector()
+
+    def reading(self, attributes: Mapping[str, Any]) -> Reading:
+        del attributes
+        return Reading(max_frames=200)
 
 
 @pytest.fixture(autouse=True)

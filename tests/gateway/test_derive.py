@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from engine.rendering import render
-from gateway.dicom.derive import Derived, derive
-from gateway.dicom.identifiers import UidMapper
-from gateway.dicom.parse import data_set_offset
+from gateway.dicom.derive import encode_part10
+from gateway.dicom.derived_pixels import plan_parts
 from gateway.dicom.pixels import Source, read_source
 from gateway.dicom.repair import valid_text
 from gateway.errors import Unprotectable
@@ -31,9 +29,8 @@ from tests.gateway.object_cases import (
     encoded,
     grey_dataset,
 )
+from tests.gateway.parts import READING, UIDS, derived_parts, source_of
 
-UIDS = UidMapper(b"u" * 32)
-WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SINGLE = "Secondary Capture Image Storage"
 
 
@@ -49,27 +46,17 @@ def dciodvfy(path: Path) -> list[str]:
     return [line for line in output.splitlines() if "Error" in line]
 
 
-def source_of(data: bytes) -> Source:
-    offset, syntax = data_set_offset(data)
-    return read_source(data[offset:], syntax, max_frames=200)
-
-
 def corpus_source(name: str) -> Source:
     return source_of(corpus_file(name).read_bytes())
 
 
-def derived_of(source: Source) -> Derived:
-    return derive(
-        source,
-        [frame.stored for frame in source.frames],
-        sop_instance_uid=UIDS.map("1.2.3"),
-        uids=UIDS,
-        when=WHEN,
-    )
+def derived_of(source: Source) -> bytes:
+    (dataset,) = derived_parts(source)
+    return encode_part10(dataset)
 
 
 def dataset_of(source: Source) -> Dataset:
-    return dcmread(BytesIO(derived_of(source).part10))
+    return dcmread(BytesIO(derived_of(source)))
 
 
 def synthetic(frames: np.ndarray, **attributes: object) -> Source:
@@ -77,7 +64,7 @@ def synthetic(frames: np.ndarray, **attributes: object) -> Source:
     dataset = grey_dataset(frames, bits_stored=int(str(bits)), signed=bool(signed))
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
-    return read_source(encoded(dataset), EXPLICIT, max_frames=200)
+    return read_source(encoded(dataset), EXPLICIT, reading=READING)
 
 
 @pytest.mark.parametrize(
@@ -228,17 +215,13 @@ def test_multi_frame_grey_shows_the_same(case: str, tmp_path: Path) -> None:
     )
     assert (after.RescaleIntercept, after.RescaleSlope) == (0, 1)
     assert after.PresentationLUTShape == "IDENTITY"
-    shown = read_source(
-        derived_of(source).part10[data_set_offset(derived_of(source).part10)[0] :],
-        EXPLICIT,
-        max_frames=9,
-    )
-    for before, now in zip(source.frames, shown.frames, strict=True):
+    shown = source_of(derived_of(source))
+    for before, now in zip(source.frames(), shown.frames(), strict=True):
         first = render(before.stored, before.rendering).astype(int)
         second = render(now.stored, now.rendering).astype(int)
         assert np.abs(first - second).max() <= 1
     path = tmp_path / "derived.dcm"
-    path.write_bytes(derived_of(source).part10)
+    path.write_bytes(derived_of(source))
     assert dciodvfy(path) == []
 
 
@@ -252,12 +235,10 @@ def test_windows_that_differ_by_frame(tmp_path: Path) -> None:
         groups.append(group)
     source = synthetic(frames, PerFrameFunctionalGroupsSequence=groups)
     derived = derived_of(source)
-    again = source_of(derived.part10)
-    assert [frame.rendering for frame in again.frames] == [
-        frame.rendering for frame in source.frames
-    ]
+    again = source_of(derived)
+    assert again.renderings == source.renderings
     path = tmp_path / "derived.dcm"
-    path.write_bytes(derived.part10)
+    path.write_bytes(derived)
     assert dciodvfy(path) == []
 
 
@@ -275,10 +256,10 @@ def test_planes_of_an_enhanced_object_are_kept() -> None:
 
 def test_made_window_is_written() -> None:
     source = corpus_source("CT_small.dcm")
-    again = source_of(derived_of(source).part10)
+    again = source_of(derived_of(source))
     assert not source.own_window
     assert again.own_window
-    assert again.frames[0].rendering == source.frames[0].rendering
+    assert again.renderings == source.renderings
 
 
 @pytest.mark.parametrize(
@@ -310,7 +291,7 @@ def test_invalid_attributes_do_not_make_it_invalid(
 ) -> None:
     data = edited_leniently("CT_small.dcm", attributes)
     path = tmp_path / "derived.dcm"
-    path.write_bytes(derived_of(source_of(data)).part10)
+    path.write_bytes(derived_of(source_of(data)))
     assert dciodvfy(path) == []
 
 
@@ -346,19 +327,18 @@ def test_text_outside_its_character_set_is_written_in_utf8() -> None:
 
 def test_pixels_lie_as_the_layout_says() -> None:
     source = corpus_source("MR_small.dcm")
-    derived = derived_of(source)
-    stored = [frame.stored for frame in source.frames]
-    assert dcmread(BytesIO(derived.part10)).PixelData == pack(stored, derived.layout)
+    (part,) = plan_parts(source, "auto")
+    assert dataset_of(source).PixelData == pack([source.frame(0).stored], part.layout)
 
 
 def test_derivation_is_repeatable() -> None:
     source = corpus_source("MR_small.dcm")
-    assert derived_of(source).part10 == derived_of(source).part10
+    assert derived_of(source) == derived_of(source)
 
 
 def test_uids_are_valid() -> None:
-    derived = derived_of(corpus_source("MR_small.dcm"))
-    for uid in (derived.sop_instance_uid, derived.series_instance_uid):
+    derived = dataset_of(corpus_source("MR_small.dcm"))
+    for uid in (derived.SOPInstanceUID, derived.SeriesInstanceUID):
         assert UID(uid).is_valid
 
 

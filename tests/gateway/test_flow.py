@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,18 @@ from gateway.dicom.sender import send_objects
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull, Unprotectable
 from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
+from gateway.route.treatment import Treatment
 from gateway.stages.attempts import Attempts
 from gateway.stages.export import Exporter
-from gateway.stages.flow import Flow, StepFailed
+from gateway.stages.flow import (
+    Asked,
+    Flow,
+    Ready,
+    Result,
+    Routed,
+    StepFailed,
+    Wanted,
+)
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
@@ -75,16 +85,17 @@ class Stage:
 
     def through(self, flow: Flow, revision_id: int) -> list[str]:
         routed = flow.route(revision_id)
-        ready = [
-            item["instance_id"]
-            for item in routed
-            if item["protected"] and flow.protect(item["instance_id"])
-        ]
+        ready = flow.protect([item for item in routed if item["protected"]])
         return flow.plan(revision_id, routed, ready)
 
     def states(self, revision_id: int) -> dict[str, tuple[str, str]]:
         found = self.index.instances_of_revision(revision_id)
         return {item.modality: (item.state, item.reason) for item in found}
+
+
+def asked(instance: Instance) -> Routed:
+    plain = Asked(destination="outside", treatment=asdict(Treatment()))
+    return Routed(instance_id=instance.id, protected=[plain], originals=[])
 
 
 @pytest.fixture
@@ -113,6 +124,68 @@ def test_each_instance_goes_its_own_way(stage: Stage) -> None:
     assert revision is not None
     assert revision.state == "routed"
     assert [part["rules"] for part in revision.decision] == [["rule-0"], ["rule-1"], []]
+
+
+def test_only_who_asked_for_it_so_is_owed_it(stage: Stage) -> None:
+    """Two destinations want one object treated alike but for one thing."""
+    instance = receive(stage.store, stage.index)
+    revision_id = stage.close()
+    passing, dropping = Treatment(non_images="pass"), Treatment(non_images="drop")
+    item = Routed(
+        instance_id=instance.id,
+        protected=[
+            Asked(destination="one", treatment=asdict(passing)),
+            Asked(destination="two", treatment=asdict(dropping)),
+        ],
+        originals=[],
+    )
+    ready = [Ready(instance_id=instance.id, treatments=[asdict(passing)])]
+    flow = stage.flow(("true", True))
+
+    assert flow.plan(revision_id, [item], ready) == ["one"]
+
+    owed = stage.index.deliveries_of(revision_id)
+    assert [d.destination for d in owed] == ["one"]
+
+
+def test_followers_are_woken_by_what_they_waited_for(stage: Stage) -> None:
+    image = receive(stage.store, stage.index)
+    waiting = receive(
+        stage.store, stage.index, "MR_small.dcm", series_instance_uid="1.2.3.5"
+    )
+    first = stage.close()
+    second = stage.index.close_series("1.2.3.5", "MODALITY", utc_now())
+    assert second is not None
+    stage.index.hold_instance(waiting.id, "unresolved-references", "2 objects")
+    stage.index.set_revision(second.id, "held", "1 held")
+    flow = stage.flow(("true", True))
+
+    assert flow.wake(first, []) == 0
+    ready = [Ready(instance_id=image.id, treatments=[asdict(Treatment())])]
+    assert flow.wake(first, ready) == 1
+
+    woken = stage.index.revision(second.id)
+    assert woken is not None
+    assert (woken.state, woken.reason) == ("complete", "retry")
+    assert flow.wake(second.id, ready) == 0
+
+
+def test_what_is_dropped_by_a_rule_holds_nothing_up(stage: Stage) -> None:
+    instance = receive(stage.store, stage.index)
+    revision_id = stage.close()
+    flow = replace(stage.flow(("true", True)), protection=Dropping())
+    assert stage.through(flow, revision_id) == []
+    assert flow.finish(revision_id)
+    assert stage.states(revision_id) == {"CT": ("dropped", "dropped-by-rule")}
+    revision = stage.index.revision(revision_id)
+    assert revision is not None
+    assert revision.state == "delivered"
+    assert instance.state == "received"
+
+
+class Dropping:
+    def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
+        return (Result(dropped="by a rule") for _ in wanted)
 
 
 def test_steps_may_be_repeated(stage: Stage) -> None:
@@ -165,7 +238,7 @@ def test_an_unforeseen_failure_says_nothing_of_the_object(stage: Stage) -> None:
     stage.protection.fail_for["CT"] = ValueError("Doe^John")
 
     with pytest.raises(StepFailed, match=r"^ValueError at doubles\.py:\d+$") as caught:
-        stage.flow(("true", True)).protect(instance.id)
+        stage.flow(("true", True)).protect([asked(instance)])
 
     assert caught.value.__cause__ is None
 
@@ -175,7 +248,7 @@ def test_no_room_is_worth_another_try(stage: Stage) -> None:
     stage.protection.fail_for["CT"] = StoreFull("no room")
 
     with pytest.raises(StoreFull):
-        stage.flow(("true", True)).protect(instance.id)
+        stage.flow(("true", True)).protect([asked(instance)])
 
 
 def test_nothing_to_send_closes_the_revision_as_held(stage: Stage) -> None:

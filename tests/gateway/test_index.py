@@ -4,19 +4,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
+from gateway.store.database import SCRIPTS, Database
 from gateway.store.index import FindKeys, Index, Level, open_index, timestamp
+from gateway.store.migrations.versions.v0002_treatments import ATTRIBUTES
 from gateway.store.rows import NewInstance, NewProtected, SeriesKey
-from gateway.store.schema import metadata
+from gateway.store.schema import instances, metadata, protected
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -291,6 +295,80 @@ def test_a_protected_object_is_recorded_once(index: Index) -> None:
     assert known.state == "protected"
 
 
+def test_parts_and_treatments_stand_side_by_side(index: Index) -> None:
+    index.add_instance(new())
+    index.add_protected(protected_of(1))
+    parts = [
+        replace(protected_of(1), treatment="custody=key", part=n, sop_instance_uid=uid)
+        for n, uid in enumerate(("2.25.7", "2.25.8"))
+    ]
+    index.add_protected(*parts)
+    index.add_protected(*parts)
+    found = index.protected_parts(1, "custody=key")
+    assert [row.sop_instance_uid for row in found] == ["2.25.7", "2.25.8"]
+    assert [row.treatment for row in index.protected_parts(1, "")] == [""]
+    first = index.protected_of(1)
+    assert first is not None
+    assert first.treatment == ""
+
+
+def test_what_a_rule_drops_is_kept_and_can_be_seen(index: Index) -> None:
+    index.add_instance(new())
+    index.drop_instance(1, "a rule drops it")
+    dropped = index.instance_by_id(1)
+    assert dropped is not None
+    assert (dropped.state, dropped.reason) == ("dropped", "dropped-by-rule")
+    assert index.counts()["instances"] == {"dropped": 1}
+
+
+def test_revisions_that_wait_for_something_in_a_study(index: Index) -> None:
+    for number, study in enumerate(("1.5.1", "1.5.1", "1.5.2"), start=1):
+        index.add_instance(
+            new(number, study_instance_uid=study, series_instance_uid=f"1.6.{number}")
+        )
+        revision = index.close_series(f"1.6.{number}", "MODALITY", NOON)
+        assert revision is not None
+        reason = "unresolved-references" if number != 2 else "too-small"
+        index.hold_instance(number, reason, "")
+    assert index.revisions_held_for("1.5.1", "unresolved-references") == [1]
+
+
+def test_an_index_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """What was protected before treatments is plain, with attributes of its own."""
+    url = f"sqlite:///{tmp_path / 'index.sqlite'}"
+    old = Database(url)
+    config = Config()
+    config.set_main_option("script_location", SCRIPTS)
+    with old.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        row = asdict(new(1, series_description="Axial " + "T1 " * 19))
+        connection.execute(insert(instances).values(**row, state="protected"))
+        names = [c.name for c in protected.c if c.name not in {"id", "created_at"}]
+        kept = {k: v for k, v in asdict(protected_of(1)).items() if k in names}
+        first = {k: v for k, v in kept.items() if k not in NEW_COLUMNS}
+        columns = ", ".join((*first, "created_at"))
+        marks = ", ".join(f":{name}" for name in (*first, "created_at"))
+        first |= {"report": "{}", "created_at": timestamp(NOON)}
+        connection.execute(
+            text(f"INSERT INTO protected ({columns}) VALUES ({marks})"), first
+        )
+    old.close()
+
+    index = Index(url)
+
+    (row_now,) = index.protected_parts(1, "")
+    known = index.instance_by_id(1)
+    assert known is not None
+    assert (row_now.part, row_now.patient_name) == (0, known.patient_name)
+    assert row_now.series_description.endswith("[MIAD-MARK]")
+    assert len(row_now.series_description) <= 64
+    index.close()
+
+
+NEW_COLUMNS = {"treatment", "part", *ATTRIBUTES}
+
+
 def test_a_protected_object_without_source_is_refused(index: Index) -> None:
     with pytest.raises(IntegrityError):
         index.add_protected(protected_of(7))
@@ -312,7 +390,9 @@ def test_deliveries_are_planned_once_and_counted(tmp_path: Path) -> None:
     index.record_delivery(second.id, "refused", 0xA900, "no")
     assert index.pending_deliveries(revision.id, "out") == []
     assert len(index.pending_deliveries(revision.id, "archive")) == 1
+    index.plan_deliveries(revision.id, "out", True, [1, 2], treatment="uids=map")
     sent, refused, _ = index.deliveries_of(revision.id)
+    assert (sent.treatment, refused.treatment) == ("", "uids=map")
     assert (sent.attempts, sent.status, sent.sent_at) == (2, 0, timestamp(NOON))
     assert (refused.status, refused.last_error, refused.sent_at) == (0xA900, "no", None)
     index.close()

@@ -17,8 +17,9 @@ import gateway.stages.protectors as protectors_module
 from config.errors import ConfigurationError
 from config.schema import Ensemble, Protection
 from gateway.cli.files import app
-from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.pixels import Reading
 from gateway.route.conditions import compile_condition
+from gateway.stages.draft import Original
 from gateway.stages.offline import (
     AlreadyThere,
     OfflineSite,
@@ -26,7 +27,6 @@ from gateway.stages.offline import (
     default_site,
     find_files,
 )
-from gateway.stages.protect import Original, protect_object
 from gateway.stages.protectors import Protectors, judged_by
 from tests.gateway.object_cases import (
     EXPLICIT,
@@ -34,6 +34,7 @@ from tests.gateway.object_cases import (
     corpus_file,
     encoded,
     grey_dataset,
+    protect_one,
 )
 
 FRAMES = np.arange(1600).reshape(1, 40, 40)
@@ -50,6 +51,13 @@ class FastProtectors:
 
     def choose(self, attributes: Mapping[str, Any]) -> FastProtector:
         return FastProtector(alpha=ALPHAS.get(str(attributes.get("Modality")), 99))
+
+    def reading(self, attributes: Mapping[str, Any]) -> Reading:
+        assert attributes
+        settings = self.protection
+        return Reading(
+            max_frames=settings.max_frames, split_frames=settings.split_frames
+        )
 
 
 ALPHAS: dict[str, int] = {}
@@ -183,11 +191,8 @@ def test_records_of_a_gateway_become_files(tmp_path: Path) -> None:
     site = OfflineSite(tmp_path / "site")
     dataset = grey_dataset(FRAMES, bits_stored=12)
     data = encoded(dataset)
-    made = protect_object(
-        Original(data=data, kind="data-set", transfer_syntax_uid=EXPLICIT),
-        protector=FastProtector(),
-        uids=UidMapper(b"u" * 32),
-        max_frames=1,
+    made = protect_one(
+        Original(data=data, kind="data-set", transfer_syntax_uid=EXPLICIT)
     )
     site.vault().put(made.record)
     path = tmp_path / "protected.dcm"
@@ -305,3 +310,26 @@ def test_without_a_site_file_brain_mr_is_judged_by_the_packaged_ensemble(
     assert holds({"Modality": "MR", "BodyPartExamined": "BRAIN"})
     assert not holds({"Modality": "MR", "BodyPartExamined": "SHOULDER"})
     assert not holds({"Modality": "CT", "BodyPartExamined": "HEAD"})
+
+
+def test_frames_that_became_files_of_their_own_need_all_of_them(
+    tmp_path: Path,
+) -> None:
+    source = corpus_file("eCT_Supplemental.dcm")
+    site, out = tmp_path / "site", tmp_path / "out"
+    site.mkdir()
+    (site / "site.toml").write_text(
+        f'data_directory = "{tmp_path}"\n[protection]\nsplit_frames = "always"\n'
+    )
+    done = run("protect", source, "-o", out, "--site", site, "--json")
+    assert done.exit_code == 0, done.output
+    (answer,) = answers_of(done)
+    names = [Path(answer["output"]).name, *(Path(p).name for p in answer["further"])]
+    assert names == [
+        "eCT_Supplemental.protected.dcm",
+        "eCT_Supplemental.2.protected.dcm",
+    ]
+    done = run("recover", out, "-o", tmp_path / "back", "--site", site)
+    assert done.exit_code == 0, done.output
+    (back,) = (tmp_path / "back").iterdir()
+    assert back.read_bytes() == source.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import gateway.stages.protect as stage
 from engine.errors import ModelError, NoFeasiblePlacement
 from engine.types import Frame
-from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.pixels import Reading
 from gateway.dicom.restore import restore
 from gateway.errors import RecoveryRefused, Unprotectable
-from gateway.stages.protect import Original, ProtectedObject, protect_object
+from gateway.stages.draft import Original
+from gateway.stages.protect import ProtectedObject
 from gateway.vault.master import FileMasterKey
 from gateway.vault.record import KeyRecord
 from gateway.vault.seal import seal, unseal
@@ -28,11 +30,11 @@ from tests.gateway.object_cases import (
     corpus_file,
     encoded,
     grey_dataset,
+    of,
+    protect_one,
     protected_example,
 )
 from tests.gateway.test_derive import dciodvfy
-
-UIDS = UidMapper(b"u" * 32)
 
 HELD = {
     "unsupported-pixels": 20,
@@ -49,15 +51,7 @@ SLOW = {"color3d_jpeg_baseline.dcm"}
 
 
 def protect_file(data: bytes, **settings: Any) -> ProtectedObject:
-    return protect_object(
-        Original(data=data, kind="file", name="a.dcm"),
-        **{
-            "protector": FastProtector(),
-            "uids": UIDS,
-            "max_frames": 200,
-            **settings,
-        },
-    )
+    return protect_one(Original(data=data, kind="file", name="a.dcm"), **settings)
 
 
 @pytest.fixture(scope="session")
@@ -96,10 +90,12 @@ def test_corpus(
         assert reason in HELD
         return
     record = unseal(seal(made.record, master), made.sop_instance_uid, master)
-    assert restore(made.part10, record) == received
-    output = tmp_path / "protected.dcm"
-    output.write_bytes(made.part10)
-    assert dciodvfy(output) == []
+    assert isinstance(record, KeyRecord)
+    assert restore(of(made), record) == received
+    for number, part in enumerate(made.parts):
+        output = tmp_path / f"protected-{number}.dcm"
+        output.write_bytes(part.part10)
+        assert dciodvfy(output) == []
 
 
 def test_corpus_is_held_for_these_reasons_only(answers: Counter[str]) -> None:
@@ -125,21 +121,19 @@ def test_compressed_originals_are_sealed() -> None:
 def test_data_set_as_received() -> None:
     dataset = grey_dataset(np.arange(1600).reshape(1, 40, 40), bits_stored=12)
     data = encoded(dataset) + b"\xfc\xff\xfc\xffOB\0\0\2\0\0\0\0\0"
-    made = protect_object(
+    made = protect_one(
         Original(data=data, kind="data-set", transfer_syntax_uid=EXPLICIT),
-        protector=FastProtector(),
-        uids=UIDS,
-        max_frames=1,
+        reading=Reading(max_frames=1),
     )
     assert made.record.kind == "data-set"
-    assert restore(made.part10, made.record) == data
+    assert restore(of(made), made.record) == data
 
 
 def test_same_octets_same_object() -> None:
     data = corpus_file("MR_small.dcm").read_bytes()
     first, second = protect_file(data), protect_file(data)
     assert first.sop_instance_uid == second.sop_instance_uid
-    assert first.record.protected_sha256 == second.record.protected_sha256
+    assert first.record.parts == second.record.parts
 
 
 def test_other_octets_under_the_same_uid_are_another_object() -> None:
@@ -148,7 +142,7 @@ def test_other_octets_under_the_same_uid_are_another_object() -> None:
     assert altered != data
     first, second = protect_file(data), protect_file(altered)
     assert first.sop_instance_uid != second.sop_instance_uid
-    assert first.series_instance_uid == second.series_instance_uid
+    assert first.parts[0].series_instance_uid == second.parts[0].series_instance_uid
 
 
 def test_progress_is_told() -> None:
@@ -173,8 +167,11 @@ def test_report_is_plain_data() -> None:
 class Failing:
     error: Exception
 
-    def protect(self, frame: Frame, *, seed: bytes, progress: Any) -> FastFrame:
-        del frame, seed, progress
+    def protect_many(
+        self, frames: Sequence[Frame], **_: Any
+    ) -> list[FastFrame | NoFeasiblePlacement]:
+        if isinstance(self.error, NoFeasiblePlacement):
+            return [self.error] * len(frames)
         raise self.error
 
 
@@ -205,15 +202,17 @@ def test_not_fooled_is_sent_or_held_as_configured() -> None:
 
 def test_too_many_frames_for_the_site() -> None:
     with pytest.raises(Unprotectable) as held:
-        protect_file(corpus_file("emri_small.dcm").read_bytes(), max_frames=9)
+        protect_file(
+            corpus_file("emri_small.dcm").read_bytes(), reading=Reading(max_frames=9)
+        )
     assert held.value.reason == "too-many-frames"
 
 
 def test_nothing_is_returned_that_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(part10: bytes, record: KeyRecord) -> bytes:
-        raise RecoveryRefused(f"{len(part10)} {record.protected_uid}")
+    def refuse(_load: object, record: KeyRecord) -> bytes:
+        raise RecoveryRefused(record.protected_uid)
 
     monkeypatch.setattr(stage, "restore", refuse)
     with pytest.raises(RecoveryRefused, match="nothing may be sent"):
@@ -223,10 +222,10 @@ def test_nothing_is_returned_that_does_not_come_back(
 def test_a_key_that_does_not_verify_falls_back_to_the_sealed_original(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def only_sealed(part10: bytes, record: KeyRecord) -> bytes:
+    def only_sealed(load: Callable[[str], bytes], record: KeyRecord) -> bytes:
         if record.custody_name == "key":
             raise RecoveryRefused("as if the integers had lost something")
-        return restore(part10, record)
+        return restore(load, record)
 
     monkeypatch.setattr(stage, "restore", only_sealed)
     made = protect_file(corpus_file("MR_small.dcm").read_bytes())

@@ -30,7 +30,7 @@ from gateway.vault.master import FileMasterKey
 from gateway.vault.record import KeyCustody, KeyRecord, PixelCustody, WholeCustody
 from gateway.vault.seal import unseal
 from gateway.vault.shell import fill_shell, take_shell
-from tests.gateway.object_cases import example_record
+from tests.gateway.object_cases import example_record, only
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 CUSTODIES = ("key", "pixels", "whole")
@@ -164,7 +164,8 @@ def test_damaged_records_are_refused(custody: str) -> None:
         octets[:-1],
         octets + b"\0",
         b"X" + octets[1:],
-        octets[:7] + b"\2" + octets[8:],
+        octets[:7] + b"\1" + octets[8:],
+        octets[:7] + b"\3" + octets[8:],
         octets[:header] + b"\0" * (len(octets) - header),
     ):
         with pytest.raises(InvalidSeal):
@@ -190,7 +191,7 @@ def test_vectors_of_version_1(custody: str) -> None:
     assert record.marks[0].rendering.lo == expected["lo"]
     assert [mark.alpha for mark in record.marks] == expected["alphas"]
     protected = (VECTORS / expected["protected"]).read_bytes()
-    original = restore(protected, record)
+    original = restore(only(protected), record)
     assert hashlib.sha256(original).hexdigest() == expected["original_sha256"]
 
 

@@ -15,22 +15,31 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
+from gateway.dicom.pixels import Reading
 from gateway.dicom.restore import restore, restorer
 from gateway.errors import RecoveryRefused
-from gateway.stages.protect import Original, protect_object
+from gateway.route.treatment import Treatment
+from gateway.stages.draft import Original
+from gateway.stages.recipe import Recipe
+from gateway.store.files import FileStore
+from gateway.vault.codec import pack_array, unpack_array
 from gateway.vault.record import KeyCustody, KeyRecord
 from gateway.vault.vault import open_vault
 from tests.gateway.object_cases import (
     EXPLICIT,
     FastProtector,
-    UidMapper,
     as_file,
     corpus_file,
     encoded,
     example_record,
     grey_dataset,
+    of,
+    only,
+    protect_one,
     protected_example,
 )
+
+APART = Reading(max_frames=9, split_frames="always")
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,13 +69,8 @@ def test_every_grey_object_comes_back(
     original = Original(
         data=encoded(dataset), kind="data-set", transfer_syntax_uid=EXPLICIT
     )
-    made = protect_object(
-        original,
-        protector=FastProtector(alpha=alpha),
-        uids=UidMapper(b"u" * 32),
-        max_frames=9,
-    )
-    assert restore(made.part10, made.record) == original.data
+    made = protect_one(original, protector=FastProtector(alpha=alpha))
+    assert restore(of(made), made.record) == original.data
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_lossless_syntaxes_on_the_way_do_no_harm(syntax: str) -> None:
     else:
         travelled.compress(syntax, generate_instance_uid=False)
     original = corpus_file("MR_small.dcm").read_bytes()
-    assert restore(as_file(travelled), made.record) == original
+    assert restore(only(as_file(travelled)), made.record) == original
 
 
 def with_pixel(part10: bytes) -> bytes:
@@ -95,7 +99,7 @@ def with_pixel(part10: bytes) -> bytes:
 def test_a_changed_pixel_is_refused() -> None:
     made = protected_example()
     with pytest.raises(RecoveryRefused, match="changed"):
-        restore(with_pixel(made.part10), made.record)
+        restore(only(with_pixel(made.part10)), made.record)
 
 
 def test_changed_attributes_do_no_harm() -> None:
@@ -103,13 +107,13 @@ def test_changed_attributes_do_no_harm() -> None:
     dataset = dcmread(BytesIO(made.part10))
     dataset.PatientName = "Somebody^Else"
     original = corpus_file("MR_small.dcm").read_bytes()
-    assert restore(as_file(dataset), made.record) == original
+    assert restore(only(as_file(dataset)), made.record) == original
 
 
 def test_record_of_another_object_is_refused() -> None:
     other = protected_example(corpus_file("CT_small.dcm").read_bytes())
     with pytest.raises(RecoveryRefused, match="another object"):
-        restore(other.part10, protected_example().record)
+        restore(only(other.part10), protected_example().record)
 
 
 def damaged_records() -> list[KeyRecord]:
@@ -117,9 +121,9 @@ def damaged_records() -> list[KeyRecord]:
     custody = record.custody
     assert isinstance(custody, KeyCustody)
     planes = custody.planes[0]
-    residual = planes.residual.copy()
+    residual = unpack_array(planes.residual).astype(np.int32)
     residual[0, 0] += 1
-    wrong = replace(custody, planes=(replace(planes, residual=residual),))
+    wrong = replace(custody, planes=(replace(planes, residual=pack_array(residual)),))
     shell = replace(custody.shell, prefix=custody.shell.prefix[:-1] + b"\7")
     return [
         replace(record, custody=wrong),
@@ -135,43 +139,60 @@ def damaged_records() -> list[KeyRecord]:
 def test_what_does_not_have_the_digest_is_not_handed_out(case: int) -> None:
     record = damaged_records()[case]
     with pytest.raises(RecoveryRefused):
-        restore(protected_example().part10, record)
+        restore(only(protected_example().part10), record)
 
 
 @pytest.mark.parametrize("octets", [b"", b"\0" * 128 + b"DICM", b"text" * 100])
 def test_what_is_no_object_is_refused(octets: bytes) -> None:
     with pytest.raises(RecoveryRefused):
-        restore(octets, example_record("key"))
+        restore(only(octets), example_record("key"))
 
 
 @dataclass(frozen=True)
 class Row:
     sha256: str
     sop_instance_uid: str = ""
-    path: str = ""
-
-
-class OneFile:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def absolute(self, _relative: str) -> Path:
-        return self._path
 
 
 def test_restorer_reads_store_and_vault(tmp_path: Path) -> None:
     made = protected_example()
-    path = tmp_path / "protected.dcm"
-    path.write_bytes(made.part10)
+    store = FileStore(tmp_path / "store")
+    store.write_protected(made.sop_instance_uid, made.part10)
     vault = open_vault(tmp_path / "vault", tmp_path / "master.key")
     vault.put(made.record)
-    give_back = restorer(OneFile(path), vault)  # type: ignore[arg-type]
-    protected = Row("", made.sop_instance_uid, "p")
+    give_back = restorer(store, vault)
+    protected = Row("", made.sop_instance_uid)
     instance = Row(made.record.original_sha256)
     original = corpus_file("MR_small.dcm").read_bytes()
     assert give_back(instance, protected) == original  # type: ignore[arg-type]
     with pytest.raises(RecoveryRefused, match="other received octets"):
         give_back(Row("0" * 64), protected)  # type: ignore[arg-type]
+
+
+def test_frames_that_became_objects_of_their_own_come_back_together(
+    tmp_path: Path,
+) -> None:
+    """Whichever of the objects is asked with, in whatever custody."""
+    data = corpus_file("eCT_Supplemental.dcm").read_bytes()
+    original = Original(data=data, kind="file")
+    for custody in ("key", "sealed-original"):
+        recipe = Recipe(treatment=Treatment(custody=custody))
+        made = protect_one(original, recipe=recipe, reading=APART)
+        assert len(made.parts) == len(made.record.parts) == 2
+        vault = open_vault(tmp_path / custody, tmp_path / "master.key")
+        vault.put(made.record)
+        for part in made.parts:
+            record = vault.get(part.sop_instance_uid)
+            assert record == made.record
+            assert restore(of(made), record) == original.data
+
+
+def test_a_missing_part_is_named() -> None:
+    data = corpus_file("eCT_Supplemental.dcm").read_bytes()
+    recipe = Recipe(treatment=Treatment(custody="key"))
+    made = protect_one(Original(data=data, kind="file"), recipe=recipe, reading=APART)
+    with pytest.raises(RecoveryRefused, match="another object"):
+        restore(only(made.part10), made.record)
 
 
 def test_recovery_never_loads_torch() -> None:

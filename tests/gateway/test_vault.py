@@ -17,7 +17,7 @@ from config.errors import ConfigurationError
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
 from gateway.vault.container import encode_record
 from gateway.vault.master import WRAPPED_LENGTH, FileMasterKey
-from gateway.vault.record import KeyRecord
+from gateway.vault.record import KeyRecord, RecordLink
 from gateway.vault.seal import HEAD, seal, unseal
 from gateway.vault.secretfile import load_or_create
 from gateway.vault.vault import Vault, open_vault
@@ -32,10 +32,17 @@ def master(tmp_path: Path) -> FileMasterKey:
 
 
 def record_of(uid: str = UID) -> KeyRecord:
-    return replace(example_record("key"), protected_uid=uid)
+    record = example_record("key")
+    return replace(record, parts=(replace(record.parts[0], uid=uid),))
 
 
-def same(first: KeyRecord, second: KeyRecord) -> bool:
+def record_of_two(*uids: str) -> KeyRecord:
+    record = example_record("whole")
+    parts = tuple(replace(record.parts[0], uid=uid) for uid in uids)
+    return replace(record, parts=parts, marks=record.marks * len(parts))
+
+
+def same(first: KeyRecord | RecordLink, second: KeyRecord | RecordLink) -> bool:
     return encode_record(first) == encode_record(second)
 
 
@@ -161,6 +168,32 @@ def test_put_again_replaces_whole(vault: Vault, tmp_path: Path) -> None:
     vault.put(replace(record_of(), original_name="again.dcm"))
     assert vault.get(UID).original_name == "again.dcm"
     assert len(sealed_files(tmp_path)) == 1
+
+
+def test_every_object_of_an_original_leads_to_its_record(
+    vault: Vault, tmp_path: Path
+) -> None:
+    vault.put(record_of_two("2.25.1", "2.25.2"))
+    assert len(sealed_files(tmp_path)) == 2
+    assert same(vault.get("2.25.2"), vault.get("2.25.1"))
+    assert vault.has("2.25.2")
+
+
+def test_a_link_leads_nowhere_but_to_the_record_that_names_it(
+    vault: Vault, tmp_path: Path
+) -> None:
+    vault.put(record_of_two("2.25.1", "2.25.2"))
+    vault.put(record_of_two("2.25.3", "2.25.4"))
+    first, second = (next(tmp_path.rglob(f"2.25.{n}.miad")) for n in (2, 4))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(InvalidSeal):
+        vault.get("2.25.4")
+    vault.put(record_of("2.25.1"))  # made again, of one object
+    with pytest.raises(InvalidSeal):
+        vault.get("2.25.2")
+    next(tmp_path.rglob("2.25.1.miad")).unlink()
+    with pytest.raises(RecordMissing):
+        vault.get("2.25.2")
 
 
 def test_missing_record(vault: Vault) -> None:

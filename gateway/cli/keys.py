@@ -1,0 +1,57 @@
+"""``miad-gateway keys``: what a site hands to the recipients of keys."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.options import JsonOption
+
+app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a site.")
+
+
+@app.callback()
+def _keys() -> None:
+    """Keys and certificates of a site."""
+
+
+@app.command()
+def signer(
+    site: Annotated[
+        Path | None,
+        typer.Option(
+            "--site", exists=True, file_okay=False, help="Site or data directory."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="Write the PEM file here."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the certificate with which the site signs keys that travel in objects.
+
+    Made on first use. Recipients name it to ``recover --signer``; tell them the
+    fingerprint by another way than the file.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from gateway.stages.offline import default_site
+    from gateway.vault.signer import fingerprint, load_signer, signer_path
+
+    if output is not None and output.exists():
+        raise typer.BadParameter(f"{output} is there", param_hint="--output")
+    root = default_site().root if site is None else site
+    certificate = load_signer(signer_path(root)).certificate
+    pem = certificate.public_bytes(Encoding.PEM).decode("ascii")
+    mark = fingerprint(certificate)
+    if output is not None:
+        output.write_text(pem, encoding="ascii")
+    if json:
+        typer.echo(jsonlib.dumps({"sha256": mark, "certificate": pem}))
+        return
+    typer.echo(f"SHA-256 {mark}", err=output is None)
+    typer.echo(f"certificate in {output}" if output else pem, nl=output is not None)

@@ -1,0 +1,105 @@
+"""Attributes of stored objects that the index does not keep, for queries.
+
+Read from the head of the stored file, never pixels, and only those asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from gateway.dicom.elements import inflate_head
+from gateway.dicom.lenient import lenient
+from gateway.errors import InvalidObject, StoredObjectDamaged
+from gateway.store.part10 import read_head
+
+CHARACTER_SET = Tag("SpecificCharacterSet")
+LAST_TAG = 0xFFFFFFFF
+PIXEL_REPRESENTATION = Tag("PixelRepresentation")  # says what "US or SS" is
+
+
+def read_header(path: Path, tags: Collection[int]) -> Dataset:
+    """Read some attributes of a stored object.
+
+    Parameters
+    ----------
+    path
+        A Part 10 file of the store.
+    tags
+        Which ones; of sequences all items are read.
+
+    Returns
+    -------
+    Dataset
+        Those that it has. One whose value its VR forbids has VR UN.
+
+    Raises
+    ------
+    StoredObjectDamaged
+        The file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            meta = read_head(stream)
+            return read_some(stream, UID(meta.transfer_syntax_uid), tags)
+    except (OSError, InvalidObject) as error:
+        raise StoredObjectDamaged(f"{path.name} cannot be read: {error}") from error
+
+
+def read_some(
+    stream: BinaryIO, transfer_syntax: UID, tags: Collection[int] | None = None
+) -> Dataset:
+    """Read attributes of an encoded data set; all of them where none are named.
+
+    Raises
+    ------
+    InvalidObject
+        The bytes are no data set.
+    """
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        stream = inflate_head(stream)
+    known = not transfer_syntax.is_private and transfer_syntax.is_transfer_syntax
+    wanted = None
+    if tags is not None:
+        wanted = [Tag(tag) for tag in (*tags, CHARACTER_SET, PIXEL_REPRESENTATION)]
+    last = LAST_TAG if wanted is None else int(max(wanted))
+
+    def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return int(tag) > last
+
+    try:
+        with lenient():
+            dataset = read_dataset(
+                stream,
+                known and transfer_syntax.is_implicit_VR,
+                not known or transfer_syntax.is_little_endian,
+                stop_when=beyond,
+                specific_tags=None if wanted is None else list(wanted),
+            )
+            _convert(dataset)
+    except Exception as error:
+        # pydicom raises anything on what is no data set
+        raise InvalidObject("The data set cannot be read") from error
+    return dataset
+
+
+def _convert(dataset: Dataset) -> None:
+    """Decode every value now, and keep as bytes what cannot be decoded."""
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except Exception:  # noqa: BLE001 - pydicom raises anything on bad values
+            raw = dataset.get_item(tag).value
+            value = raw if isinstance(raw, bytes) else b""
+            dataset[tag] = DataElement(tag, "UN", value)
+            continue
+        if element.VR == "SQ":
+            for item in element.value:
+                _convert(item)

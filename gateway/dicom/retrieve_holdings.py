@@ -1,0 +1,179 @@
+"""What an AE title lists and gives: originals, or protected objects, never both.
+
+Either way an object leaves only if its bytes are those that were recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from gateway.dicom.rawstore import OutboundObject
+from gateway.errors import RecoveryRefused
+from gateway.store.files import FileStore
+from gateway.store.find import FindKeys, Level
+from gateway.store.index import Index
+from gateway.store.rows import Instance, Protected
+
+Rows = list[dict[str, Any]]
+
+
+class Restore(Protocol):
+    """Rebuilds the received data set of a protected object."""
+
+    def __call__(self, instance: Instance, protected: Protected, /) -> bytes:
+        """Return the data set bytes, verified.
+
+        Raises
+        ------
+        GatewayError
+            They cannot be rebuilt exactly.
+        """
+
+
+class Verify(Protocol):
+    """Checks that a protected object and its record are whole."""
+
+    def __call__(self, protected: Protected, /) -> Protected:
+        """Return the row.
+
+        Raises
+        ------
+        GatewayError
+            Its record does not open, or its file is not the one recorded.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offered:
+    """An object that a retrieval selects, not yet read.
+
+    Attributes
+    ----------
+    sop_class_uid, sop_instance_uid, transfer_syntax_uid, study_instance_uid
+        Of the object.
+    load
+        Returns its data set, or the path of its file, verified; raises a
+        GatewayError or OSError.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    load: Callable[[], bytes | Path]
+
+    def outbound(self) -> OutboundObject:
+        """Read and verify it.
+
+        Raises
+        ------
+        GatewayError, OSError
+            It is not what was recorded, or cannot be read.
+        """
+        return OutboundObject(
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self.sop_instance_uid,
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            data=self.load(),
+        )
+
+
+class Holdings(Protocol):
+    """What one AE title lists and gives."""
+
+    def find(self, keys: FindKeys, level: Level) -> Rows:
+        """Return what matches, as ``Index.find_originals`` does."""
+
+    def matching(self, keys: FindKeys) -> Sequence[Offered]:
+        """Return the objects that keys select, in a stable order."""
+
+    def place(self, row: dict[str, Any]) -> Path:
+        """Return the file of the first object of what was found."""
+
+
+class Originals:
+    """What was received, found by original and by protected UIDs."""
+
+    def __init__(self, store: FileStore, index: Index, restore: Restore) -> None:
+        self._store = store
+        self._index = index
+        self._restore = restore
+
+    def find(self, keys: FindKeys, level: Level) -> Rows:
+        """Return what matches among the originals."""
+        return self._index.find_originals(keys, level)
+
+    def matching(self, keys: FindKeys) -> Sequence[Offered]:
+        """Return the originals that keys select."""
+        return [
+            _offered(instance, partial(self._load, instance))
+            for instance in self._index.originals_matching(keys)
+        ]
+
+    def place(self, row: dict[str, Any]) -> Path:
+        """Return the file of a received object."""
+        return self._store.absolute(row["path"])
+
+    def _load(self, instance: Instance) -> bytes:
+        """Return the bytes received, verified.
+
+        Raises
+        ------
+        RecoveryRefused
+            They are not those whose digest was recorded.
+        """
+        protected = self._index.protected_of(instance.id)
+        if protected is not None:
+            data_set = self._restore(instance, protected)
+        else:
+            data_set, _ = self._store.read_data_set(instance.path)
+        if hashlib.sha256(data_set).hexdigest() != instance.sha256:
+            raise RecoveryRefused(
+                f"{instance.sop_instance_uid} is not what was received"
+            )
+        return data_set
+
+
+class ProtectedObjects:
+    """What was made of the originals, found by its own UIDs only.
+
+    No method here can reach a received object.
+    """
+
+    def __init__(self, store: FileStore, index: Index, verify: Verify) -> None:
+        self._store = store
+        self._index = index
+        self._verify = verify
+
+    def find(self, keys: FindKeys, level: Level) -> Rows:
+        """Return what matches among the protected objects."""
+        return self._index.find_protected(keys, level)
+
+    def matching(self, keys: FindKeys) -> Sequence[Offered]:
+        """Return the protected objects that keys select."""
+        return [
+            _offered(row, partial(self._load, row))
+            for row in self._index.protected_matching(keys)
+        ]
+
+    def place(self, row: dict[str, Any]) -> Path:
+        """Return the file of a protected object."""
+        return self._store.absolute(row["path"])
+
+    def _load(self, row: Protected) -> Path:
+        return self._store.absolute(self._verify(row).path)
+
+
+def _offered(row: Instance | Protected, load: Callable[[], bytes | Path]) -> Offered:
+    return Offered(
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        study_instance_uid=row.study_instance_uid,
+        load=load,
+    )

@@ -1,0 +1,190 @@
+"""What C-MOVE and C-GET have in common: admit, send, record, refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_GET, C_MOVE
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.audit.log import AuditLog
+from gateway.dicom import command
+from gateway.dicom.association import GatewayAssociation
+from gateway.dicom.rawstore import MoveOriginator, send_c_store_bytes
+from gateway.dicom.retrieve_holdings import Holdings, Offered
+from gateway.dicom.retrieve_identifier import Query, parse_retrieve, read_identifier
+from gateway.dicom.retrieve_order import Order, Progress, respond
+from gateway.dicom.status import RetrieveStatus
+from gateway.errors import (
+    GatewayError,
+    InvalidObject,
+    InvalidQuery,
+    MoveNotAuthorised,
+    TooManyMatches,
+    UnknownDestination,
+)
+
+LOG = structlog.get_logger(component="retrieve")
+
+MAX_SUBOPERATIONS = 65_535  # the counts and message ids are unsigned shorts
+
+STATUS_OF: tuple[tuple[type[Exception], RetrieveStatus], ...] = (
+    (UnknownDestination, RetrieveStatus.DESTINATION_UNKNOWN),
+    (MoveNotAuthorised, RetrieveStatus.NOT_AUTHORISED),
+    (TooManyMatches, RetrieveStatus.OUT_OF_RESOURCES_MATCHES),
+    (InvalidQuery, RetrieveStatus.IDENTIFIER_DOES_NOT_MATCH),
+    (InvalidObject, RetrieveStatus.UNABLE_TO_PROCESS),
+    (OSError, RetrieveStatus.OUT_OF_RESOURCES_SUBOPERATIONS),
+    (SQLAlchemyError, RetrieveStatus.OUT_OF_RESOURCES_MATCHES),
+)
+REFUSALS = tuple(error for error, _ in STATUS_OF)
+
+
+class SubOperations:
+    """The parts of a retrieval that do not depend on where objects go.
+
+    Parameters
+    ----------
+    holdings
+        What is given.
+    audit
+        Where requests, ends and failures are recorded.
+    action
+        Its name in the trail: ``move`` or ``get``.
+    """
+
+    def __init__(self, holdings: Holdings, audit: AuditLog, action: str) -> None:
+        self._holdings = holdings
+        self._audit = audit
+        self._action = action
+
+    def select(
+        self, request: C_MOVE | C_GET, model: str, transfer_syntax: UID
+    ) -> tuple[Query, Sequence[Offered]]:
+        """Read the identifier and look up what it selects.
+
+        Raises
+        ------
+        InvalidObject, InvalidQuery, TooManyMatches
+            It cannot be read, is not one of the model, or selects too much.
+        """
+        query = parse_retrieve(
+            read_identifier(request.Identifier, transfer_syntax), model
+        )
+        items = self._holdings.matching(query.keys)
+        if len(items) > MAX_SUBOPERATIONS:
+            raise TooManyMatches("More than 65535 objects match: ask for less")
+        return query, items
+
+    def send(
+        self,
+        storage_scp: Association,
+        item: Offered,
+        order: Order,
+        number: int,
+    ) -> int | None:
+        """Send one object as sub-operation ``number``, verified.
+
+        Returns
+        -------
+        int or None
+            The status of the storage SCP; None where it could not be sent.
+        """
+        originator = None
+        if isinstance(order.request, C_MOVE):
+            originator = MoveOriginator(
+                ae_title=order.association.call.calling_ae,
+                message_id=order.request.MessageID or 0,
+            )
+        try:
+            return send_c_store_bytes(
+                storage_scp,
+                item.outbound(),
+                message_id=number,
+                move_originator=originator,
+            )
+        except (GatewayError, OSError, SQLAlchemyError) as error:
+            self._record_failure(order, item, error)
+            return None
+
+    def record_start(self, order: Order) -> None:
+        """Record who has what sent where.
+
+        Raises
+        ------
+        OSError
+            The trail cannot be written: then nothing may leave.
+        """
+        self._audit.record(
+            self._action,
+            "success",
+            **_who(order.association),
+            destination=order.destination_ae,
+            level=order.query.level.value,
+            studies=sorted({i.study_instance_uid for i in order.items}),
+            instances=len(order.items),
+        )
+
+    def record_end(
+        self, order: Order, progress: Progress, status: RetrieveStatus
+    ) -> None:
+        """Record how it ended."""
+        self._audit.note(
+            f"{self._action}-end",
+            "success" if status is RetrieveStatus.SUCCESS else "failure",
+            **_who(order.association),
+            destination=order.destination_ae,
+            status=f"0x{status:04X}",
+            completed=progress.completed,
+            warning=progress.warning,
+            failed_uids=list(progress.failed_uids),
+        )
+
+    def refuse(
+        self,
+        association: GatewayAssociation,
+        request: C_MOVE | C_GET,
+        context_id: int,
+        error: Exception,
+    ) -> None:
+        """Record and answer a request that is not carried out."""
+        status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
+        who = _who(association)
+        LOG.warning("refused", action=self._action, error=repr(error), **who)
+        details = {}
+        if isinstance(request, C_MOVE):
+            details["destination"] = (request.MoveDestination or "").strip()
+        self._audit.note(
+            self._action, "refused", **who, **details, status=f"0x{status:04X}"
+        )
+        comment = str(error) if isinstance(error, GatewayError) else "Retrieval failed"
+        elements = [(command.ERROR_COMMENT, command.text(comment))]
+        respond(association, request, context_id, status, (elements, b""))
+
+    def _record_failure(self, order: Order, item: Offered, error: Exception) -> None:
+        LOG.warning(
+            "object not sent",
+            sop_instance_uid=item.sop_instance_uid,
+            destination=order.destination_ae,
+            error=repr(error),
+        )
+        self._audit.note(
+            "recover",
+            "failure",
+            **_who(order.association),
+            destination=order.destination_ae,
+            sop_instance_uid=item.sop_instance_uid,
+            error=type(error).__name__,
+        )
+
+
+def _who(association: GatewayAssociation) -> dict[str, str]:
+    call = association.call
+    return {
+        "calling_ae": call.calling_ae,
+        "called_ae": call.called_ae,
+        "peer_address": call.peer_address,
+    }

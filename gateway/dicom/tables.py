@@ -1,0 +1,126 @@
+"""Look-up tables of a data set: palettes, modality and VOI LUTs (PS3.3 C.11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from pydicom.pixels.processing import apply_color_lut
+
+from gateway.dicom.lenient import numbers, value
+from gateway.errors import Unprotectable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
+
+FULL_TABLE: Final = 1 << 16
+"""Entries that a descriptor writes as 0 (PS3.3 C.11.1.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A look-up table that never falls, or never rises.
+
+    Attributes
+    ----------
+    first
+        Input that the first entry is for.
+    values
+        float64 entries, never falling; a falling table is kept mirrored.
+    falling
+        Whether the table as given falls.
+    """
+
+    first: int
+    values: NDArray[np.float64]
+    falling: bool
+
+    @property
+    def slope(self) -> int:
+        """Sign of the table."""
+        return -1 if self.falling else 1
+
+    @property
+    def changing(self) -> tuple[float, float]:
+        """Inputs between which entries change: outside of them the table is flat."""
+        low = int(np.searchsorted(self.values, self.values[0], side="right")) - 1
+        high = int(np.searchsorted(self.values, self.values[-1], side="left"))
+        return float(self.first + low), float(self.first + high)
+
+    def inputs(self, low: float, high: float) -> tuple[float, float]:
+        """Find inputs whose entries span the outputs from ``low`` to ``high``."""
+        if self.falling:
+            low, high = -high, -low
+        places = np.arange(self.values.size, dtype=np.float64) + self.first
+        levels, firsts = np.unique(self.values, return_index=True)
+        lasts = np.append(firsts[1:] - 1, self.values.size - 1)
+        return (
+            float(np.interp(low, levels, places[lasts])),
+            float(np.interp(high, levels, places[firsts])),
+        )
+
+
+def read_table(item: Dataset, *, signed: bool, little: bool) -> Table | None:
+    """Look-up table of a sequence item; None where it is not a monotone one.
+
+    Parameters
+    ----------
+    item
+        Of a Modality or VOI LUT Sequence.
+    signed
+        Whether inputs may be negative.
+    little
+        Byte order of the data set.
+    """
+    descriptor = numbers(item, "LUTDescriptor")
+    if len(descriptor) != 3:
+        return None
+    entries = int(descriptor[0]) % FULL_TABLE or FULL_TABLE
+    first = int(descriptor[1])
+    if signed and first >= FULL_TABLE // 2:
+        first -= FULL_TABLE  # read as unsigned from an ambiguous encoding
+    values = _entries(item, entries, little=little)
+    if values is None or values.size < 2 or values[0] == values[-1]:
+        return None
+    steps = np.diff(values)
+    if (steps >= 0).all():
+        return Table(first=first, values=values, falling=False)
+    if (steps <= 0).all():
+        return Table(first=first, values=-values, falling=True)
+    return None
+
+
+def _entries(
+    item: Dataset, entries: int, *, little: bool
+) -> NDArray[np.float64] | None:
+    data = value(item, "LUTData")
+    if isinstance(data, bytes):
+        kind = "u1" if len(data) < 2 * entries else f"{'<' if little else '>'}u2"
+        usable = len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize
+        found = np.frombuffer(data[:usable], kind)
+    else:
+        found = np.array(numbers(item, "LUTData"))
+    if found.size < entries:
+        return None
+    return found[:entries].astype(np.float64)
+
+
+def apply_palette(indices: NDArray[np.generic], dataset: Dataset) -> NDArray[np.uint8]:
+    """Colours of palette indices, 8 bits (PS3.3 C.7.9); segmented palettes too.
+
+    Raises
+    ------
+    Unprotectable
+        ``undecodable``: there is no palette, or a damaged one.
+    """
+    try:
+        colours = apply_color_lut(indices, dataset)
+    except Exception as error:
+        raise Unprotectable(
+            "undecodable", f"palette cannot be applied: {type(error).__name__}"
+        ) from error
+    if colours.dtype == np.uint16:
+        colours = colours >> 8
+    return colours[..., :3].astype(np.uint8)

@@ -1,0 +1,104 @@
+"""Recipes of a site's treatments, and the protection that uses them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.dicom.deidentify import Deidentifier
+from gateway.dicom.enclosed import enclose
+from gateway.dicom.identifiers import UidMapper, load_secret
+from gateway.dicom.put_back import attributes_to_put_back
+from gateway.stages.flow_protect import Protection
+from gateway.stages.protectors import Protectors
+from gateway.stages.recipe import Change, Enclose, Recipe
+from gateway.vault.recipients import load_recipients
+from gateway.vault.signer import load_signer
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from config.schema import Site
+    from gateway.route.treatment import Treatment
+    from gateway.store.files import FileStore
+    from gateway.store.index import Index
+    from gateway.vault.vault import Vault
+
+
+class Secrets(NamedTuple):
+    """Where the secrets lie that protected objects are made with."""
+
+    uid_key: Path
+    signer: Path
+
+
+class Recipes:
+    """Recipes of a site, each made once.
+
+    Parameters
+    ----------
+    site
+        Names profiles and recipients.
+    uids
+        Maps UIDs.
+    signer
+        Where the site's signing key lies; made on first use.
+    """
+
+    def __init__(self, site: Site, uids: UidMapper, signer: Path) -> None:
+        self._site = site
+        self._uids = uids
+        self._signer = signer
+        self.of = lru_cache(maxsize=None)(self._made)
+
+    def _made(self, treatment: Treatment) -> Recipe:
+        """Make the recipe of a treatment."""
+        return Recipe(
+            treatment=treatment,
+            deidentify=self._deidentify(treatment.deidentify),
+            enclose=self._enclose(treatment.recipients_of),
+        )
+
+    def _deidentify(self, name: str) -> Change | None:
+        if not name:
+            return None
+        profile = next(p for p in self._site.deidentification if p.name == name)
+        return Deidentifier(profile.options, self._uids).apply
+
+    def _enclose(self, destination: str) -> Enclose | None:
+        if not destination:
+            return None
+        found = next(d for d in self._site.destinations if d.name == destination)
+        recipients = load_recipients(found.recipients)
+        signer = load_signer(self._signer)
+
+        def put_in(dataset: Dataset, record: bytes, original: Dataset) -> None:
+            attributes = attributes_to_put_back(original, dataset)
+            enclose(
+                dataset,
+                record,
+                original=attributes,
+                recipients=recipients,
+                signer=signer,
+            )
+
+        return put_in
+
+
+def build_protection(
+    site: Site, secrets: Secrets, index: Index, store: FileStore, vault: Vault
+) -> Protection:
+    """Return the protection a site configures; models are loaded when used."""
+    settings = site.protection
+    uids = UidMapper(load_secret(secrets.uid_key))
+    return Protection(
+        index=index,
+        store=store,
+        vault=vault,
+        protectors=Protectors(settings),
+        recipe=Recipes(site, uids, secrets.signer).of,
+        uids=uids,
+        when_not_fooled=settings.when_not_fooled,
+        batch_frames=settings.batch_frames,
+    )

@@ -1,7 +1,7 @@
 """What keys for recipients add to an object: the table in docs/recipients.md.
 
 Run ``PYTHONPATH=. python benchmarks/enclosed_sizes.py``; the marks are those of
-``record_sizes.py``. Certificates are for RSA keys of 2048 and 4096 bits.
+``random_mark.py``. Certificates are for RSA keys of 2048 and 4096 bits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from pydicom import dcmread, dcmwrite
 
-from benchmarks.record_sizes import RandomMark, installed
+from benchmarks.random_mark import RandomMark, installed, protect_with
 from gateway.dicom.enclosed import enclose, open_enclosed
-from gateway.dicom.identifiers import UidMapper
 from gateway.dicom.put_back import attributes_to_put_back
-from gateway.stages.protect import Original, ProtectedObject, protect_object
+from gateway.stages.protect import Original, ProtectedObject
 from gateway.vault.container import encode_record
 from gateway.vault.recipients import RecipientKey
 from gateway.vault.signer import Signer, load_signer
@@ -62,12 +61,8 @@ def recipient(name: str, bits: int) -> RecipientKey:
 
 def protect(path: Path) -> ProtectedObject:
     """Mark a file."""
-    return protect_object(
-        Original(data=path.read_bytes(), kind="file", name=path.name),
-        protector=RandomMark(),
-        uids=UidMapper(bytes(32)),
-        max_frames=200,
-    )
+    original = Original(data=path.read_bytes(), kind="file", name=path.name)
+    return protect_with(RandomMark(), original)
 
 
 @dataclass(frozen=True)

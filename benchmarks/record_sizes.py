@@ -5,8 +5,8 @@
 Each image is protected as a gateway with the default settings does it: δ_D by
 PGD against the packaged removers, the default search. The same mark is then
 blended over the image without δ, with uniform noise in -8..8 on the model grid,
-which no codec makes small, and, where the engine offers it, with δ made at
-native resolution; only δ differs between the columns.
+which no codec makes small, and with δ made at native resolution; only δ differs
+between the columns.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ import argparse
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
 
 from benchmarks.corpus.find import FoundFile, find_corpus
+from benchmarks.random_mark import noise, protect_with
 from config.schema import Protection
-from engine.params import DeltaParams
 from engine.protection.protector import Protector
 from engine.protection.values import ProtectedFrame
 from engine.types import Frame, FrameKey
 from engine.watermark.stored import Mark, add_mark, apply_delta, make_key
-from gateway.dicom.identifiers import UidMapper
-from gateway.dicom.pixels import Source, read_source
-from gateway.stages.protect import Original, protect_object
+from gateway.dicom.lenient import lenient
+from gateway.dicom.pixels import Reading, Source, read_source
+from gateway.route.attributes import attributes_of
+from gateway.stages.offline import NoAssociation
+from gateway.stages.protect import Original
 from gateway.stages.protectors import Protectors
 from gateway.vault.codec import pack_array, pack_bytes, pack_image
 from gateway.vault.shell import Shell, take_shell
 
-NOISE_GRID: Final = 224
-NOISE_LEVELS: Final = 8
+BYTE: Final = 8
 MEAN_BOUND: Final = 8.0
 """Mean size of a key with δ on the grid, in % of raw pixel octets, at most."""
 
-MOST_FRAMES: Final = 200
 NO_DELTA, GRID, NOISE, NATIVE = "no δ", "grid δ", "noise δ", "native δ"
 
 HEADER: Final = 4096
@@ -51,7 +53,7 @@ INTRODUCTION: Final = """\
 Made by `make keys`: real files, the default search and δ
 (PGD against the packaged removers); in % of the raw pixel octets. Under one mark
 only δ differs: none, δ on the 224 grid as it is made and kept, uniform noise in
-−8 … 8 on that grid, and δ made at native resolution where the engine offers it.
+−8 … 8 on that grid, and δ made at native resolution.
 *Lossless original* is the pixels alone, *sealed original* all received octets; the
 photo came as JPEG, whose bitstream is smaller than any lossless encoding of its
 pixels and is what is sealed. `auto` is the whole record as the gateway keeps it,
@@ -109,42 +111,38 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Gives `protect_object` the frames that are protected already."""
+    """Gives the one frame of an object, which is protected already."""
 
-    done: Sequence[ProtectedFrame]
+    done: ProtectedFrame
 
-    def protect(self, frame: Frame, **_kwargs: object) -> ProtectedFrame:
-        """Return what became of a frame."""
-        return next(
-            one for one in self.done if one.key.residual.shape == frame.stored.shape
-        )
+    def protect_many(
+        self, frames: Sequence[Frame], **_known: object
+    ) -> list[ProtectedFrame]:
+        """Return what became of the frame."""
+        assert len(frames) == 1
+        return [self.done]
 
 
 def measure(kind: str, file: FoundFile) -> Sizes:
-    """Protect the first frame of a file and size its records."""
-    data_set = file.data_set()
-    source = read_source(data_set, file.transfer_syntax_uid, max_frames=MOST_FRAMES)
-    frame, seed = source.frames[0], file.facts.sop_instance_uid.encode()
-    protector = _protector(source)
+    """Protect the one frame of a file and size its records."""
+    original = Original(
+        data=file.data_set(),
+        kind="data-set",
+        transfer_syntax_uid=file.transfer_syntax_uid,
+    )
+    protector, reading = _as_configured(file)
+    source = read_source(original.data, file.transfer_syntax_uid, reading=reading)
+    frame, seed = source.frame(0), file.facts.sop_instance_uid.encode()
     done = protector.protect(frame, seed=seed)
-    shell = _shell(source, data_set, frame)
+    made = protect_with(Prepared(done=done), original, reading)
+    shell = _shell(source, original.data, frame)
     around = _packed_shell(shell) if shell is not None else 0
     lossless = len(pack_image(frame.stored).data)
-    made = protect_object(
-        Original(
-            data=data_set,
-            kind="data-set",
-            transfer_syntax_uid=file.transfer_syntax_uid,
-        ),
-        protector=Prepared(done=[done]),
-        uids=UidMapper(bytes(32)),
-        max_frames=MOST_FRAMES,
-    )
-    whole = len(pack_bytes(data_set).data)
+    whole = len(pack_bytes(original.data).data)
     return Sizes(
         kind=kind,
         file=file.short_name,
-        raw=frame.stored.size * (1 if source.bits_stored <= 8 else 2),
+        raw=frame.stored.size * (1 if source.bits_stored <= BYTE else 2),
         lossless=lossless,
         sealed=whole if shell is None else min(whole, around + lossless),
         keys={
@@ -158,34 +156,27 @@ def measure(kind: str, file: FoundFile) -> Sizes:
     )
 
 
-def _protector(source: Source) -> Protector:
-    """Protector that the default settings choose for an image."""
+def _as_configured(file: FoundFile) -> tuple[Protector, Reading]:
+    """Protector and reading that the default settings choose for an image."""
     protectors = Protectors(Protection())
-    attributes = {
-        keyword: str(source.dataset.get(keyword))
-        for keyword in protectors.keywords
-        if keyword in source.dataset
-    }
-    return protectors.choose(attributes)
+    with lenient():
+        dataset = dcmread(BytesIO(file.octets()), stop_before_pixels=True)
+        attributes = attributes_of(dataset, NoAssociation(), protectors.keywords)
+    return protectors.choose(attributes), protectors.reading(attributes)
 
 
 def _deltas(
     protector: Protector, frame: Frame, seed: bytes, done: ProtectedFrame
 ) -> dict[str, NDArray[np.int8]]:
     """δ of every kind, each for the same frame."""
-    colours = frame.stored.shape[2:]
-    found = {
-        NO_DELTA: np.zeros((NOISE_GRID, NOISE_GRID, *colours), np.int8),
+    params = replace(protector.params.delta, resolution="native")
+    native = protector.variant(delta=params)
+    return {
+        NO_DELTA: np.zeros_like(done.key.delta),
         GRID: done.key.delta,
-        NOISE: np.random.default_rng(list(seed))
-        .integers(-NOISE_LEVELS, NOISE_LEVELS + 1, (NOISE_GRID, NOISE_GRID, *colours))
-        .astype(np.int8),
+        NOISE: noise(seed, frame),
+        NATIVE: native.prepare(frame, seed=seed).delta,
     }
-    if "resolution" in {field.name for field in fields(DeltaParams)}:
-        resolution: dict[str, Any] = {"resolution": "native"}
-        native = protector.variant(delta=replace(protector.params.delta, **resolution))
-        found[NATIVE] = native.prepare(frame, seed=seed).delta
-    return found
 
 
 def _key(frame: Frame, done: ProtectedFrame, delta: NDArray[np.int8]) -> FrameKey:
@@ -244,7 +235,7 @@ def page(found: Sequence[Sizes]) -> str:
         *(_row(_cells(one, kinds)) for one in found),
         _row(_means(found, kinds)),
         "",
-        *_said(found, kinds),
+        *_said(found),
         "",
         machine,
     ]
@@ -282,7 +273,7 @@ def _shares(found: Sequence[Sizes], kind: str) -> list[float]:
     return [one.share(one.keys[kind]) for one in found]
 
 
-def _said(found: Sequence[Sizes], kinds: Sequence[str]) -> list[str]:
+def _said(found: Sequence[Sizes]) -> list[str]:
     """Hold the promises of the table against it, in sentences."""
     mean = float(np.mean(_shares(found, GRID)))
     kept = [one for one in found if one.record > one.sealed + HEADER]
@@ -296,15 +287,12 @@ def _said(found: Sequence[Sizes], kinds: Sequence[str]) -> list[str]:
         "- The record that `auto` keeps is larger than the sealed original in "
         f"{len(kept)} of {len(found)} images; it keeps the key in {keys}."
     )
-    said = [bound, never]
-    if NATIVE in kinds:
-        smaller = sum(one.keys[NATIVE] < one.sealed for one in found)
-        said.append(
-            "- δ at native resolution: mean "
-            f"{np.mean(_shares(found, NATIVE)):.1f} %; smaller than the sealed "
-            f"original in {smaller} of {len(found)} images."
-        )
-    return said
+    smaller = sum(one.keys[NATIVE] < one.sealed for one in found)
+    native = (
+        f"- δ at native resolution: mean {np.mean(_shares(found, NATIVE)):.1f} %; "
+        f"smaller than the sealed original in {smaller} of {len(found)} images."
+    )
+    return [bound, never, native]
 
 
 def _row(cells: Iterable[str]) -> str:

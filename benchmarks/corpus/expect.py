@@ -177,7 +177,7 @@ def _unfit(facts: Facts) -> Iterator[Expectation]:
     """Yield every reason of the image pixel module not to mark it."""
     if facts.bits_allocated not in {8, 16}:
         yield _held(NOT_MARKED, f"{facts.bits_allocated} bits allocated")
-    if not 8 <= facts.bits_stored <= facts.bits_allocated:
+    if not 2 <= facts.bits_stored <= facts.bits_allocated:
         yield _held(NOT_MARKED, f"{facts.bits_stored} bits stored")
     if min(facts.rows, facts.columns) < SMALLEST_SIDE:
         size = f"{facts.columns}x{facts.rows}"
@@ -186,8 +186,6 @@ def _unfit(facts: Facts) -> Iterator[Expectation]:
         yield _held(frozenset({"too-many-frames"}), f"{facts.frames} frames")
     if facts.signed and facts.samples > 1:
         yield _held(NOT_MARKED, "signed colour")
-    if facts.frames > 1 and facts.samples > 1 and facts.bits_allocated > 8:
-        yield _held(NOT_MARKED, "no Secondary Capture holds frames of 16-bit colour")
 
 
 def _undecodable(file: FoundFile, dataset: Dataset) -> Expectation | None:

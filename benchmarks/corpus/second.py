@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset
 from engine.types import Frame
 from gateway.dicom.voi import rescale_of
 
-BRAIN: Final = (40.0, 80.0)
+NARROW: Final = (40.0, 80.0)
+"""As for the brain: small changes show large."""
 BONE: Final = (480.0, 2500.0)
 WIDE_HU: Final = 1000.0
 """From this width on, the stored window of a CT counts as a wide one."""
@@ -46,7 +47,7 @@ def second_window(dataset: Dataset, frame: Frame, modality: str) -> Second:
     frame
         Its frame, with the stored window.
     modality
-        CT gets bone, or brain where the stored window is wide already.
+        CT gets bone, or a narrow one where the stored window is wide already.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def second_window(dataset: Dataset, frame: Frame, modality: str) -> Second:
     stored = frame.rendering
     span = stored.hi - stored.lo
     wide = span * abs(rescale.slope) >= WIDE_HU
-    name, (center, width) = ("brain", BRAIN) if wide else ("bone", BONE)
+    name, (center, width) = ("narrow", NARROW) if wide else ("bone", BONE)
     ends = [
         (center - 0.5 + side * (width - 1) / 2 - rescale.intercept) / rescale.slope
         for side in (-1, 1)

@@ -21,7 +21,7 @@ from benchmarks.corpus.second import Second, second_window
 from engine.rendering import render
 from engine.types import Frame, Rendering
 from gateway.dicom.parse import data_set_offset
-from gateway.dicom.pixels import Source, read_source
+from gateway.dicom.pixels import Reading, Source, read_source
 
 GAIN: Final = 4
 """How much a difference is amplified."""
@@ -159,15 +159,15 @@ def pick(rows: Sequence[Row], most: int) -> list[Row]:
 def example_of(row: Row, directory: Path) -> Example:
     """Read the middle frame of an original and of what became of it."""
     original = _source(directory / row.original)
-    index = len(original.frames) // 2
+    index = original.count // 2
     parts = row.protected
     split = len(parts) > 1
     protected = _source(directory / parts[index if split else 0])
-    frame = original.frames[index]
+    frame = original.frame(index)
     return Example(
         row=row,
         original=frame,
-        protected=protected.frames[0 if split else index],
+        protected=protected.frame(0 if split else index),
         second=second_window(original.dataset, frame, row.modality),
     )
 
@@ -175,7 +175,8 @@ def example_of(row: Row, directory: Path) -> Example:
 def _source(path: Path) -> Source:
     octets = path.read_bytes()
     offset, syntax = data_set_offset(octets)
-    return read_source(octets[offset:], syntax, max_frames=MOST_FRAMES)
+    reading = Reading(max_frames=MOST_FRAMES)
+    return read_source(octets[offset:], syntax, reading=reading)
 
 
 def shown_under(example: Example) -> Iterator[Shown]:

@@ -149,7 +149,10 @@ def compare(file: str, path: str, directory: Path) -> Comparison | None:
 
 def _differences(dataset: Dataset, path: Path, frames: int) -> Iterator[_Difference]:
     """Differences of every frame under each of its windows."""
-    stored = np.asarray(dataset.pixel_array, dtype=np.int32)
+    try:
+        stored = np.asarray(dataset.pixel_array, dtype=np.int32)
+    except Exception as error:
+        raise NotRendered(f"pydicom reads no pixels: {type(error).__name__}") from error
     stored = stored.reshape(frames, *stored.shape[-2:])
     tool = renderer(str(dataset.file_meta.TransferSyntaxUID))
     for frame in range(frames):

@@ -129,6 +129,15 @@ def test_what_cannot_be_compared_does_not_hold(tmp_path: Path) -> None:
     assert not compared.holds
 
 
+def test_an_object_cut_short_does_not_hold(tmp_path: Path) -> None:
+    ds = grey(WindowCenter="9", WindowWidth="9")
+    ds.PixelData = ds.PixelData[: ROWS * COLUMNS]
+    compared = compare("file", written(ds, tmp_path), tmp_path)
+    assert compared is not None
+    assert "pydicom reads no pixels" in compared.failure
+    assert not compared.holds
+
+
 def test_colour_has_no_window_to_compare(tmp_path: Path) -> None:
     ds = grey(PhotometricInterpretation="RGB", SamplesPerPixel=3)
     assert compare("file", written(ds, tmp_path), tmp_path) is None

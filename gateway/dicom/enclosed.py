@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
+from cryptography.hazmat.primitives import hashes
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
@@ -52,7 +53,8 @@ LAYOUT: Final = (
     (GROUP, 0x1003, b"OB"),  # SHA-256 of the original
     (GROUP, 0x1004, b"UL"),  # octets of the key record, without padding
     (GROUP, 0x1005, b"OB"),  # key record
-    (GROUP, 0x1006, b"OB"),  # signature over all before
+    (GROUP, 0x1006, b"OB"),  # SHA-256 of the signer's certificate
+    (GROUP, 0x1007, b"OB"),  # signature over all before
 )
 """Elements inside the envelope, in order: explicit VR, little endian."""
 
@@ -122,7 +124,7 @@ def enclose(
     record = decode_key_record(record_octets)
     if uid not in _objects_of(record):
         raise InvalidSeal(f"the key record is of another object than {uid}")
-    statement = _statement(uid, record, record_octets, original)
+    statement = _statement(uid, record, record_octets, original, signer)
     signature = _element(LAYOUT[-1], signer.sign_statement(statement))
     content = envelop(statement + signature, recipients)
     item = Dataset()
@@ -176,7 +178,7 @@ def _objects_of(record: KeyRecord) -> frozenset[str]:
 
 
 def _statement(
-    uid: str, record: KeyRecord, record_octets: bytes, original: Dataset
+    uid: str, record: KeyRecord, record_octets: bytes, original: Dataset, signer: Signer
 ) -> bytes:
     """Octets inside the envelope up to the signature."""
     sequence = Dataset()
@@ -190,9 +192,15 @@ def _statement(
         bytes.fromhex(record.original_sha256),
         LENGTH.pack(len(record_octets)),
         record_octets,
+        # No signature covers all of the certificate that comes with this one.
+        _digest(signer.certificate),
     )
     private = map(_element, LAYOUT[1:-1], values)
     return b"".join([stream.getvalue(), *private])
+
+
+def _digest(certificate: Certificate) -> bytes:
+    return certificate.fingerprint(hashes.SHA256())
 
 
 def _element(kind: tuple[int, int, bytes], octets: bytes) -> bytes:
@@ -233,13 +241,14 @@ def _opened(
     signer = verify_statement(octets[:end], without_padding(values[-1]))
     _require(trusted is None or signer == trusted)
     verify_content(content, content_signature, signer)
-    _, creator, version, signed_uid, digest, size, encoded, _ = values
+    _, creator, version, signed_uid, digest, size, encoded, certificate, _ = values
     record = decode_key_record(encoded[: LENGTH.unpack(size)[0]])
     _require(
         (creator, version) == (CREATOR.encode(), VERSION)
         and signed_uid == _even(uid.encode())
         and uid in _objects_of(record)
         and digest.hex() == record.original_sha256
+        and certificate == _digest(signer)
     )
     return EnclosedKey(record=record, attributes=_first_item(octets), signer=signer)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from config.schema import Destination
 from gateway.audit.log import AuditLog
@@ -35,6 +35,13 @@ class Records(Protocol):
 
     def get(self, protected_uid: str) -> KeyRecord:
         """Open the sealed record of a protected object, or raise."""
+
+
+class Parcel(NamedTuple):
+    """One delivery and the objects that are sent for it."""
+
+    delivery: Delivery
+    objects: Sequence[OutboundObject]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +81,7 @@ class Exporter:
             again = self._deliver(destination, ready) or again
         return again
 
-    def _protected_objects(
-        self, deliveries: Sequence[Delivery]
-    ) -> list[tuple[Delivery, OutboundObject]]:
+    def _protected_objects(self, deliveries: Sequence[Delivery]) -> list[Parcel]:
         """Return the protected objects owed; what does not verify is held."""
         ready = []
         for delivery in deliveries:
@@ -94,23 +99,19 @@ class Exporter:
                 )
                 self._stop(delivery, str(error))
                 continue
-            ready += [
-                (
-                    delivery,
-                    OutboundObject(
-                        sop_class_uid=row.sop_class_uid,
-                        sop_instance_uid=row.sop_instance_uid,
-                        transfer_syntax_uid=row.transfer_syntax_uid,
-                        data=self.store.absolute(row.path),
-                    ),
+            objects = [
+                OutboundObject(
+                    sop_class_uid=row.sop_class_uid,
+                    sop_instance_uid=row.sop_instance_uid,
+                    transfer_syntax_uid=row.transfer_syntax_uid,
+                    data=self.store.absolute(row.path),
                 )
                 for row in rows
             ]
+            ready.append(Parcel(delivery, objects))
         return ready
 
-    def _original_objects(
-        self, deliveries: Sequence[Delivery]
-    ) -> list[tuple[Delivery, OutboundObject]]:
+    def _original_objects(self, deliveries: Sequence[Delivery]) -> list[Parcel]:
         """Return the originals owed to a destination that may have them."""
         ready = []
         for delivery in deliveries:
@@ -124,38 +125,37 @@ class Exporter:
                 transfer_syntax_uid=instance.transfer_syntax_uid,
                 data=self.store.absolute(instance.path),
             )
-            ready.append((delivery, outbound))
+            ready.append(Parcel(delivery, [outbound]))
         return ready
 
     def _deliver(
         self,
         destination: Destination,
-        ready: Sequence[tuple[Delivery, OutboundObject]],
+        ready: Sequence[Parcel],
     ) -> bool:
         """Send, and record each delivery before the next one goes out."""
         if not ready:
             return False
         again = False
-        results = self.send(
-            destination, [outbound for _, outbound in ready], self.calling_ae
-        )
-        pairs = zip(ready, results, strict=True)
-        for _, parts in groupby(pairs, key=lambda pair: pair[0][0].id):
-            again = self._record(destination, list(parts)) or again
+        objects = [outbound for parcel in ready for outbound in parcel.objects]
+        results = self.send(destination, objects, self.calling_ae)
+        for parcel in ready:
+            # Exactly its own: one result more would send of the next delivery.
+            own = list(islice(results, len(parcel.objects)))
+            again = self._record(destination, parcel, own) or again
         return again
 
     def _record(
-        self,
-        destination: Destination,
-        parts: Sequence[tuple[tuple[Delivery, OutboundObject], SendResult]],
+        self, destination: Destination, parcel: Parcel, results: Sequence[SendResult]
     ) -> bool:
         """Record the worst that became of a delivery's objects; True: again."""
-        for (delivery, outbound), result in parts:
+        for outbound, result in zip(parcel.objects, results, strict=True):
             if result.verdict is not Verdict.TRANSIENT:
-                self._audit(destination, delivery, outbound, result)
-        (delivery, _), worst = max(parts, key=lambda part: _GRAVITY[part[1].verdict])
-        state = _STATES[worst.verdict]
-        self.index.record_delivery(delivery.id, state, worst.status, worst.error)
+                self._audit(destination, parcel.delivery, outbound, result)
+        worst = max(results, key=lambda result: _GRAVITY[result.verdict])
+        self.index.record_delivery(
+            parcel.delivery.id, _STATES[worst.verdict], worst.status, worst.error
+        )
         return worst.verdict is Verdict.TRANSIENT
 
     def _audit(

@@ -344,7 +344,6 @@ def test_the_last_protected_frame_is_the_neighbour_of_the_next_batch(
             return [lost if seed == b"lost" else first for seed in seeds]
 
     watched = Watched.__new__(Watched)
-    watched.device = CPU
     seeds = [b"0", b"1", b"lost", b"lost", b"lost", b"5"]
     done = list(protect_series(watched, [_frame()] * 6, seeds=seeds, batch=2))
     assert asked == [None] + [first.neighbour] * 3

@@ -137,7 +137,7 @@ class Bench:
             )
         return done
 
-    def warm(self, batch: int | None = None) -> Done:
+    def warm(self, batch: int) -> Done:
         """As `protect_series` does."""
         pairs = protect_series(
             self.protector, self.frames, seeds=self.seeds, batch=batch
@@ -175,8 +175,8 @@ def modes(bench: Bench) -> dict[str, Callable[[], Done]]:
     """Every mode by name."""
     return {
         "cold": bench.cold,
-        "warm": bench.warm,
-        "warm, in batches": lambda: bench.warm(bench.batch),
+        "warm, one by one": lambda: bench.warm(1),
+        "warm": lambda: bench.warm(bench.batch),
         "δ only": lambda: bench.chained(lambda n: without_boxes(without_mark(n))),
         "boxes only": lambda: bench.chained(lambda n: without_delta(without_mark(n))),
         "mark only": lambda: bench.chained(lambda n: without_delta(without_boxes(n))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from engine.types import Frame
 
 BATCH: Final = 8
-"""Frames protected together where a batch is faster than its frames."""
+"""Frames protected together by default."""
 
 
 def protect_series(
@@ -24,8 +25,9 @@ def protect_series(
     frames: Iterable[Frame],
     *,
     seeds: Iterable[bytes],
+    given: Iterable[Given] | None = None,
     neighbour: Neighbour | None = None,
-    batch: int | None = None,
+    batch: int = BATCH,
 ) -> Iterator[ProtectedFrame | NoFeasiblePlacement]:
     """Protect frames of one series in order, in bounded memory.
 
@@ -36,14 +38,14 @@ def protect_series(
     ----------
     protector
         What protects.
-    frames, seeds
-        One seed per frame, as in `Protector.protect`; read as they are needed.
+    frames, seeds, given
+        One of each per frame, as in `Protector.protect`; read as they are
+        needed. What is given of neighbours is replaced.
     neighbour
         Of the frame before the first one, where there was one.
     batch
-        Most frames in memory at once, at least 1. By default one on a
-        processor, where batches gain nothing and the nearest neighbour teaches
-        the most, and `BATCH` on other devices.
+        Most frames in memory at once, at least 1. Of slices that differ much
+        the nearest neighbour teaches more: fewer then spare more searches.
 
     Yields
     ------
@@ -55,21 +57,28 @@ def protect_series(
     InvalidParameter
         `batch` is below 1.
     ValueError
-        There are not as many seeds as frames.
+        There are not as many seeds as frames, or as much given.
     """
-    size = batch or (1 if protector.device.type == "cpu" else BATCH)
-    if batch is not None and batch < 1:
+    if batch < 1:
         raise InvalidParameter(f"batch={batch}: must be at least 1")
-    pairs = zip(frames, seeds, strict=True)
+    known = _given(frames, seeds, given)
     last = neighbour
-    while part := list(islice(pairs, size if last else 1)):
+    while part := list(islice(known, batch if last else 1)):
         done = protector.protect_many(
-            [frame for frame, _ in part],
-            seeds=[seed for _, seed in part],
-            given=[Given(neighbour=last)] * len(part),
+            [frame for frame, _, _ in part],
+            seeds=[seed for _, seed, _ in part],
+            given=[replace(one, neighbour=last) for _, _, one in part],
         )
         del part
         for one in done:
             if isinstance(one, ProtectedFrame):
                 last = one.neighbour
         yield from done
+
+
+def _given(
+    frames: Iterable[Frame], seeds: Iterable[bytes], given: Iterable[Given] | None
+) -> Iterator[tuple[Frame, bytes, Given]]:
+    if given is not None:
+        return zip(frames, seeds, given, strict=True)
+    return ((frame, seed, Given()) for frame, seed in zip(frames, seeds, strict=True))

@@ -294,6 +294,26 @@ def test_a_series_goes_on_after_a_frame_without_room() -> None:
         assert one.report.verified
 
 
+def test_what_is_given_of_the_frames_of_a_series_is_used(
+    first: ProtectedFrame,
+) -> None:
+    marked = ExternalRegions(
+        columns=96, rows=96, boxes=(Box(x0=12, y0=12, x1=20, y1=20),), mode="replace"
+    )
+    (one,) = protect_series(
+        _protector(),
+        [_frame()],
+        seeds=[b"1"],
+        given=[Given(regions=marked)],
+        neighbour=first.neighbour,
+    )
+    assert isinstance(one, ProtectedFrame)
+    assert one.report.lesion_source == "external"
+    assert one.report.queries <= 7
+    with pytest.raises(ValueError, match="shorter"):
+        list(protect_series(_protector(), [_frame()], seeds=[b"1"], given=[]))
+
+
 def test_series_of_no_frames_and_of_wrong_batches() -> None:
     assert list(protect_series(_protector(), [], seeds=[])) == []
     with pytest.raises(InvalidParameter, match="batch=0"):
@@ -324,7 +344,6 @@ def test_the_last_protected_frame_is_the_neighbour_of_the_next_batch(
             return [lost if seed == b"lost" else first for seed in seeds]
 
     watched = Watched.__new__(Watched)
-    watched.device = CPU
     seeds = [b"0", b"1", b"lost", b"lost", b"lost", b"5"]
     done = list(protect_series(watched, [_frame()] * 6, seeds=seeds, batch=2))
     assert asked == [None] + [first.neighbour] * 3

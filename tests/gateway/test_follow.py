@@ -195,6 +195,68 @@ def test_structure_set_names_study_series_and_image_of_its_targets() -> None:
     assert list(contour.ContourData) == [1.5, 2.5, -3.5]
 
 
+def test_frame_numbers_choose_among_objects_of_single_frames() -> None:
+    image = multi_frame(ct_image(), 3)
+    state = presentation_state(image)
+    (series,) = state.ReferencedSeriesSequence
+    series.ReferencedImageSequence[0].ReferencedFrameNumber = [3, 1]
+    result = followed(state, split(3))
+    items = result.ReferencedSeriesSequence[0].ReferencedImageSequence
+    uid = image.SOPInstanceUID
+    assert [item.ReferencedSOPInstanceUID for item in items] == [
+        counterpart(uid, 3).sop_instance_uid,
+        counterpart(uid, 1).sop_instance_uid,
+    ]
+    assert not any("ReferencedFrameNumber" in item for item in items)
+    drawn = result.GraphicAnnotationSequence[0].ReferencedImageSequence
+    assert len(drawn) == 3  # without numbers: all frames
+
+
+def test_frame_numbers_stay_where_the_frames_do() -> None:
+    state = presentation_state(multi_frame(ct_image(), 3))
+    image = state.ReferencedSeriesSequence[0].ReferencedImageSequence[0]
+    image.ReferencedFrameNumber = [3, 1]
+    result = followed(state)
+    (item,) = result.ReferencedSeriesSequence[0].ReferencedImageSequence
+    assert item.ReferencedFrameNumber == [3, 1]
+
+
+def test_content_items_refer_to_one_object_each() -> None:
+    image = multi_frame(ct_image(), 2)
+    result = followed(key_object([image]), split(2))
+    shown = [item for item in result.ContentSequence if item.ValueType == "IMAGE"]
+    assert [len(item.ReferencedSOPSequence) for item in shown] == [1, 1]
+    assert {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in shown
+    } == {counterpart(image.SOPInstanceUID, n).sop_instance_uid for n in (1, 2)}
+    # What content items refer to by place is where it was.
+    before = key_object([image]).ContentSequence
+    for old, new in zip(before, result.ContentSequence, strict=False):
+        assert old.ValueType == new.ValueType
+
+
+def test_uids_outside_of_references_are_rewritten_too() -> None:
+    image = ct_image()
+    dataset = key_object([image])
+    mention = Dataset()
+    mention.RelationshipType, mention.ValueType = "CONTAINS", "UIDREF"
+    mention.UID = image.SOPInstanceUID
+    series, words = Dataset(), Dataset()
+    series.ValueType, series.UID = "UIDREF", image.SeriesInstanceUID
+    words.ValueType, words.TextValue = "TEXT", f"see {image.SOPInstanceUID}."
+    dataset.ContentSequence = [*dataset.ContentSequence, mention, series, words]
+    result = followed(dataset)
+    made = counterpart(image.SOPInstanceUID).sop_instance_uid
+    assert made == result.ContentSequence[-3].UID
+    assert result.ContentSequence[-2].UID == NEW_SERIES
+    assert result.ContentSequence[-1].TextValue == f"see {made}."
+
+
+def test_invalid_uid_of_a_reference_is_not_lost_but_counts() -> None:
+    with pytest.raises(UnresolvedReferences):
+        followed_file(corpus_file("reportsi.dcm"), none)
+
+
 @pytest.mark.parametrize(
     ("given", "written"),
     [

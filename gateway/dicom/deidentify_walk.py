@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,7 +94,7 @@ class Walk:
     ) -> DataElement | RawDataElement | None:
         plain = source.get_item(tag)
         if self._stays_plain(plain):
-            return plain
+            return copy(plain)
         element = _readable(source, tag)
         if element is None:
             return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dicomanonymizer.simpledicomanonymizer import replace_element
 from highdicom.sr import CodedConcept
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -41,6 +42,7 @@ NO_INSTANCES: Final = frozenset(
     )
 )
 """UIDs of definitions, not of anything that belongs to a patient."""
+PLAIN_VRS: Final = frozenset(("DS", "IS", "FL", "FD", "US", "SS", "UL", "SL", "OW"))
 TEXT_VRS: Final = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 DUMMIES: Final = {"DA": "19000101", "TM": "000000", "DT": "19000101000000"}
 """The library's date has a year below 1000, which validators refuse."""
@@ -87,20 +89,33 @@ class Walk:
                 target[tag] = element
         return target
 
-    def _element(self, source: Dataset, tag: BaseTag) -> DataElement | None:
+    def _element(
+        self, source: Dataset, tag: BaseTag
+    ) -> DataElement | RawDataElement | None:
+        plain = source.get_item(tag)
+        if self._stays_plain(plain):
+            return copy(plain)
         element = _readable(source, tag)
         if element is None:
             return None
         if tag.is_private:
             return self._private(source, element)
-        if not _known(tag) or element.VR == "UN":
-            return None
-        action = self.profile.action(tag, element.VR, capture=self.capture)
-        if action == "remove":
+        return self._public(element) if _known(tag) else None
+
+    def _public(self, element: DataElement) -> DataElement | None:
+        action = self.profile.action(element.tag, element.VR, capture=self.capture)
+        if action == "remove" or element.VR == "UN":
             return None
         if isinstance(element.value, Sequence):
             return self._sequence(element, action)
         return self._value(element, action)
+
+    def _stays_plain(self, element: DataElement | RawDataElement) -> bool:
+        """Whether an element stays and is no text: then it is not looked into."""
+        tag, vr = element.tag, str(element.VR)
+        if vr not in PLAIN_VRS or tag.is_private or not _known(tag):
+            return False
+        return self.profile.action(tag, vr, capture=self.capture) == "keep"
 
     def _private(self, source: Dataset, element: DataElement) -> DataElement | None:
         safe = self.private.holds(source, element.tag)
@@ -193,13 +208,17 @@ def taken_away(source: Dataset, profile: Profile, *, capture: bool) -> Identifie
 
 def _all_elements(source: Dataset) -> Iterator[DataElement]:
     for tag in source.keys():  # noqa: SIM118 - iterating converts and can raise
-        element = _readable(source, tag)
+        element = None if _is_plain(source, tag) else _readable(source, tag)
         if element is None:
             continue
         yield element
         if isinstance(element.value, Sequence):
             for item in element.value:
                 yield from _all_elements(item)
+
+
+def _is_plain(source: Dataset, tag: BaseTag) -> bool:
+    return str(source.get_item(tag).VR) in PLAIN_VRS
 
 
 def _readable(source: Dataset, tag: BaseTag) -> DataElement | None:

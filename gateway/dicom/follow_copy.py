@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -72,6 +73,10 @@ RESOLVED: Final = frozenset(
     )
 )
 """Rewritten next, and found by what is there: an invalid UID is one to find."""
+PLAIN_DECIMALS: Final = re.compile(
+    rb"(?:(?=[-.\d]{1,16}(?:\\| ?$))-?\d+(?:\.\d+)?(?:\\| ?$))+"
+)
+"""Decimal strings (PS3.5 6.2) without exponents and blanks between."""
 TEXT_VRS: Final = frozenset(STR_VR) | {"UR"}
 
 
@@ -122,7 +127,10 @@ def _may_stay(tag: BaseTag, *, overlays: bool) -> bool:
 
 def _copied_element(
     source: Dataset, tag: BaseTag, *, overlays: bool
-) -> DataElement | None:
+) -> DataElement | RawDataElement | None:
+    raw: Any = source.get_item(tag)
+    if isinstance(raw, RawDataElement) and _plain_decimals(tag, raw):
+        return raw._replace(VR="DS")
     try:
         element = source[tag]
         found = element.value
@@ -136,6 +144,12 @@ def _copied_element(
         return None
     as_is = vr not in TEXT_VRS or tag in RESOLVED
     return DataElement(tag, vr, found if as_is else _valid(vr, found))
+
+
+def _plain_decimals(tag: BaseTag, raw: RawDataElement) -> bool:
+    """Whether values need neither reading nor repair: contours have millions."""
+    decimals = dictionary_VR(tag) == "DS" and raw.VR in (None, "DS")
+    return decimals and bool(raw.value and PLAIN_DECIMALS.fullmatch(raw.value))
 
 
 def _agreed_vr(tag: BaseTag, vr: str) -> str | None:

@@ -41,6 +41,8 @@ FRAMES_OF_REFERENCE: Final = frozenset(
 )
 SEARCHED_VRS: Final = frozenset(("LO", "LT", "SH", "ST", "UC", "UR", "UT"))
 """Text in which UIDs of originals are looked for."""
+SEQUENCE: Final = frozenset(("SQ",))
+MENTIONING: Final = SEARCHED_VRS | {"UI"}
 UID_IN_TEXT: Final = re.compile(r"\d+(?:\.\d+){2,}")
 
 
@@ -95,13 +97,12 @@ class References:
     def rewrite(self, dataset: Dataset) -> None:
         """Rewrite everything below the root, then UIDs in any other place."""
         self._rewrite_below(dataset)
-        for element in dataset.iterall():
-            self._rewrite_mention(element)
+        for each in _all_below(dataset):
+            for element in _elements(each, MENTIONING):
+                self._rewrite_mention(element)
 
     def _rewrite_below(self, dataset: Dataset) -> None:
-        for element in dataset:
-            if not isinstance(element.value, Sequence):
-                continue
+        for element in _elements(dataset, SEQUENCE):
             first: list[Dataset] = []
             further: list[Dataset] = []
             for item in element.value:
@@ -160,13 +161,12 @@ class References:
 
     def _only(self, item: Dataset, series: str) -> Dataset:
         part = deepcopy(item)
-        for element in part:
-            if isinstance(element.value, Sequence):
-                element.value = Sequence(
-                    each
-                    for each in element.value
-                    if {t.series_instance_uid for t in self._targets(each)} <= {series}
-                )
+        for element in _elements(part, SEQUENCE):
+            element.value = Sequence(
+                each
+                for each in element.value
+                if {t.series_instance_uid for t in self._targets(each)} <= {series}
+            )
         return part
 
     def _place(self, item: Dataset) -> None:
@@ -237,10 +237,16 @@ def _one_reference_each(item: Dataset) -> list[Dataset]:
 
 def _all_below(item: Dataset) -> Iterator[Dataset]:
     yield item
-    for element in item:
-        if isinstance(element.value, Sequence):
-            for below in element.value:
-                yield from _all_below(below)
+    for element in _elements(item, SEQUENCE):
+        for below in element.value:
+            yield from _all_below(below)
+
+
+def _elements(item: Dataset, vrs: frozenset[str]) -> Iterator[DataElement]:
+    """Elements of some value representations; others are not even converted."""
+    for tag in sorted(item.keys()):
+        if item.get_item(tag).VR in vrs:
+            yield item[tag]
 
 
 def _each(found: object, change: Callable[[str], str]) -> object:

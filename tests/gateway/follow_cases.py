@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from highdicom.sr import CodedConcept
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
 from gateway.dicom.follow import Counterpart
 from gateway.dicom.identifiers import UidMapper
@@ -23,6 +24,7 @@ from tests.gateway.test_derive import dciodvfy
 
 UIDS = UidMapper(b"u" * 32)
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
 NEW_SERIES, NEW_STUDY = "2.25.1000", "2.25.2000"
 MADE = {
     "series_instance_uid": "1.2.826.0.1.3680043.8.498.71",
@@ -51,7 +53,8 @@ def counterpart(original: str, number: int = 0) -> Counterpart:
 
 
 def one_each(original: str) -> tuple[Counterpart, ...]:
-    return (counterpart(original),)
+    """Something for every instance; a study is none."""
+    return () if original == _ct_image().StudyInstanceUID else (counterpart(original),)
 
 
 def none(_original: str) -> tuple[Counterpart, ...]:
@@ -77,6 +80,11 @@ def errors_of(part10: bytes, folder: Path) -> set[str]:
 
 
 def ct_image() -> Dataset:
+    return copy.deepcopy(_ct_image())
+
+
+@cache
+def _ct_image() -> Dataset:
     image = dcmread(corpus_file("CT_small.dcm"))
     image.PatientID = "4MR1-77"
     image.FrameOfReferenceUID = image.FrameOfReferenceUID or "1.2.3.4"
@@ -187,11 +195,48 @@ def segmentation(image: Dataset) -> Dataset:
     )
 
 
+def structure_set(image: Dataset) -> Dataset:
+    """A contour drawn on one image, with the references PS3.3 C.8.8.5 asks for."""
+    dataset = Dataset()
+    for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "StudyDate"):
+        dataset[keyword] = image[keyword]
+    dataset.PatientBirthDate = dataset.PatientSex = dataset.StudyTime = ""
+    dataset.AccessionNumber = dataset.StudyID = dataset.ReferringPhysicianName = ""
+    dataset.SOPClassUID = RTStructureSetStorage
+    dataset.SOPInstanceUID = MADE["sop_instance_uid"]
+    dataset.SeriesInstanceUID = MADE["series_instance_uid"]
+    dataset.Modality, dataset.Manufacturer = "RTSTRUCT", "Maker"
+    dataset.SeriesNumber = dataset.OperatorsName = ""
+    dataset.StructureSetLabel = "PLANTED"
+    dataset.StructureSetDate, dataset.StructureSetTime = "20200101", "101010"
+    frame, study, series, contour_image = Dataset(), Dataset(), Dataset(), Dataset()
+    contour_image.ReferencedSOPClassUID = image.SOPClassUID
+    contour_image.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    series.SeriesInstanceUID = image.SeriesInstanceUID
+    series.ContourImageSequence = [contour_image]
+    study.ReferencedSOPClassUID = DETACHED_STUDY
+    study.ReferencedSOPInstanceUID = image.StudyInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame.FrameOfReferenceUID = image.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = [study]
+    dataset.ReferencedFrameOfReferenceSequence = [frame]
+    roi, drawn, contour, observation = Dataset(), Dataset(), Dataset(), Dataset()
+    roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = 1, "Planted", ""
+    roi.ReferencedFrameOfReferenceUID = image.FrameOfReferenceUID
+    contour.ContourImageSequence = [contour_image]
+    contour.ContourGeometricType, contour.NumberOfContourPoints = "POINT", 1
+    contour.ContourData = ["1.5", "2.5", "-3.5"]
+    drawn.ReferencedROINumber, drawn.ContourSequence = 1, [contour]
+    observation.ObservationNumber = observation.ReferencedROINumber = 1
+    observation.RTROIInterpretedType, observation.ROIInterpreter = "", ""
+    dataset.StructureSetROISequence = [roi]
+    dataset.ROIContourSequence = [drawn]
+    dataset.RTROIObservationsSequence = [observation]
+    return dataset
+
+
 def multi_frame(image: Dataset, frames: int) -> Dataset:
     """The same image, as if of several frames."""
     image.NumberOfFrames = frames
     image.PixelData = image.PixelData * frames
     return image
-
-
-WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -313,6 +313,8 @@ def test_pixels_and_the_given_data_set_are_untouched() -> None:
     kept = copy.deepcopy(before)
     after = deidentified(before, *EVERY)
     assert before == kept
+    after.Rows = 1
+    assert before == kept
     assert after.PixelData == before.PixelData
     for keyword in ("WindowCenter", "RescaleSlope", "PixelSpacing", "BitsStored"):
         assert after[keyword].value == before[keyword].value

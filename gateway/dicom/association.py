@@ -31,7 +31,7 @@ from gateway.dicom.contexts import (
     contexts_for,
     contexts_in_roles,
 )
-from gateway.errors import InvalidObject
+from gateway.errors import AssociationLost, InvalidObject
 
 LOG = structlog.get_logger(component="association")
 
@@ -141,6 +141,9 @@ class GatewayAssociation(Association):
         self.dimse.cancel_req = {}
         try:
             self._service.serve(self, msg, context_id)
+        except AssociationLost as lost:
+            LOG.info("request abandoned", reason=str(lost), **vars(self.call))
+            self.abort()
         except Exception:
             LOG.exception("request failed")
             self.abort()

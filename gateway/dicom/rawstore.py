@@ -153,15 +153,28 @@ def _sole_reader(association: Association) -> Iterator[None]:
             raise AssociationLost("The association is not established")
         yield
         return
-    association._reactor_checkpoint.clear()
     try:
-        while not association._is_paused:
-            time.sleep(POLL_SECONDS)
+        _pause_reactor(association)
         if not association.is_established:
             raise AssociationLost("The association is not established")
         yield
     finally:
         association._reactor_checkpoint.set()
+
+
+def _pause_reactor(association: Association) -> None:
+    """Wait until the reactor stands at its checkpoint, or has ended.
+
+    It says that it is paused before it looks whether it may go on, so what it
+    said before the checkpoint was closed counts for nothing: on a busy machine
+    it is still on its way to the queue. What it says after that is true.
+    """
+    checkpoint = association._reactor_checkpoint
+    checkpoint.set()  # one that stands there goes round once more, and says so
+    checkpoint.clear()
+    association._is_paused = False
+    while association.is_alive() and not association._is_paused:
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager

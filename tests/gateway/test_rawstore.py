@@ -1,0 +1,56 @@
+"""Responses are read by who waits for them, however slow the reactor is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from gateway.dicom.rawstore import _sole_reader, send_c_store_bytes
+from tests.gateway.scp import (
+    ARCHIVE,
+    CT_IMAGE,
+    EXPLICIT,
+    Archive,
+    associated,
+    encoded,
+    small,
+)
+
+SLOW_SECONDS = 0.05
+
+
+class SlowCheckpoint(threading.Event):
+    """Lets the reactor through, but late, as a busy machine does."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passed = super().wait(timeout)
+        time.sleep(SLOW_SECONDS)
+        return passed
+
+
+def test_a_slow_reactor_takes_nothing_from_who_waits() -> None:
+    archive = Archive()
+    contexts = [(CT_IMAGE, EXPLICIT)]
+    with (
+        archive.listening(contexts),
+        associated(archive.port, contexts, called=ARCHIVE) as association,
+    ):
+        checkpoint = SlowCheckpoint()
+        checkpoint.set()
+        association._reactor_checkpoint = checkpoint
+        looked, get_msg = threading.Event(), association.dimse.get_msg
+
+        def watched(block: bool = False) -> Any:
+            if not block:
+                looked.set()
+            return get_msg(block)
+
+        association.dimse.get_msg = watched  # type: ignore[method-assign]
+        for number in range(1, 6):
+            with _sole_reader(association):
+                looked.clear()
+                assert not looked.wait(3 * SLOW_SECONDS)
+            item = encoded(small(f"1.2.3.{number}"))
+            assert send_c_store_bytes(association, item) == 0x0000
+        assert len(archive.arrivals) == 5

@@ -7,7 +7,7 @@ Pictures (a folder, searched in depth) are marked at their own size without δ,
 with δ of the model grid and with δ of their own resolution, and put through both
 packaged removers twice: at 224 pixels, and at their own size. What comes back is
 compared with the original at the size it comes back in: the larger the error,
-the less the remover got. The same mark each time, lesion guard off.
+the less the remover got. The same mark each time, no lesion boxes.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def _received(
 ) -> Instance:
     """Put an object into store and index as the receiver does."""
     stream = BytesIO()
-    dcmwrite(stream, dataset, implicit_vr=False, little_endian=True)
+    dcmwrite(stream, Dataset(dataset), implicit_vr=False, little_endian=True)
     octets = stream.getvalue()
     uid = f"{dataset.SOPInstanceUID}.{number}"
     meta = FileMeta(
@@ -267,8 +267,11 @@ def _in_own_process(case: str, count: int) -> Outcome:
 
 def _table(outcomes: Sequence[Outcome]) -> str:
     rows = [
-        "| case | frames | received, MiB | s per frame | queries per frame | misled "
-        "| objects | record, % of received | memory above models, MiB | to received |",
+        (
+            "| case | frames | received, MiB | s per frame | queries per frame | misled "
+            "| objects | record, % of received | memory above models, MiB "
+            "| to received |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     rows += [

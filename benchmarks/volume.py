@@ -42,9 +42,10 @@ from engine.protection.series import protect_series
 from engine.protection.values import Given, Neighbour, ProtectedFrame
 from engine.recover import recover
 from engine.removal.remover import Remover, load_remover, packaged_removers
+from engine.rendering import render
 from engine.types import Frame, Rendering
 from engine.watermark.logo import load_logo
-from engine.watermark.working import GRID, working_image
+from engine.watermark.working import GRID, levels_to_tensor, working_image
 
 CPU = torch.device("cpu")
 BETWEEN = 4
@@ -95,7 +96,8 @@ VOLUMES: dict[str, Callable[[], NDArray[np.generic]]] = {
 
 def frames_of(name: str, count: int) -> list[Frame]:
     """Take the middle `count` slices of a volume."""
-    volume = np.clip(np.rint(VOLUMES[name]()), -32768, 65535).astype(np.int32)
+    raw = np.asarray(VOLUMES[name](), dtype=np.float64)
+    volume = np.clip(np.rint(raw), -32768, 65535).astype(np.int32)
     first = max(0, (len(volume) - count) // 2)
     colour = volume.ndim == 4
     top = 255.0 if colour else float(np.percentile(volume, 99.5))
@@ -135,24 +137,22 @@ class Bench:
             )
         return done
 
-    def warm(self) -> Done:
+    def warm(self, batch: int | None = None) -> Done:
         """As `protect_series` does."""
         pairs = protect_series(
-            self.protector, self.frames, seeds=self.seeds, batch=self.batch
+            self.protector, self.frames, seeds=self.seeds, batch=batch
         )
         return list(pairs)
 
     def chained(self, taught: Callable[[Neighbour], Neighbour]) -> Done:
-        """In batches, with what `taught` leaves of the neighbour."""
+        """One by one, with what `taught` leaves of the neighbour."""
         done: Done = []
-        while len(done) < len(self.frames):
-            part = slice(len(done), len(done) + (self.batch if done else 1))
-            near = [one for one in done if isinstance(one, ProtectedFrame)]
-            given = Given(neighbour=taught(near[-1].neighbour) if near else None)
-            frames = self.frames[part]
-            done += self.protector.protect_many(
-                frames, seeds=self.seeds[part], given=[given] * len(frames)
-            )
+        near: Neighbour | None = None
+        for frame, seed in zip(self.frames, self.seeds, strict=True):
+            given = Given(neighbour=taught(near) if near else None)
+            done += self.protector.protect_many([frame], seeds=[seed], given=[given])
+            if isinstance(done[-1], ProtectedFrame):
+                near = done[-1].neighbour
         return done
 
 
@@ -176,7 +176,7 @@ def modes(bench: Bench) -> dict[str, Callable[[], Done]]:
     return {
         "cold": bench.cold,
         "warm": bench.warm,
-        "one by one": replace(bench, batch=1).warm,
+        "warm, in batches": lambda: bench.warm(bench.batch),
         "δ only": lambda: bench.chained(lambda n: without_boxes(without_mark(n))),
         "boxes only": lambda: bench.chained(lambda n: without_delta(without_mark(n))),
         "mark only": lambda: bench.chained(lambda n: without_delta(without_boxes(n))),
@@ -184,14 +184,17 @@ def modes(bench: Bench) -> dict[str, Callable[[], Done]]:
 
 
 def removal_error(bench: Bench, done: Sequence[ProtectedFrame]) -> float:
-    """RMSE in levels between originals and what removers return, on the grid."""
+    """RMSE in levels between originals and what removers return, at the size of δ."""
     errors = []
     for frame, one in zip(bench.frames, done, strict=True):
-        original = working_image(frame.stored, frame.rendering, CPU)
-        shown = working_image(one.stored, frame.rendering, CPU)
+        rows, columns = one.key.delta.shape[:2]
+        original, shown = (
+            levels_to_tensor(render(s, frame.rendering), (rows, columns), CPU)
+            for s in (frame.stored, one.stored)
+        )
         with torch.inference_mode():
             for remover in bench.removers:
-                removed = remover(shown[None]).image[0]
+                removed = remover(shown.expand(3, -1, -1)[None]).image[0]
                 errors.append(float((removed - original).square().mean().sqrt()) * 255)
     return float(np.mean(errors))
 

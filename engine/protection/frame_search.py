@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from engine.params import ProtectParams, SearchParams
     from engine.protection.values import Prepared
     from engine.search.candidate import Candidate, Judgement
-    from engine.search.hint import Hint
     from engine.search.judges import Judges
     from engine.search.native import NativeResult
     from engine.search.objective import Opinion
@@ -140,7 +139,7 @@ def set_up(
         steady=_steady(setting.judges, objective, search, seed),
         tick=tick,
         hints=start.hints,
-        holds=_holds(setting, prepared.hint),
+        holds=prepared.hint.holds if prepared.hint else _never,
     )
     return FrameSearch(
         prepared=prepared,
@@ -152,10 +151,8 @@ def set_up(
     )
 
 
-def _holds(setting: Setting, hint: Hint | None) -> Callable[[Judgement], bool]:
-    """Return what says whether a mark taken over spares the search."""
-    members = len(setting.ensemble.members)
-    return lambda said: hint is not None and hint.holds(said, members)
+def _never(_said: Judgement) -> bool:
+    return False
 
 
 def _presets(setting: Setting, prepared: Prepared) -> PresetView | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.types import Frame
 
 BATCH: Final = 8
-"""Frames protected together by default."""
+"""Frames protected together where a batch is faster than its frames."""
 
 
 def protect_series(
@@ -25,7 +25,7 @@ def protect_series(
     *,
     seeds: Iterable[bytes],
     neighbour: Neighbour | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Iterator[ProtectedFrame | NoFeasiblePlacement]:
     """Protect frames of one series in order, in bounded memory.
 
@@ -41,7 +41,9 @@ def protect_series(
     neighbour
         Of the frame before the first one, where there was one.
     batch
-        Most frames in memory at once, at least 1.
+        Most frames in memory at once, at least 1. By default one on a
+        processor, where batches gain nothing and the nearest neighbour teaches
+        the most, and `BATCH` on other devices.
 
     Yields
     ------
@@ -55,11 +57,12 @@ def protect_series(
     ValueError
         There are not as many seeds as frames.
     """
-    if batch < 1:
+    size = batch or (1 if protector.device.type == "cpu" else BATCH)
+    if batch is not None and batch < 1:
         raise InvalidParameter(f"batch={batch}: must be at least 1")
     pairs = zip(frames, seeds, strict=True)
     last = neighbour
-    while part := list(islice(pairs, batch if last else 1)):
+    while part := list(islice(pairs, size if last else 1)):
         done = protector.protect_many(
             [frame for frame, _ in part],
             seeds=[seed for _, seed in part],

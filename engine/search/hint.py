@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from engine.search.candidate import Judgement
     from engine.search.space import Space
 
-KEPT: Final = 0.5
-"""Share of the anchor that a mark taken over must still be worth."""
+KEPT: Final = 0.75
+"""Share of the anchor that a mark taken over must still be worth. On a
+real head a mark kept 0.9 of its margin on the next slice and 0.7 three slices
+on; on interpolated, thinner slices nearly all over eight."""
 
 _STEP: Final = 2
 """How far the place is varied, in grid pixels."""
@@ -63,21 +65,19 @@ class Hint:
         ]
         return tuple(one for one in dict.fromkeys(tried) if space.feasible(one))
 
-    def holds(self, said: Judgement, members: int) -> bool:
+    def holds(self, said: Judgement) -> bool:
         """Whether a mark taken over is good enough to spare the search.
 
-        It must meet the stop rule, mislead all members, and be worth a fair
-        share of what a whole search found last.
+        It must meet the stop rule and be worth a fair share of what a whole
+        search found last. That all members err is not asked: where a search
+        does not get there either, it would be run on every frame.
 
         Parameters
         ----------
         said
             Of the mark on this frame.
-        members
-            How many judges there are.
         """
-        worth = said.fitness <= max(self.anchor, KEPT * self.anchor)
-        return said.success and said.wrong == members and worth
+        return said.success and said.fitness <= max(self.anchor, KEPT * self.anchor)
 
 
 def _allowed(sit: SIT, space: Space) -> bool:

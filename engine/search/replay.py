@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from engine.search.trace import InvalidTrace
+
 if TYPE_CHECKING:
     from engine.search.candidate import Judgement
     from engine.search.objective import Objective
@@ -48,16 +50,20 @@ def replay(trace: Trace, gallery: Gallery, objective: Objective) -> Replay:
         The search.
     gallery
         Shows candidates, made with `Trace.maker` and X of then, the picture
-        with δ.
+        with δ, and the presets of then.
     objective
         The same ensemble and label.
 
     Raises
     ------
     InvalidTrace
-        Logo, frame, label or members are others.
+        Logo, frame, label, members or number of windows are others.
     """
     trace.check(gallery.maker, objective)
+    if gallery.windows != trace.windows:
+        raise InvalidTrace(
+            f"the trace has windows {trace.windows}, but the pictures {gallery.windows}"
+        )
     again: list[Judgement] = []
     for first in range(0, len(trace.entries), _BATCH):
         batch = [one.candidate for one in trace.entries[first : first + _BATCH]]

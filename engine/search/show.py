@@ -31,7 +31,7 @@ class Gallery:
 
     Attributes
     ----------
-    maker, host
+    maker, host, presets
         As given.
     """
 
@@ -40,13 +40,13 @@ class Gallery:
     ) -> None:
         self.maker = maker
         self.host = host
-        self._presets = presets
+        self.presets = presets
         self._painter = GridPainter(maker)
 
     @property
     def windows(self) -> int:
         """W, the number of windows."""
-        return 1 if self._presets is None else 1 + len(self._presets.slopes)
+        return 1 if self.presets is None else 1 + len(self.presets.slopes)
 
     def mark(self, one: Candidate) -> GridMark:
         """Paint a candidate's mark onto the grid as its native mark would look."""
@@ -55,9 +55,9 @@ class Gallery:
     def pictures(self, candidates: Sequence[Candidate]) -> torch.Tensor:
         """``(W * N, 3, G, G)`` float32 in [0, 1]: all candidates window by window."""
         first = blend(self.host, [self.mark(one) for one in candidates])
-        if self._presets is None:
+        if self.presets is None:
             return first
-        further = torch.stack([self._under(self._presets, one) for one in candidates])
+        further = torch.stack([self._under(self.presets, one) for one in candidates])
         return torch.cat([first, further.transpose(0, 1).flatten(0, 1)])
 
     def _under(self, presets: PresetView, one: Candidate) -> torch.Tensor:
@@ -82,11 +82,11 @@ class Gallery:
         torch.Tensor
             ``(N, 3, G, G)``; without presets `gradients` as they are.
         """
-        if self._presets is None:
+        if self.presets is None:
             return gradients
         apart = (self.windows, -1, *pictures.shape[1:])
         per_window, shown = gradients.reshape(apart), pictures.reshape(apart)
         free = (shown > 0) & (shown < 1)
         free[0] = True
-        slopes = per_window.new_tensor([1.0, *self._presets.slopes])
+        slopes = per_window.new_tensor([1.0, *self.presets.slopes])
         return (per_window * free * slopes.view(-1, 1, 1, 1, 1)).mean(dim=0)

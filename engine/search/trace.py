@@ -80,6 +80,8 @@ class Trace:
         Whether it was confirmed at native size.
     queries
         Image queries charged.
+    windows
+        Under how many windows every candidate was seen.
     """
 
     params: SearchParams
@@ -102,6 +104,7 @@ class Trace:
     result: int
     success: bool
     queries: int
+    windows: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.result < len(self.entries):
@@ -155,6 +158,7 @@ class Trace:
             "members": self.members,
             "classes": self.labels,
             "label": self.label,
+            "windows": self.windows,
         }
         given = {
             "frame": (geometry.columns, geometry.rows),
@@ -165,6 +169,7 @@ class Trace:
             "members": judges.names,
             "classes": judges.labels,
             "label": objective.label,
+            "windows": objective.windows,
         }
         for name, value in known.items():
             if value != given[name]:
@@ -263,6 +268,7 @@ def trace_of(
         result=candidates.index(sent or outcome.best.candidate),
         success=outcome.success,
         queries=outcome.queries,
+        windows=objective.windows,
     )
 
 

@@ -26,8 +26,10 @@ from gateway.dicom import command
 from gateway.dicom.admission import Admission, Call
 from gateway.dicom.contexts import (
     HIERARCHICAL_MODELS,
+    Purpose,
+    Roles,
     contexts_for,
-    without_needless,
+    contexts_in_roles,
 )
 from gateway.errors import InvalidObject
 
@@ -53,6 +55,12 @@ class Incoming(Protocol):
 
 class Service(Protocol):
     """What is offered on the associations of one AE title."""
+
+    def sent_syntaxes(self) -> list[tuple[str, str]]:
+        """Return SOP class and transfer syntax of what may be sent to a requestor.
+
+        The most frequent come first.
+        """
 
     def begin_store(
         self,
@@ -89,7 +97,7 @@ class GatewayAssociation(Association):
     ) -> None:
         super().__init__(ae, "acceptor")
         self._service = service
-        self.acse = AdmittingACSE(self, admission)
+        self.acse = AdmittingACSE(self, admission, service)
         self.dimse: StreamingDimse = StreamingDimse(self, service)
         self.bind(evt.EVT_CONN_CLOSE, _stop_waiting)
         self.bind(evt.EVT_SOP_EXTENDED, _agree)
@@ -166,9 +174,12 @@ def _agree(event: evt.Event) -> dict[str, bytes]:
 class AdmittingACSE(ACSE):
     """Asks admission before it negotiates anything."""
 
-    def __init__(self, association: GatewayAssociation, admission: Admission) -> None:
+    def __init__(
+        self, association: GatewayAssociation, admission: Admission, service: Service
+    ) -> None:
         super().__init__(association)
         self._admission = admission
+        self._service = service
         self._association = association
 
     @override
@@ -187,10 +198,16 @@ class AdmittingACSE(ACSE):
 
     def _offer(self, call: Call) -> None:
         """Support what the node that calls may use, in the roles it proposed."""
-        roles = self.requestor.role_selection
-        scps = {str(uid) for uid, role in roles.items() if role.scp_role}
-        usable = contexts_for(self._admission.purposes(call))
-        self.acceptor.supported_contexts = without_needless(usable, scps)
+        roles = {
+            str(uid): Roles(scu=bool(role.scu_role), scp=bool(role.scp_role))
+            for uid, role in self.requestor.role_selection.items()
+        }
+        purposes = self._admission.purposes(call)
+        sent = []
+        if Purpose.RETRIEVE in purposes and any(role.scp for role in roles.values()):
+            sent = self._service.sent_syntaxes()
+        usable = contexts_for(purposes)
+        self.acceptor.supported_contexts = contexts_in_roles(usable, roles, sent)
 
     def _note_declined(self, call: Call) -> None:
         """Audit what was proposed and is here, but not for this node."""

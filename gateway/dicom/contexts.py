@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
+from typing import NamedTuple
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
@@ -90,6 +91,16 @@ def storage_classes() -> list[str]:
     return sorted(current | retired | set(PRIVATE_STORAGE))
 
 
+class Roles(NamedTuple):
+    """The roles a requestor proposes for a SOP class (PS3.7 D.3.3.4)."""
+
+    scu: bool
+    scp: bool
+
+
+NO_ROLES = Roles(scu=False, scp=False)
+
+
 class Purpose(Enum):
     """What a node may associate for."""
 
@@ -118,20 +129,47 @@ def contexts_for(purposes: frozenset[Purpose]) -> list[PresentationContext]:
     return contexts
 
 
-def without_needless(
-    contexts: list[PresentationContext], storage_scps: Collection[str]
+def contexts_in_roles(
+    contexts: list[PresentationContext],
+    roles: Mapping[str, Roles],
+    sent_syntaxes: Iterable[tuple[str, str]],
 ) -> list[PresentationContext]:
-    """Leave out what could only be accepted in a role nobody proposed.
+    """Fit what a node may use to the roles it proposes.
+
+    Left out is what could only be accepted in a role it does not propose. Where
+    it only wants to be sent objects of a class, the syntaxes they have come
+    first: what it does not accept as it is stored cannot be sent.
 
     Parameters
     ----------
     contexts
-        What a node may use.
-    storage_scps
-        SOP classes for which the requestor proposed to be the SCP.
+        What the node may use.
+    roles
+        What it proposes, by SOP class.
+    sent_syntaxes
+        SOP class and transfer syntax of what may be sent, most frequent first.
     """
-    return [
-        context
-        for context in contexts
-        if context.scu_role is not False or context.abstract_syntax in storage_scps
-    ]
+    preferred: dict[str, list[str]] = {}
+    for sop_class, syntax in sent_syntaxes:
+        preferred.setdefault(sop_class, []).append(syntax)
+    fitted = []
+    for context in contexts:
+        uid = str(context.abstract_syntax)
+        role = roles.get(uid, NO_ROLES)
+        if context.scu_role is False and not role.scp:
+            continue
+        if context.scp_role and role.scp and not role.scu and uid in preferred:
+            fitted.append(_preferring(context, preferred[uid]))
+        else:
+            fitted.append(context)
+    return fitted
+
+
+def _preferring(context: PresentationContext, first: list[str]) -> PresentationContext:
+    known = [str(syntax) for syntax in context.transfer_syntax]
+    ordered = [syntax for syntax in first if syntax in known]
+    changed = build_context(
+        str(context.abstract_syntax), list(dict.fromkeys([*ordered, *known]))
+    )
+    changed.scu_role, changed.scp_role = context.scu_role, context.scp_role
+    return changed

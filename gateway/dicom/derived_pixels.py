@@ -103,17 +103,20 @@ def plan_parts(source: Source, split: Split) -> tuple[Part, ...]:
 
 
 def _loses_rescale(source: Source) -> bool:
-    """Whether the rescale gives HU that stored values are not, or varies."""
+    """Whether the rescale gives quantities that stored values are not, or varies."""
     dataset = source.dataset
     rescales = {rescale_of(dataset, index) for index in range(source.count)}
     if len(rescales) > 1:
         return True
-    group = _transformation(dataset, 0)
+    if None in rescales:
+        return False
+    modality = text(dataset, "Modality")
     # Rescale Type of CT is not relied on: real objects say US and mean HU.
-    hounsfield = text(group, "RescaleType") == "HU" or text(dataset, "Modality") == "CT"
-    # Signed values would be moved to start at 0, HU or not.
-    kept = rescales == {Rescale()} and not source.signed
-    return hounsfield and None not in rescales and not kept
+    told = text(_transformation(dataset, 0), "RescaleType") == "HU"
+    if told or modality == "CT":
+        # Signed values would be moved to start at 0 even if they are HU.
+        return source.signed or rescales != {Rescale()}
+    return modality in QUANTITATIVE and rescales != {Rescale()}
 
 
 def _part(source: Source, frames: range) -> Part:

@@ -89,22 +89,30 @@ def copy_overlays(source: Source, part: Part, target: Dataset) -> None:
     part
         The frames.
     """
-    for group in GROUPS:
-        plane = _read_plane(source, group)
-        if plane is None:
-            continue
-        covered = range(
-            max(part.frames.start, plane.first),
-            min(part.frames.stop, plane.first + plane.count),
-        )
-        if covered:
-            written = covered[:1] if plane.repeats else covered
-            bits = (_bits(source, plane, frame) for frame in written)
-            _write_plane(plane, target, _packed(bits, plane.size))
-            if not (part.single or plane.repeats):
-                target.add_new(Tag(group, FRAMES), "IS", str(len(covered)))
-                first = covered.start - part.frames.start + 1
-                target.add_new(Tag(group, FIRST_FRAME), "US", first)
+    found = [_read_plane(source, group) for group in GROUPS]
+    planes = [
+        (plane, covered)
+        for plane in found
+        if plane is not None and (covered := _covered(plane, part))
+    ]
+    for plane, covered in planes:
+        # Validators look for the first plane in group 6000.
+        group = plane.group - planes[0][0].group + GROUPS.start
+        written = covered[:1] if plane.repeats else covered
+        bits = (_bits(source, plane, frame) for frame in written)
+        _write_plane(plane, group, target, _packed(bits, plane.size))
+        if not (part.single or plane.repeats):
+            target.add_new(Tag(group, FRAMES), "IS", str(len(covered)))
+            first = covered.start - part.frames.start + 1
+            target.add_new(Tag(group, FIRST_FRAME), "US", first)
+
+
+def _covered(plane: Plane, part: Part) -> range:
+    """Frames of a part that a plane is for."""
+    return range(
+        max(part.frames.start, plane.first),
+        min(part.frames.stop, plane.first + plane.count),
+    )
 
 
 def _read_plane(source: Source, group: int) -> Plane | None:
@@ -183,8 +191,7 @@ def _packed(frames: Iterator[NDArray[np.uint8]], size: int) -> bytes:
     return np.packbits(np.concatenate(list(frames)), bitorder="little").tobytes()
 
 
-def _write_plane(plane: Plane, target: Dataset, data: bytes) -> None:
-    group = plane.group
+def _write_plane(plane: Plane, group: int, target: Dataset, data: bytes) -> None:
     target.add_new(Tag(group, ROWS), "US", plane.rows)
     target.add_new(Tag(group, COLUMNS), "US", plane.columns)
     target.add_new(Tag(group, TYPE), "CS", plane.kind)

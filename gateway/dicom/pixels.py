@@ -340,7 +340,7 @@ def _shown(
     pixel = windows.pixel
     if own or pixel.photometric not in GREY:
         return own or ((),) * pixel.frames
-    return ((windows.made(seen.sample, bits_stored),),) * pixel.frames
+    return tuple((made,) for made in windows.made(seen.sample, bits_stored))
 
 
 def _renderings(

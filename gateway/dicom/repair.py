@@ -38,6 +38,16 @@ PATTERNS: Final = {
 }
 DIGITS_ONLY: Final = ("DA", "TM")
 UPPER_CASE: Final = ("AS", "CS")
+PICTURES: Final = (
+    "IconImageSequence",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "PixelDataProviderURL",
+    "EncapsulatedDocument",
+)
+"""What may show the original, at whatever depth: never taken over."""
+
 FREE_TEXT: Final = ("LT", "ST", "UT", "UC")
 NAME_GROUP_LENGTH: Final = 64
 
@@ -137,6 +147,6 @@ def _valid_string(vr: str, raw: object) -> str | None:
 def _valid_item(item: Dataset) -> Dataset:
     copied = Dataset()
     # Private and unknown attributes have no keyword and are left behind.
-    keywords = [keyword_for_tag(element.tag) for element in item.elements()]
-    copy_attributes(item, copied, filter(None, keywords))
+    keywords = {keyword_for_tag(element.tag) for element in item.elements()}
+    copy_attributes(item, copied, sorted(keywords - {"", *PICTURES}))
     return copied

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
 from gateway.dicom.association import GatewayAssociation, Incoming
@@ -33,9 +34,18 @@ class RetrieveService:
     """
 
     def __init__(self, grants: Grants, holdings: Holdings, audit: AuditLog) -> None:
+        self._holdings = holdings
         self._find = FindHandler(holdings, audit, grants.ae_title)
         self._move = MoveHandler(grants, holdings, audit)
         self._get = GetHandler(holdings, audit)
+
+    def sent_syntaxes(self) -> list[tuple[str, str]]:
+        """Return in what objects lie here: they are sent in no other."""
+        try:
+            return self._holdings.syntaxes()
+        except SQLAlchemyError as error:
+            LOG.warning("syntaxes unknown", error=repr(error))
+            return []
 
     def begin_store(
         self,
@@ -77,6 +87,10 @@ class ReceiverService:
     def __init__(self, storage: StorageService, retrieval: RetrieveService) -> None:
         self._storage = storage
         self._retrieval = retrieval
+
+    def sent_syntaxes(self) -> list[tuple[str, str]]:
+        """Return in what protected objects lie here."""
+        return self._retrieval.sent_syntaxes()
 
     def begin_store(
         self,

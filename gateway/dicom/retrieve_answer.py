@@ -15,8 +15,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from gateway.dicom.lenient import lenient
-from gateway.dicom.retrieve_header import CHARACTER_SET
+from gateway.dicom.retrieve_header import CHARACTER_SET, one_lenient
 from gateway.dicom.retrieve_identifier import BULK_VRS, NOT_KEYS, Query
 from gateway.dicom.retrieve_match import element_of, matching_items
 from gateway.store.find import UNIQUE_KEY
@@ -126,7 +125,7 @@ def _encode_elements(
         target.is_implicit_VR = transfer_syntax.is_implicit_VR
         target.is_little_endian = transfer_syntax.is_little_endian
         try:
-            with lenient():
+            with one_lenient():
                 settled = correct_ambiguous_vr_element(
                     element, header, transfer_syntax.is_little_endian
                 )

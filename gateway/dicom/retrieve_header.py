@@ -5,7 +5,9 @@ Read from the head of the stored file, never pixels, and only those asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +25,18 @@ from gateway.store.part10 import read_head
 CHARACTER_SET = Tag("SpecificCharacterSet")
 LAST_TAG = 0xFFFFFFFF
 PIXEL_REPRESENTATION = Tag("PixelRepresentation")  # says what "US or SS" is
+ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def one_lenient() -> Iterator[None]:
+    """Be lenient while no other query is: pydicom's switches are the process's.
+
+    Without it, one association that is done would make another strict half way,
+    and values that break the standard would be missing from its answers.
+    """
+    with ONE_AT_A_TIME, lenient():
+        yield
 
 
 def read_header(path: Path, tags: Collection[int]) -> Dataset:
@@ -75,7 +89,7 @@ def read_some(
         return int(tag) > last
 
     try:
-        with lenient():
+        with one_lenient():
             dataset = read_dataset(
                 stream,
                 known and transfer_syntax.is_implicit_VR,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from gateway.dicom.rawstore import OutboundObject
 from gateway.errors import RecoveryRefused
 from gateway.store.files import FileStore
-from gateway.store.find import FindKeys, Level
+from gateway.store.find import ORIGINALS, PROTECTED, FindKeys, Level
 from gateway.store.index import Index
 from gateway.store.rows import Instance, Protected
 
@@ -95,6 +95,9 @@ class Holdings(Protocol):
     def place(self, row: dict[str, Any]) -> Path:
         """Return the file of the first object of what was found."""
 
+    def syntaxes(self) -> list[tuple[str, str]]:
+        """Return SOP classes with transfer syntaxes, the most frequent first."""
+
 
 class Originals:
     """What was received, found by original and by protected UIDs."""
@@ -118,6 +121,10 @@ class Originals:
     def place(self, row: dict[str, Any]) -> Path:
         """Return the file of a received object."""
         return self._store.absolute(row["path"])
+
+    def syntaxes(self) -> list[tuple[str, str]]:
+        """Return in what syntaxes objects were received."""
+        return self._index.syntaxes_held(ORIGINALS)
 
     def _load(self, instance: Instance) -> bytes:
         """Return the bytes received, verified.
@@ -164,6 +171,10 @@ class ProtectedObjects:
     def place(self, row: dict[str, Any]) -> Path:
         """Return the file of a protected object."""
         return self._store.absolute(row["path"])
+
+    def syntaxes(self) -> list[tuple[str, str]]:
+        """Return in what syntaxes protected objects are."""
+        return self._index.syntaxes_held(PROTECTED)
 
     def _load(self, row: Protected) -> Path:
         return self._store.absolute(self._verify(row).path)

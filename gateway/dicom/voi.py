@@ -155,8 +155,10 @@ class Windows:
         ]
         return tuple(window for window in shown if window is not None)
 
-    def made(self, values: NDArray[np.int32], bits_stored: int) -> Rendering:
-        """Make a window for frames that bring none, the same for all.
+    def made(
+        self, values: NDArray[np.int32], bits_stored: int
+    ) -> tuple[Rendering, ...]:
+        """Make a window for frames that bring none: each has the same ends.
 
         Parameters
         ----------
@@ -165,17 +167,23 @@ class Windows:
         bits_stored
             Of the values.
         """
-        inverted = self._turned(self.modality(0) or Rescale())
+        lo, hi = self._made_ends(values, bits_stored)
+        modalities = map(self.modality, range(self.pixel.frames))
+        return tuple(
+            Rendering(lo=lo, hi=hi, inverted=self._turned(modality or Rescale()))
+            for modality in modalities
+        )
+
+    def _made_ends(self, values: NDArray[np.int32], bits_stored: int) -> Ends:
         if bits_stored <= 8 and not self.pixel.signed:
-            top = float(2**bits_stored - 1)
-            return Rendering(lo=0.0, hi=top, inverted=inverted)
+            return 0.0, float(2**bits_stored - 1)
         shown = values[~self._is_padding(values)]
         if shown.size == 0:
             shown = values
         lo, hi = (float(end) for end in np.percentile(shown, ROBUST))
         if hi <= lo:
             lo, hi = float(shown.min()), float(shown.max())
-        return Rendering(lo=lo, hi=max(hi, lo + 1.0), inverted=inverted)
+        return lo, max(hi, lo + 1.0)
 
     def _turned(self, modality: Modality) -> bool:
         """Whether low stored values show white."""

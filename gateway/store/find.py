@@ -120,6 +120,7 @@ PERSON_NAMES = frozenset({"PatientName", "ReferringPhysicianName"})
 RANGES = frozenset({"PatientBirthDate", "StudyDate", "StudyTime"})
 UIDS = frozenset({*HIERARCHY_UIDS, "SOPClassUID", "SOPClassesInStudy"})
 AFTER_ALL_DIGITS = "~"
+NEWEST_OBJECTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,22 @@ def find_statement(
 def matching_objects(keys: FindKeys, catalogue: Catalogue) -> Select[Any]:
     """Select the row ids of the objects that keys match."""
     return select(catalogue.column("id")).where(_conditions(keys, catalogue))
+
+
+def syntaxes_held(catalogue: Catalogue) -> Select[Any]:
+    """Select the transfer syntaxes of each SOP class, the most frequent first.
+
+    Of the newest objects only, so that the time this takes is bounded.
+    """
+    names = ("sop_class_uid", "transfer_syntax_uid")
+    row, number = catalogue.column("id"), func.count()
+    newest = select(func.coalesce(func.max(row), 0)).scalar_subquery()
+    return (
+        select(*(catalogue.column(name) for name in names))
+        .where(row > newest - NEWEST_OBJECTS)
+        .group_by(*(catalogue.column(name) for name in names))
+        .order_by(number.desc(), catalogue.column(names[1]))
+    )
 
 
 def _entities(

@@ -20,10 +20,12 @@ from gateway.store.database import Database
 from gateway.store.find import (
     ORIGINALS,
     PROTECTED,
+    Catalogue,
     FindKeys,
     Level,
     find_statement,
     matching_objects,
+    syntaxes_held,
 )
 from gateway.store.rows import (
     Conflict,
@@ -353,6 +355,11 @@ class Index(Care):
         columns = [column for column in protected.c if column.name != "report"]
         rows = self._rows(select(*columns).where(chosen).order_by(*order))
         return [Protected(**row) for row in rows]
+
+    def syntaxes_held(self, catalogue: Catalogue) -> list[tuple[str, str]]:
+        """Return SOP classes with their transfer syntaxes, most frequent first."""
+        rows = self._rows(syntaxes_held(catalogue))
+        return [(row["sop_class_uid"], row["transfer_syntax_uid"]) for row in rows]
 
     def _instances(self, statement: Select[Any]) -> list[Instance]:
         return [Instance(**row) for row in self._rows(statement)]

@@ -66,7 +66,7 @@ def storescp(directory: Path, ae_title: str) -> Iterator[int]:
     """DCMTK's storescp, writing what it gets bit by bit."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    with _process(
+    with process(
         [
             tool("storescp"),
             *("-od", str(directory)),
@@ -107,7 +107,7 @@ def orthanc(
     config = directory / "orthanc.json"
     config.write_text(json.dumps(settings))
     node = Orthanc(f"http://127.0.0.1:{http}", dicom)
-    with _process([tool("Orthanc"), str(config)], directory / "orthanc.log", http):
+    with process([tool("Orthanc"), str(config)], directory / "orthanc.log", http):
         wait_until(lambda: listening(dicom))
         yield node
 
@@ -126,6 +126,11 @@ class Orthanc:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return bytes(answer.read())
 
+    def delete(self, path: str) -> None:
+        request = urllib.request.Request(self.url + path, method="DELETE")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            answer.read()
+
     def call(self, method: str, path: str, body: object) -> Any:
         request = urllib.request.Request(
             self.url + path, data=json.dumps(body).encode(), method=method
@@ -135,13 +140,14 @@ class Orthanc:
 
 
 @contextmanager
-def _process(command: list[str], log: Path, port: int) -> Iterator[None]:
+def process(command: list[str], log: Path, port: int) -> Iterator[None]:
+    """A program, once it listens."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
+        running = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
     try:
-        wait_until(lambda: listening(port) or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
+        wait_until(lambda: listening(port) or running.poll() is not None)
+        assert running.poll() is None, log.read_text()
         yield
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        running.terminate()
+        running.wait(timeout=30)

@@ -15,7 +15,9 @@ from engine.protection.protector import Protector
 from engine.recover import recover
 from engine.search.candidate import Candidate
 from engine.search.objective import Objective, leads, objective_for
+from engine.search.replay import replay
 from engine.search.show import Gallery
+from engine.search.trace import InvalidTrace, Trace
 from engine.types import LEVELS, SIT, Frame, Rendering
 from engine.watermark.blend import blend
 from engine.watermark.maker import PatchMaker
@@ -235,6 +237,16 @@ def test_a_frame_is_protected_under_all_its_windows() -> None:
     per_candidate = len(protector.ensemble.members) * count
     assert report.model_forwards >= per_candidate * (5 + report.evaluated)
     assert report.model_forwards % per_candidate == 0
+    trace = Trace.from_json(result.trace.to_json())
+    gallery = _gallery(frame, apply_delta(frame, result.key.delta))
+    label = protector.ensemble.labels.index(report.before.label)
+    wanted = objective_for(protector.ensemble, views, label, StopRule(kind="never"))
+    shown = Gallery(trace.maker(LOGO), gallery.host, gallery.presets)
+    assert replay(trace, shown, wanted).difference < 0.05
+    with pytest.raises(InvalidTrace, match="windows 2, but the pictures 1"):
+        replay(trace, Gallery(trace.maker(LOGO), gallery.host), wanted)
+    with pytest.raises(InvalidTrace, match="windows"):
+        replay(trace, shown, replace(wanted, features=()))
     plain = protector.protect(replace(frame, presets=()), seed=b"one")
     assert plain.report.windows == ()
     assert plain.report.delta_max <= 8

@@ -242,15 +242,14 @@ def _said(fitness: float, wrong: int = 2, *, success: bool = True) -> Judgement:
 
 def test_a_mark_is_taken_over_only_where_it_is_worth_it() -> None:
     hint = _hint()
-    assert hint.holds(_said(-4.0), 2)
-    assert hint.holds(_said(-4.0 * KEPT), 2)
-    assert not hint.holds(_said(-4.0 * KEPT + 0.1), 2)
-    assert not hint.holds(_said(-9.0, wrong=1), 2)
-    assert not hint.holds(_said(-9.0, success=False), 2)
+    assert hint.holds(_said(-4.0))
+    assert hint.holds(_said(-4.0 * KEPT))
+    assert not hint.holds(_said(-4.0 * KEPT + 0.1))
+    assert not hint.holds(_said(-9.0, success=False))
     # A series whose first mark failed takes over nothing that fails.
     failed = replace(hint, anchor=2.0)
-    assert failed.holds(_said(-0.1), 2)
-    assert not failed.holds(_said(1.0, wrong=0, success=False), 2)
+    assert failed.holds(_said(-0.1))
+    assert not failed.holds(_said(1.0, wrong=0, success=False))
 
 
 def test_a_series_comes_in_order_and_in_batches() -> None:
@@ -325,6 +324,7 @@ def test_the_last_protected_frame_is_the_neighbour_of_the_next_batch(
             return [lost if seed == b"lost" else first for seed in seeds]
 
     watched = Watched.__new__(Watched)
+    watched.device = CPU
     seeds = [b"0", b"1", b"lost", b"lost", b"lost", b"5"]
     done = list(protect_series(watched, [_frame()] * 6, seeds=seeds, batch=2))
     assert asked == [None] + [first.neighbour] * 3

@@ -33,6 +33,8 @@ from tests.gateway.object_cases import as_file, corpus_file, protected_example
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
+START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+END = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 
 @cache
@@ -46,8 +48,8 @@ def certificate_of(
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
     name: str = "recipient",
     *,
-    start: dt.datetime = NOW - DAY,
-    end: dt.datetime = NOW + 3650 * DAY,
+    start: dt.datetime = START,
+    end: dt.datetime = END,
     usage: x509.KeyUsage | None = None,
     serial: int | None = None,
 ) -> x509.Certificate:

@@ -195,7 +195,7 @@ def gateway(
 @contextmanager
 def associated(
     port: int,
-    contexts: Sequence[tuple[str, str]],
+    contexts: Sequence[tuple[str, str | tuple[str, ...]]],
     calling: str = MODALITY,
     called: str = "MIAD-GATEWAY",
     **options: Any,
@@ -204,7 +204,10 @@ def associated(
     association = entity.associate(
         "127.0.0.1",
         port,
-        contexts=[build_context(*context) for context in dict.fromkeys(contexts)],
+        contexts=[
+            build_context(uid, syntaxes if isinstance(syntaxes, str) else [*syntaxes])
+            for uid, syntaxes in dict.fromkeys(contexts)
+        ],
         ae_title=called,
         **options,
     )

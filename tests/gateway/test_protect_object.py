@@ -34,7 +34,7 @@ from tests.gateway.object_cases import (
     protect_one,
     protected_example,
 )
-from tests.gateway.test_derive import dciodvfy
+from tests.gateway.validator import dciodvfy
 
 HELD = {
     "unsupported-pixels": 20,

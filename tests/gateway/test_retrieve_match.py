@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import pytest
@@ -267,3 +268,18 @@ def test_matching_on_a_header_is_audited_by_keyword(running: Gateway) -> None:
     assert line["keys"] == ["OperatorsName", "StudyInstanceUID"]
     assert line["candidates"] == 3
     assert "Doe" not in str(line)
+
+
+def test_many_ask_at_once_and_all_get_the_same(running: Gateway) -> None:
+    """What breaks the standard is answered as it is, however many are asking."""
+    query = series(SliceLocation="", StationName="", RequestAttributesSequence=[])
+
+    def asked(_number: int) -> list[str]:
+        matches, status = find(running, query)
+        assert status == 0x0000
+        return [str(match) for match in matches]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(asked, range(24)))
+    assert len(answers[0]) == 3
+    assert all(answer == answers[0] for answer in answers)

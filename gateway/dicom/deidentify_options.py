@@ -1,0 +1,270 @@
+"""Attributes that the options of the confidentiality profile treat differently.
+
+Columns of PS3.15 Table E.1-1 beside that of the Basic Profile, by keyword, and
+what this gateway adds. Dates and UIDs need no list: the options act on all of
+them that the profile names.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+RETAINED_DEVICE: Final = (
+    "BeamHoldTransitionDateTime",
+    "CalibrationDate",
+    "CalibrationDateTime",
+    "CalibrationTime",
+    "CassetteID",
+    "DateOfInstallation",
+    "DateOfLastCalibration",
+    "DateOfLastDetectorCalibration",
+    "DateOfManufacture",
+    "DateTimeOfLastCalibration",
+    "DetectorID",
+    "DeviceDescription",
+    "DeviceLabel",
+    "DeviceSerialNumber",
+    "DeviceUID",
+    "GantryID",
+    "GeneratorID",
+    "LensMake",
+    "LensModel",
+    "LensSerialNumber",
+    "LensSpecification",
+    "ManufacturerDeviceClassUID",
+    "ManufacturerDeviceIdentifier",
+    "ModifyingDeviceID",
+    "ModifyingSystem",
+    "PerformedStationGeographicLocationCodeSequence",
+    "PerformedStationName",
+    "PerformedStationNameCodeSequence",
+    "PlateID",
+    "ScheduledProcedureStepLocation",
+    "ScheduledStationGeographicLocationCodeSequence",
+    "ScheduledStationName",
+    "ScheduledStationNameCodeSequence",
+    "ScheduledStudyLocation",
+    "SourceManufacturer",
+    "SourceSerialNumber",
+    "StationName",
+    "TimeOfLastCalibration",
+    "TimeOfLastDetectorCalibration",
+    "TransducerIdentificationSequence",
+    "TreatmentMachineName",
+    "UDISequence",
+    "UniqueDeviceIdentifier",
+    "XRayDetectorID",
+    "XRayDetectorLabel",
+    "XRaySourceID",
+)
+"""Retain Device Identity (E.3.8). AE titles, which it lets clean, are removed."""
+
+RETAINED_INSTITUTION: Final = (
+    "ClinicalTrialCoordinatingCenterName",
+    "ClinicalTrialProtocolEthicsCommitteeName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "InstitutionAddress",
+    "InstitutionCodeSequence",
+    "InstitutionName",
+    "InstitutionalDepartmentName",
+    "InstitutionalDepartmentTypeCodeSequence",
+    "SourceOfPreviousValues",
+)
+"""Retain Institution Identity (E.3.11)."""
+
+RETAINED_CHARACTERISTICS: Final = (
+    "EthnicGroup",
+    "PatientAge",
+    "PatientSex",
+    "PatientSexNeutered",
+    "PatientSize",
+    "PatientWeight",
+    "PregnancyStatus",
+    "SelectorASValue",
+    "SmokingStatus",
+)
+"""Retain Patient Characteristics (E.3.7), kept."""
+
+CLEANED_CHARACTERISTICS: Final = (
+    "Allergies",
+    "PatientState",
+    "PreMedication",
+    "SpecialNeeds",
+)
+"""Retain Patient Characteristics (E.3.7), words cleaned."""
+
+RETAINED_REFERENCES: Final = (
+    "AffectedSOPInstanceUID",
+    "AnnotationGroupUID",
+    "ReferencedImageSequence",
+    "ReferencedPatientSequence",
+    "ReferencedPerformedProcedureStepSequence",
+    "ReferencedStudySequence",
+    "SourceImageSequence",
+)
+"""Retain UIDs (E.3.9), beside all that the profile would map."""
+
+CLEANED_CONTENT: Final = (
+    "AcquisitionContextSequence",
+    "ContentSequence",
+    "SpecimenPreparationSequence",
+    "TextValue",
+)
+"""Clean Structured Content (E.3.4), with the text of content items."""
+
+CLEANED_DESCRIPTORS: Final = (
+    "AcquisitionComments",
+    "AcquisitionDeviceProcessingDescription",
+    "AcquisitionFieldOfViewLabel",
+    "AcquisitionProtocolDescription",
+    "AdditionalPatientHistory",
+    "AdmittingDiagnosesCodeSequence",
+    "AdmittingDiagnosesDescription",
+    "Allergies",
+    "AnnotationGroupDescription",
+    "AnnotationGroupLabel",
+    "BeamDescription",
+    "BolusDescription",
+    "ClinicalTrialSeriesDescription",
+    "ClinicalTrialTimePointDescription",
+    "CommentsOnRadiationDose",
+    "CommentsOnThePerformedProcedureStep",
+    "CompensatorDescription",
+    "ConceptualVolumeCombinationDescription",
+    "ConceptualVolumeDescription",
+    "ContainerDescription",
+    "ContrastBolusAgent",
+    "ContributionDescription",
+    "DecompositionDescription",
+    "DerivationDescription",
+    "DischargeDiagnosisDescription",
+    "DisplacementReferenceLabel",
+    "DoseReferenceDescription",
+    "EntityDescription",
+    "EntityLabel",
+    "EntityLongLabel",
+    "EntityName",
+    "EquipmentFrameOfReferenceDescription",
+    "FilterLookupTableDescription",
+    "FixationDeviceDescription",
+    "FractionGroupDescription",
+    "FractionationNotes",
+    "FrameComments",
+    "IdentifyingComments",
+    "ImageComments",
+    "ImagingServiceRequestComments",
+    "Impressions",
+    "InterlockDescription",
+    "InterlockOriginDescription",
+    "InterpretationDiagnosisDescription",
+    "InterpretationText",
+    "LabelText",
+    "LongDeviceDescription",
+    "MedicalAlerts",
+    "MultienergyAcquisitionDescription",
+    "Occupation",
+    "PatientComments",
+    "PatientSetupPhotoDescription",
+    "PatientState",
+    "PatientTreatmentPreparationMethodDescription",
+    "PatientTreatmentPreparationProcedureParameterDescription",
+    "PerformedProcedureStepDescription",
+    "PositionAcquisitionTemplateDescription",
+    "PositionAcquisitionTemplateName",
+    "PrescriptionDescription",
+    "PrescriptionNotes",
+    "PrescriptionNotesSequence",
+    "PriorTreatmentDoseDescription",
+    "ProtocolName",
+    "PyramidDescription",
+    "PyramidLabel",
+    "ROIDescription",
+    "ROIGenerationDescription",
+    "ROIName",
+    "ROIObservationDescription",
+    "ROIObservationLabel",
+    "RTPhysicianIntentNarrative",
+    "RTPlanDescription",
+    "RTPlanLabel",
+    "RTPlanName",
+    "RTPrescriptionLabel",
+    "RTToleranceSetLabel",
+    "RTTreatmentApproachLabel",
+    "RadiationDoseIdentificationLabel",
+    "RadiationDoseInVivoMeasurementLabel",
+    "RadiationGenerationModeDescription",
+    "RadiationGenerationModeLabel",
+    "ReasonForOmissionDescription",
+    "ReasonForRequestedProcedureCodeSequence",
+    "ReasonForStudy",
+    "ReasonForSuperseding",
+    "ReasonForTheImagingServiceRequest",
+    "ReasonForTheRequestedProcedure",
+    "ReasonForVisit",
+    "ReasonForVisitCodeSequence",
+    "RequestAttributesSequence",
+    "RequestedContrastAgent",
+    "RequestedProcedureComments",
+    "RequestedProcedureDescription",
+    "RequestedSeriesDescription",
+    "RespiratoryMotionCompensationTechniqueDescription",
+    "ResultsComments",
+    "ScheduledProcedureStepDescription",
+    "SelectorLOValue",
+    "SelectorLTValue",
+    "SelectorSHValue",
+    "SelectorSTValue",
+    "SelectorUTValue",
+    "SeriesDescription",
+    "ServiceEpisodeDescription",
+    "SetupTechniqueDescription",
+    "ShieldingDeviceDescription",
+    "SpecimenDetailedDescription",
+    "SpecimenShortDescription",
+    "StructureSetDescription",
+    "StructureSetLabel",
+    "StructureSetName",
+    "StudyComments",
+    "StudyDescription",
+    "TreatmentPositionGroupLabel",
+    "TreatmentSite",
+    "TreatmentSites",
+    "TreatmentTechniqueNotes",
+    "TreatmentToleranceViolationDescription",
+    "UserContentLabel",
+    "UserContentLongLabel",
+    "VisitComments",
+    "WaveformFilterDescription",
+)
+"""Clean Descriptors (E.3.5).
+
+Only what is text or holds text; octets and coded reasons go as without the option.
+"""
+
+NO_DATES: Final = ("PatientBirthDate", "PatientBirthTime", "GPSTimeStamp")
+"""Dates and times that neither option of E.3.6 retains."""
+
+BEYOND_THE_TABLE: Final = (
+    "GroupOfPatientsIdentificationSequence",
+    "HL7InstanceIdentifier",
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar",
+    "SourcePatientGroupIdentificationSequence",
+)
+"""Identify a patient although the table does not name them: removed."""
+
+NEEDED: Final[dict[Literal["dummy", "empty"], tuple[str, ...]]] = {
+    "dummy": ("PresentationCreationDate", "PresentationCreationTime"),
+    "empty": (
+        "InstitutionCodeSequence",
+        "PatientSetupPhotoDescription",
+        "PositionAcquisitionTemplateDescription",
+        "PriorTreatmentDoseDescription",
+        "ReferencedPerformedProcedureStepSequence",
+        "RequestedProcedureID",
+        "SourceManufacturer",
+    ),
+}
+"""What conformance of objects that leave needs of them (E.1.1), or suffices for it."""

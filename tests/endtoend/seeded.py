@@ -1,0 +1,138 @@
+"""A receiving process over a data directory that already holds objects.
+
+What the worker would have made of them is put there by the test, so that asking
+and retrieving are tried end to end within seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from config.load import load_site
+from gateway.store.index import open_index
+from gateway.vault.vault import open_vault
+from tests.endtoend.peers import free_port, process
+from tests.gateway.scp import gateway, send
+from tests.gateway.seeding import protect
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from gateway.dicom.rawstore import OutboundObject
+    from gateway.store.rows import Instance, Protected
+
+RECEIVER = "MIAD-GATEWAY"
+RECOVERY = "MIAD-RECOVERY"
+WORKSTATION = "WORKSTATION"
+READER = "READER"
+ORTHANC = "ORTHANC"
+
+SITE = """\
+data_directory = "{data}"
+
+[receiver]
+ae_title = "MIAD-GATEWAY"
+port = {receiver}
+peers = [{{ ae_title = "MODALITY", addresses = ["127.0.0.1/32"] }}]
+readers = [
+  {{ ae_title = "READER", addresses = ["127.0.0.1/32"] }},
+  {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
+]
+
+[recovery]
+ae_title = "MIAD-RECOVERY"
+port = {recovery}
+nodes = [
+  {{ ae_title = "WORKSTATION", addresses = ["127.0.0.1/32"] }},
+  {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
+]
+destinations = [
+  {{ ae_title = "WORKSTATION", host = "127.0.0.1", port = {node} }},
+  {{ ae_title = "READER", host = "127.0.0.1", port = {node} }},
+  {{ ae_title = "ORTHANC", host = "127.0.0.1", port = {orthanc} }},
+]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """What the process holds and where it listens.
+
+    ``node_port`` is where WORKSTATION and READER are expected to listen.
+    """
+
+    data: Path
+    receiver_port: int
+    recovery_port: int
+    node_port: int
+    originals: dict[str, Instance]
+    protected: dict[str, Protected]
+
+    def original_file(self, uid: str) -> bytes:
+        return (self.data / "store" / self.originals[uid].path).read_bytes()
+
+    def protected_file(self, original_uid: str) -> bytes:
+        row = self.protected[original_uid]
+        return (self.data / "store" / row.path).read_bytes()
+
+
+@contextmanager
+def seeded(
+    directory: Path,
+    objects: Sequence[OutboundObject],
+    protected_uids: Collection[str],
+    orthanc_port: int = 1,
+) -> Iterator[Seeded]:
+    """Receive objects, protect some, then serve them from a process of their own."""
+    data, config = directory / "data", directory / "site.toml"
+    receiver, recovery, node = (free_port() for _ in range(3))
+    config.write_text(
+        SITE.format(
+            data=data.as_posix(),
+            receiver=receiver,
+            recovery=recovery,
+            node=node,
+            orthanc=orthanc_port,
+        )
+    )
+    with gateway(load_site(config, environ={})) as running:
+        for item in objects:
+            assert send(running.port, item) == [0x0000]
+    rows = _protect(running.store.root, data, protected_uids)
+    index = open_index(data / "index.sqlite")
+    originals = {
+        str(item.sop_instance_uid): index.instance(item.sop_instance_uid)
+        for item in objects
+    }
+    index.close()
+    command = [sys.executable, "-m", "gateway.cli.main", "receiver"]
+    # The recovery AE listens last.
+    with process([*command, "--config", str(config)], directory / "log", recovery):
+        yield Seeded(
+            data=data,
+            receiver_port=receiver,
+            recovery_port=recovery,
+            node_port=node,
+            originals={uid: row for uid, row in originals.items() if row is not None},
+            protected=rows,
+        )
+
+
+def _protect(
+    store_root: Path, data: Path, uids: Collection[str]
+) -> dict[str, Protected]:
+    from gateway.store.files import FileStore
+
+    store, index = FileStore(store_root), open_index(data / "index.sqlite")
+    vault = open_vault(data / "vault", data / "secrets" / "master.key")
+    rows = {}
+    for uid in uids:
+        instance = index.instance(uid)
+        assert instance is not None
+        rows[uid] = protect(instance, store, index, vault)
+    index.close()
+    return rows

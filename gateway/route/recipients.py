@@ -38,7 +38,7 @@ def recipient_warnings(site: Site) -> list[str]:
 def _mistakes(loaded: Loaded) -> Iterator[str]:
     for position, destination in enumerate(loaded.site.destinations):
         try:
-            load_recipients(destination.recipients)
+            load_recipients(destination.recipients, dated=False)
         except ConfigurationError as error:
             place = loaded.sources.describe(("destinations", position, "recipients"))
             yield f"{place}: {error}"

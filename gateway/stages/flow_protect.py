@@ -14,6 +14,7 @@ from gateway.dicom.follow import Counterpart, may_pass
 from gateway.dicom.header import read_attributes
 from gateway.dicom.identifiers import UidMapper
 from gateway.errors import (
+    ConfigurationError,
     GatewayError,
     StoredObjectDamaged,
     StoreFull,
@@ -71,6 +72,7 @@ class Chosen:
     wanted: Wanted
     ready: frozenset[str]
     open: tuple[Treatment, ...]
+    recipes: tuple[Recipe, ...]
     protector: FrameProtector
     reading: Reading
 
@@ -149,11 +151,16 @@ class Protection:
         missing = {t.key: t for t in wanted.treatments if t.key not in ready}
         if not missing:
             return Result(ready=wanted.treatments)
+        try:
+            recipes = tuple(map(self._recipe, missing.values()))
+        except Unprotectable as error:
+            return Result(failure=error)
         attributes = self._attributes(wanted.instance)
         return Chosen(
             wanted=wanted,
             ready=ready,
             open=tuple(missing.values()),
+            recipes=recipes,
             protector=self.protectors.choose(attributes),
             reading=self.protectors.reading(attributes),
         )
@@ -181,7 +188,7 @@ class Protection:
             Task(
                 load=partial(self._original, one.wanted.instance),
                 reading=one.reading,
-                recipes=tuple(map(self.recipe, one.open)),
+                recipes=one.recipes,
             )
             for one in chosen
         ]
@@ -221,7 +228,7 @@ class Protection:
             )
         made = follower_of(
             self._original(instance),
-            recipe=self.recipe(treatment),
+            recipe=self._recipe(treatment),
             resolve=partial(self._counterparts, treatment=treatment.key),
             uids=self.uids,
         )
@@ -243,6 +250,13 @@ class Protection:
         )
 
     # Both
+
+    def _recipe(self, treatment: Treatment) -> Recipe:
+        """Return a recipe; without its recipients' certificates nothing leaves."""
+        try:
+            return self.recipe(treatment)
+        except ConfigurationError as error:
+            raise Unprotectable("recipients-unusable", str(error)) from error
 
     def _original(self, instance: Instance) -> Original:
         data, syntax = self.store.read_data_set(instance.path)

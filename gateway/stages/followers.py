@@ -14,7 +14,7 @@ from gateway.vault.container import encode_record
 from gateway.vault.record import KeyRecord, RecordPart, WholeCustody
 
 if TYPE_CHECKING:
-    from gateway.dicom.follow import Resolve
+    from gateway.dicom.follow import Counterpart, Resolve
     from gateway.dicom.identifiers import UidMapper
     from gateway.stages.draft import Original
     from gateway.stages.recipe import Recipe
@@ -52,8 +52,17 @@ def follower_of(
     key = recipe.treatment.key
     purpose = " ".join(filter(None, ("instance", original.sha256, original.name, key)))
     target = recipe.target(uids.map(uid, purpose))
-    followed = follow(data_set, syntax, resolve=resolve, target=target, uids=uids)
-    dataset = recipe.finished(followed)
+    own: set[str] = set()
+
+    def known(original_uid: str) -> tuple[Counterpart, ...]:
+        found = resolve(original_uid)
+        for one in found:
+            own.update((one.sop_instance_uid, one.series_instance_uid))
+            own.add(one.study_instance_uid)
+        return found
+
+    followed = follow(data_set, syntax, resolve=known, target=target, uids=uids)
+    dataset = recipe.finished(followed, own)
     record = KeyRecord(
         parts=(RecordPart(uid=target.sop_instance_uid),),
         original_uid=uid,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.dicom.derive import Target
 from gateway.route.treatment import PLAIN as AS_PLAIN
@@ -13,7 +13,12 @@ from gateway.route.treatment import Treatment
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    Change = Callable[[Dataset], Dataset]
+    class Change(Protocol):
+        """Makes a data set without identity."""
+
+        def __call__(self, dataset: Dataset, /, *, own: Collection[str]) -> Dataset:
+            """Return it; UIDs in ``own`` are of protected objects and stay."""
+
     Enclose = Callable[[Dataset, bytes, Dataset], None]
 
 
@@ -27,6 +32,8 @@ class Recipe:
         What the rule asks for.
     deidentify
         Takes identity out of a derived data set; None where it stays.
+    maps_uids
+        Whether that maps study and frame of reference as well.
     enclose
         Puts a record's octets, and attributes of the original, into a data set,
         readable for its recipients only; None where no key travels.
@@ -34,6 +41,7 @@ class Recipe:
 
     treatment: Treatment = AS_PLAIN
     deidentify: Change | None = None
+    maps_uids: bool = False
     enclose: Enclose | None = None
 
     def target(self, sop_instance_uid: str) -> Target:
@@ -42,12 +50,22 @@ class Recipe:
         return Target(
             sop_instance_uid=sop_instance_uid,
             series_purpose=f"series {key}" if key else "series",
-            map_study=self.treatment.uids == "map",
+            map_study=self.treatment.uids == "map" and not self.maps_uids,
         )
 
-    def finished(self, dataset: Dataset) -> Dataset:
-        """Return a derived data set as the treatment wants it."""
-        return dataset if self.deidentify is None else self.deidentify(dataset)
+    def finished(self, dataset: Dataset, own: Collection[str] = frozenset()) -> Dataset:
+        """Return a derived data set as the treatment wants it.
+
+        Parameters
+        ----------
+        dataset
+            Derived from a source.
+        own
+            UIDs of other protected objects that it refers to.
+        """
+        if self.deidentify is None:
+            return dataset
+        return self.deidentify(dataset, own=own)
 
     def enclosed(
         self, datasets: Sequence[Dataset], record: bytes, original: Dataset

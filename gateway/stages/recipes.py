@@ -12,7 +12,7 @@ from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.dicom.put_back import attributes_to_put_back
 from gateway.stages.flow_protect import Protection
 from gateway.stages.protectors import Protectors
-from gateway.stages.recipe import Change, Enclose, Recipe
+from gateway.stages.recipe import Enclose, Recipe
 from gateway.vault.recipients import load_recipients
 from gateway.vault.signer import load_signer
 
@@ -54,17 +54,21 @@ class Recipes:
 
     def _made(self, treatment: Treatment) -> Recipe:
         """Make the recipe of a treatment."""
+        deidentifier, maps_uids = self._deidentifier(treatment.deidentify)
         return Recipe(
             treatment=treatment,
-            deidentify=self._deidentify(treatment.deidentify),
+            deidentify=None if deidentifier is None else deidentifier.apply,
+            maps_uids=maps_uids,
             enclose=self._enclose(treatment.recipients_of),
         )
 
-    def _deidentify(self, name: str) -> Change | None:
+    def _deidentifier(self, name: str) -> tuple[Deidentifier | None, bool]:
+        """Return the deidentifier of a profile, and whether it maps UIDs."""
         if not name:
-            return None
+            return None, False
         profile = next(p for p in self._site.deidentification if p.name == name)
-        return Deidentifier(profile.options, self._uids).apply
+        maps_uids = "retain-uids" not in profile.options
+        return Deidentifier(profile.options, self._uids), maps_uids
 
     def _enclose(self, destination: str) -> Enclose | None:
         if not destination:

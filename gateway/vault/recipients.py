@@ -48,7 +48,7 @@ class RecipientKey:
 
 
 def load_recipients(
-    paths: Sequence[Path], *, now: dt.datetime | None = None
+    paths: Sequence[Path], *, now: dt.datetime | None = None, dated: bool = True
 ) -> tuple[x509.Certificate, ...]:
     """Certificates that keys can be enclosed for.
 
@@ -58,6 +58,9 @@ def load_recipients(
         PEM files, one certificate each.
     now
         Time (aware) at which they have to be valid; this moment when absent.
+    dated
+        Whether they have to be valid at that time: a gateway starts with one that
+        has expired, but encloses nothing for it.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def load_recipients(
     found: dict[tuple[x509.Name, int], Path] = {}
     certificates = []
     for path in paths:
-        certificate = load_recipient(path, now=now)
+        certificate = load_recipient(path, now=now, dated=dated)
         # An envelope tells recipients apart by issuer and serial number only.
         identity = (certificate.issuer, certificate.serial_number)
         if identity in found:
@@ -80,17 +83,21 @@ def load_recipients(
     return tuple(certificates)
 
 
-def load_recipient(path: Path, *, now: dt.datetime | None = None) -> x509.Certificate:
+def load_recipient(
+    path: Path, *, now: dt.datetime | None = None, dated: bool = True
+) -> x509.Certificate:
     """Certificate of one recipient; as `load_recipients`."""
     certificate = _only_certificate(path)
-    mistake = _unfit(certificate, now or dt.datetime.now(dt.UTC))
+    mistake = _unfit(certificate)
+    if dated and not mistake:
+        mistake = _outdated(certificate, now or dt.datetime.now(dt.UTC))
     if mistake:
         raise ConfigurationError(f"recipient {path}: {mistake}")
     return certificate
 
 
 def expiry_warning(path: Path, *, now: dt.datetime | None = None) -> str:
-    """Say that a certificate soon expires; empty when it does not.
+    """Say that a certificate soon expires, or is out of date; else empty.
 
     Raises
     ------
@@ -98,7 +105,11 @@ def expiry_warning(path: Path, *, now: dt.datetime | None = None) -> str:
         As `load_recipient`.
     """
     when = now or dt.datetime.now(dt.UTC)
-    end = load_recipient(path, now=when).not_valid_after_utc
+    certificate = load_recipient(path, dated=False)
+    outdated = _outdated(certificate, when)
+    if outdated:
+        return f"recipient {path}: {outdated}; until then objects for it are held"
+    end = certificate.not_valid_after_utc
     if end - when > WARN_BEFORE:
         return ""
     return (
@@ -226,7 +237,7 @@ def _only_certificate(path: Path) -> x509.Certificate:
     return certificates[0]
 
 
-def _unfit(certificate: x509.Certificate, now: dt.datetime) -> str:
+def _unfit(certificate: x509.Certificate) -> str:
     """Why a certificate cannot be used, with the remedy; empty if it can."""
     try:
         key = certificate.public_key()
@@ -245,7 +256,7 @@ def _unfit(certificate: x509.Certificate, now: dt.datetime) -> str:
             "the certificate's key usage does not allow key encipherment; ask the "
             "recipient for one that does"
         )
-    return _outdated(certificate, now)
+    return ""
 
 
 def _outdated(certificate: x509.Certificate, now: dt.datetime) -> str:

@@ -11,12 +11,12 @@ from pydicom import dcmread
 
 from gateway.dicom.header import read_attributes
 from gateway.dicom.identifiers import UidMapper
-from gateway.stages.protect import Original, protect_object
+from gateway.stages.draft import Original
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.rows import Instance, NewProtected, Protected
 from gateway.vault.vault import Vault
-from tests.gateway.object_cases import FastProtector, as_file
+from tests.gateway.object_cases import as_file, protect_one
 
 SITE_KEY = b"u" * 32
 
@@ -30,11 +30,9 @@ def protect(
 ) -> Protected:
     """Protect a stored object; ``attributes`` are set on the protected one."""
     data_set, syntax = store.read_data_set(instance.path)
-    made = protect_object(
+    made = protect_one(
         Original(data=data_set, kind="data-set", transfer_syntax_uid=syntax),
-        protector=FastProtector(),
         uids=UidMapper(SITE_KEY),
-        max_frames=50,
     )
     part10 = made.part10
     if attributes:
@@ -44,11 +42,12 @@ def protect(
         part10 = as_file(dataset)
     vault.put(made.record)
     stored = store.write_protected(made.sop_instance_uid, part10)
-    known = read_attributes(store.absolute(stored.path), made.transfer_syntax_uid)
+    syntax = made.parts[0].transfer_syntax_uid
+    known = read_attributes(store.absolute(stored.path), syntax)
     index.add_protected(
         NewProtected(
             instance_id=instance.id,
-            transfer_syntax_uid=made.transfer_syntax_uid,
+            transfer_syntax_uid=syntax,
             path=stored.path,
             sha256=stored.sha256,
             **vars(known),

@@ -35,7 +35,7 @@ PageOption = Annotated[
 
 
 @app.command("run")
-def run(
+def run(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for all that is made.")
     ],
@@ -51,6 +51,10 @@ def run(
         bool,
         typer.Option("--quick", help="One random mark, one step of δ: a smoke run."),
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Take finished rounds as an earlier run left."),
+    ] = False,
 ) -> None:
     """Send every file through a gateway and back; exit 1 if a promise is broken."""
     console = _console()
@@ -58,7 +62,7 @@ def run(
     try:
         files = [f for f in find_corpus() if _wanted(f.name, only or ["*"])]
         chosen = spread(files, limit) if limit else files
-        options = Options(quick=quick)
+        options = Options(quick=quick, resume=resume)
         result = run_corpus(chosen, out, options, jobs, console)
     except (NoCorpus, ToolsMissing, GatewayError) as error:
         console.print(f"[red]{error}[/red]")

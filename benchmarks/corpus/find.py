@@ -275,26 +275,6 @@ def _facts(dataset: Dataset, meta: Dataset) -> Facts:
     return Facts(**found)
 
 
-def rounds_of(files: Sequence[FoundFile]) -> list[list[FoundFile]]:
-    """Lay files out in rounds in which every SOP Instance UID comes once.
-
-    A gateway refuses other octets under a UID it holds (0xC0C0), so each round
-    is sent to a gateway of its own. Studies stay together inside a round.
-    """
-    seen: defaultdict[str, int] = defaultdict(int)
-    rounds: defaultdict[int, list[FoundFile]] = defaultdict(list)
-    for file in files:
-        uid = file.facts.sop_instance_uid
-        rounds[seen[uid]].append(file)
-        seen[uid] += 1
-    return [sorted(rounds[number], key=_study_order) for number in sorted(rounds)]
-
-
-def _study_order(file: FoundFile) -> tuple[str, str, str]:
-    facts = file.facts
-    return facts.study_instance_uid, facts.series_instance_uid, file.name
-
-
 def spread(files: Sequence[FoundFile], limit: int) -> list[FoundFile]:
     """Choose few files of many kinds, small ones first, for a short run."""
     kinds: defaultdict[tuple[object, ...], list[FoundFile]] = defaultdict(list)

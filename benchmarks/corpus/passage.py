@@ -47,12 +47,15 @@ class Options:
         Whether one random mark and one step of δ replace search and PGD.
     threads
         Threads of torch in each gateway.
+    resume
+        Whether rounds that an earlier run finished are taken as it found them.
     stall_seconds
         A round in which nothing moves on for so long is given up.
     """
 
     quick: bool = False
     threads: int = 1
+    resume: bool = False
     stall_seconds: float = 3600.0
 
 
@@ -96,10 +99,10 @@ def pass_through(
     told
         Told of the files that are settled.
     """
+    shutil.rmtree(directory, ignore_errors=True)
     outside = DiskNode(OUTSIDE, directory / "outside")
     station = DiskNode(WORKSTATION, directory / "returned")
     site = directory / "site"
-    shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     with outside, station:
         config = _configured(site, outside, station, options)

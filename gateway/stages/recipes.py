@@ -12,7 +12,7 @@ from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.dicom.put_back import attributes_to_put_back
 from gateway.stages.flow_protect import Protection
 from gateway.stages.protectors import Protectors
-from gateway.stages.recipe import Enclose, Recipe
+from gateway.stages.recipe import Recipe
 from gateway.vault.recipients import load_recipients
 from gateway.vault.signer import load_signer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from config.schema import Site
     from gateway.route.treatment import Treatment
+    from gateway.stages.recipe import Enclose
     from gateway.store.files import FileStore
     from gateway.store.index import Index
     from gateway.vault.vault import Vault

@@ -9,9 +9,9 @@ from benchmarks.corpus.find import (
     FoundFile,
     NoCorpus,
     find_corpus,
-    rounds_of,
     spread,
 )
+from benchmarks.corpus.rounds import FRAMES, rounds_of
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,11 @@ def test_no_uid_comes_twice_in_a_round_and_no_file_is_lost(
     for batch in rounds:
         uids = [file.facts.sop_instance_uid for file in batch]
         assert len(uids) == len(set(uids))
+        studies = [file.facts.study_instance_uid for file in batch]
+        before_last = [
+            f for f, s in zip(batch, studies, strict=True) if s < studies[-1]
+        ]
+        assert sum(f.facts.frames for f in before_last) < FRAMES
     names = sorted(file.name for batch in rounds for file in batch)
     assert names == [file.name for file in corpus]
 

@@ -12,6 +12,7 @@ from benchmarks.corpus.ledger import Made, Received
 from benchmarks.corpus.node import Arrived
 from benchmarks.corpus.page import write_page
 from benchmarks.corpus.passage import Passage
+from benchmarks.corpus.rounds import RoundResult, keep_round, kept_round
 from benchmarks.corpus.rows import Row, strangers
 from benchmarks.corpus.run import Result, read_result, write_result
 from benchmarks.corpus.viewer import Comparison
@@ -105,6 +106,18 @@ def test_a_stray_object_breaks_the_run() -> None:
 def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
     write_result(result(GOOD), tmp_path)
     assert read_result(tmp_path).rows == [GOOD]
+
+
+def test_a_finished_round_is_taken_up_only_for_the_very_same_files(
+    tmp_path: Path,
+) -> None:
+    file = FoundFile(name="package/ct.dcm", path=tmp_path, sha256="1")
+    found = RoundResult(rows=[GOOD], strays=["stray"])
+    keep_round(found, [file], tmp_path, quick=True)
+    assert kept_round([file], tmp_path, quick=True) == found
+    assert kept_round([file], tmp_path, quick=False) is None
+    assert kept_round([replace(file, sha256="2")], tmp_path, quick=True) is None
+    assert kept_round([file], tmp_path / "other", quick=True) is None
 
 
 def test_the_page_tells_of_a_viewer_that_shows_otherwise(tmp_path: Path) -> None:

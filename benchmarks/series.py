@@ -268,8 +268,8 @@ def _in_own_process(case: str, count: int) -> Outcome:
 def _table(outcomes: Sequence[Outcome]) -> str:
     rows = [
         (
-            "| case | frames | received, MiB | s per frame | queries per frame | misled "
-            "| objects | record, % of received | memory above models, MiB "
+            "| case | frames | received, MiB | s per frame | queries per frame "
+            "| misled | objects | record, % of received | memory above models, MiB "
             "| to received |"
         ),
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -102,13 +102,18 @@ class Marking:
             waiting.append(draft)
             for slot in _slots(draft) if isinstance(draft, Draft) else ():
                 batch.append(slot)
-                if len(batch) == self.batch_frames:
+                if len(batch) == self._batch_size:
                     self._mark(batch)
                     batch = []
             while waiting and waiting[0].finished:
                 yield waiting.popleft()
         self._mark(batch)
         yield from waiting
+
+    @property
+    def _batch_size(self) -> int:
+        """Frames marked together; a series' first one alone, to teach the others."""
+        return 1 if self.memory.of(self.series) is None else self.batch_frames
 
     def _mark(self, batch: Sequence[_Slot]) -> None:
         open_ = [slot for slot in batch if slot.draft.error is None]

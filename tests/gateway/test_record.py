@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ from gateway.vault.codec import (
 from gateway.vault.container import HEAD, decode_record, encode_record
 from gateway.vault.layout import PixelLayout, pack, unpack
 from gateway.vault.master import FileMasterKey
-from gateway.vault.record import KeyCustody, KeyRecord, PixelCustody, WholeCustody
+from gateway.vault.record import (
+    KeyCustody,
+    KeyRecord,
+    PixelCustody,
+    WholeCustody,
+    links_of,
+)
 from gateway.vault.seal import unseal
 from gateway.vault.shell import fill_shell, take_shell
 from tests.gateway.object_cases import example_record, only
@@ -205,3 +211,62 @@ def test_sealed_vector_of_version_1(tmp_path: Path) -> None:
     assert encode_record(record) == encode_record(
         decode_record((VECTORS / vectors()["records"]["key"]["file"]).read_bytes())
     )
+
+
+# Vectors of version 2: key with a narrower preset, frames that became objects of
+# their own, sealed originals of both forms, an object without a picture.
+
+
+def vectors_2() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((VECTORS / "record-v2.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", ["key", "parts", "pixels", "whole", "follower"])
+def test_vectors_of_version_2(name: str) -> None:
+    expected = vectors_2()["records"][name]
+    record = decode_record((VECTORS / expected["file"]).read_bytes())
+    assert isinstance(record, KeyRecord)
+    assert record.custody_name == expected["custody"]
+    assert record.original_uid == expected["original_uid"]
+    assert [mark.alpha for mark in record.marks] == expected["alphas"]
+    assert [mark.delta_unit.hex() for mark in record.marks] == expected["delta_units"]
+    assert [part.uid for part in record.parts] == list(expected["protected"])
+    links = [decode_record((VECTORS / n).read_bytes()) for n in expected["links"]]
+    assert links == list(links_of(record))
+    protected = expected["protected"]
+    original = restore(lambda uid: (VECTORS / protected[uid]).read_bytes(), record)
+    assert hashlib.sha256(original).hexdigest() == expected["original_sha256"]
+
+
+def test_version_2_knows_a_narrower_window_than_that_of_the_mark() -> None:
+    record = decode_record((VECTORS / "record-v2-key.bin").read_bytes())
+    assert isinstance(record, KeyRecord)
+    (mark,) = record.marks
+    assert mark.delta_unit < mark.rendering.unit
+
+
+def test_sealed_vector_of_version_2(tmp_path: Path) -> None:
+    expected = vectors_2()["sealed"]
+    key = tmp_path / "master.key"
+    key.touch(mode=0o600)
+    key.write_bytes(bytes.fromhex(expected["master_key"]))
+    sealed = (VECTORS / expected["file"]).read_bytes()
+    plain = vectors_2()["records"][expected["record"]]
+    (uid,) = plain["protected"]
+    record = unseal(sealed, uid, FileMasterKey(key))
+    assert encode_record(record) == (VECTORS / plain["file"]).read_bytes()
+
+
+def test_equal_pieces_are_kept_once() -> None:
+    """Neighbouring frames may carry the same patch."""
+    record = example_record("key")
+    custody = record.custody
+    assert isinstance(custody, KeyCustody)
+    doubled = replace(
+        record,
+        marks=record.marks * 2,
+        custody=replace(custody, planes=custody.planes * 2),
+    )
+    assert len(encode_record(doubled)) < len(encode_record(record)) + 200
+    assert same(decode_record(encode_record(doubled)), doubled)

@@ -66,7 +66,7 @@ def storescp(directory: Path, ae_title: str) -> Iterator[int]:
     """DCMTK's storescp, writing what it gets bit by bit."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    with process(
+    with _process(
         [
             tool("storescp"),
             *("-od", str(directory)),
@@ -107,7 +107,7 @@ def orthanc(
     config = directory / "orthanc.json"
     config.write_text(json.dumps(settings))
     node = Orthanc(f"http://127.0.0.1:{http}", dicom)
-    with process([tool("Orthanc"), str(config)], directory / "orthanc.log", http):
+    with _process([tool("Orthanc"), str(config)], directory / "orthanc.log", http):
         wait_until(lambda: listening(dicom))
         yield node
 
@@ -140,14 +140,13 @@ class Orthanc:
 
 
 @contextmanager
-def process(command: list[str], log: Path, port: int) -> Iterator[None]:
-    """A program, once it listens."""
+def _process(command: list[str], log: Path, port: int) -> Iterator[None]:
     with log.open("wb") as out:
-        running = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
     try:
-        wait_until(lambda: listening(port) or running.poll() is not None)
-        assert running.poll() is None, log.read_text()
+        wait_until(lambda: listening(port) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
         yield
     finally:
-        running.terminate()
-        running.wait(timeout=30)
+        process.terminate()
+        process.wait(timeout=30)

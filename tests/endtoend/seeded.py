@@ -6,6 +6,8 @@ and retrieving are tried end to end within seconds.
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING
 from config.load import load_site
 from gateway.store.index import open_index
 from gateway.vault.vault import open_vault
-from tests.endtoend.peers import free_port, process
+from tests.endtoend.peers import free_port
 from tests.gateway.scp import gateway, send
 from tests.gateway.seeding import protect
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -36,7 +39,7 @@ data_directory = "{data}"
 
 [receiver]
 ae_title = "MIAD-GATEWAY"
-port = {receiver}
+port = 0
 peers = [{{ ae_title = "MODALITY", addresses = ["127.0.0.1/32"] }}]
 readers = [
   {{ ae_title = "READER", addresses = ["127.0.0.1/32"] }},
@@ -45,7 +48,7 @@ readers = [
 
 [recovery]
 ae_title = "MIAD-RECOVERY"
-port = {recovery}
+port = 0
 nodes = [
   {{ ae_title = "WORKSTATION", addresses = ["127.0.0.1/32"] }},
   {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
@@ -89,12 +92,10 @@ def seeded(
 ) -> Iterator[Seeded]:
     """Receive objects, protect some, then serve them from a process of their own."""
     data, config = directory / "data", directory / "site.toml"
-    receiver, recovery, node = (free_port() for _ in range(3))
+    node = free_port()
     config.write_text(
         SITE.format(
             data=data.as_posix(),
-            receiver=receiver,
-            recovery=recovery,
             node=node,
             orthanc=orthanc_port,
         )
@@ -109,17 +110,33 @@ def seeded(
         for item in objects
     }
     index.close()
-    command = [sys.executable, "-m", "gateway.cli.main", "receiver"]
-    # The recovery AE listens last.
-    with process([*command, "--config", str(config)], directory / "log", recovery):
+    with _serving(config, directory / "log", data) as ports:
         yield Seeded(
             data=data,
-            receiver_port=receiver,
-            recovery_port=recovery,
+            receiver_port=ports["receiver"],
+            recovery_port=ports["recovery"],
             node_port=node,
             originals={uid: row for uid, row in originals.items() if row is not None},
             protected=rows,
         )
+
+
+@contextmanager
+def _serving(config: Path, log: Path, data: Path) -> Iterator[dict[str, int]]:
+    """Run the receiving process; the ports that it took."""
+    command = [sys.executable, "-m", "gateway.cli.main", "receiver"]
+    with log.open("wb") as out:
+        running = subprocess.Popen(
+            [*command, "--config", str(config)], stdout=out, stderr=out
+        )
+    ports = data / "run" / "ports.json"
+    try:
+        wait_until(lambda: ports.exists() or running.poll() is not None)
+        assert running.poll() is None, log.read_text()
+        yield json.loads(ports.read_text())
+    finally:
+        running.terminate()
+        running.wait(timeout=30)
 
 
 def _protect(

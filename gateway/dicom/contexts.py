@@ -21,6 +21,8 @@ from pynetdicom.presentation import (
     build_context,
 )
 
+from gateway.dicom.parse import DEFLATED_FRAMES, JPEG_XL
+
 VERIFICATION = "1.2.840.10008.1.1"
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
@@ -74,7 +76,8 @@ def transfer_syntaxes() -> list[str]:
     """
     last = [DeflatedExplicitVRLittleEndian]
     compressed = [s for s in AllTransferSyntaxes if s not in (*UNCOMPRESSED, *last)]
-    return [str(syntax) for syntax in (*UNCOMPRESSED, *compressed, *last)]
+    newer = (*sorted(JPEG_XL), DEFLATED_FRAMES)  # unknown to pydicom 3.0.2
+    return [str(syntax) for syntax in (*UNCOMPRESSED, *compressed, *newer, *last)]
 
 
 def storage_classes() -> list[str]:

@@ -36,7 +36,8 @@ from tests.gateway.follow_cases import (
     segmentation,
 )
 from tests.gateway.object_cases import as_file, corpus_file
-from tests.gateway.test_derive import derived_of, source_of
+from tests.gateway.parts import source_of
+from tests.gateway.test_derive import derived_of
 from tests.gateway.test_follow import BUILT, followed
 
 Option = DeidentificationOption
@@ -76,7 +77,7 @@ REAL = (
 
 def protected(dataset: Dataset) -> Dataset:
     """As the gateway makes it of an image."""
-    return dcmread(BytesIO(derived_of(source_of(as_file(dataset))).part10))
+    return dcmread(BytesIO(derived_of(source_of(as_file(dataset)))))
 
 
 def original(**changed: Any) -> Dataset:
@@ -175,7 +176,7 @@ def uids_of(dataset: Dataset) -> set[str]:
 def test_nothing_of_real_files_is_left(name: str, tmp_path: Path) -> None:
     data = corpus_file(name).read_bytes()
     before = dcmread(BytesIO(data))
-    made = dcmread(BytesIO(derived_of(source_of(data)).part10))
+    made = dcmread(BytesIO(derived_of(source_of(data))))
     written = as_part10(deidentified(made))
     assert errors_of(written, tmp_path) == set()
     profile = Profile(())

@@ -37,7 +37,7 @@ from tests.gateway.object_cases import (
 from tests.gateway.validator import dciodvfy
 
 HELD = {
-    "unsupported-pixels": 20,
+    "unsupported-pixels": 17,
     "missing-attribute": 5,
     "undecodable": 2,
     "short-pixel-data": 1,

@@ -114,6 +114,8 @@ def test_every_storage_class_and_transfer_syntax_is_negotiated(
         "1.2.840.10008.1.2.4.80",
         "1.2.840.10008.1.2.5",
         "1.2.840.10008.1.2.1.99",
+        "1.2.840.10008.1.2.8.1",  # Deflated Image Frame
+        "1.2.840.10008.1.2.4.110",  # JPEG XL Lossless
     } <= set(syntaxes)
     pairs = [(uid, syntaxes[n % len(syntaxes)]) for n, uid in enumerate(classes)]
     pairs += [(CT_IMAGE, syntax) for syntax in syntaxes]

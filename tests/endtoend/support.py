@@ -59,16 +59,18 @@ port = {outside_port}
 retry_first_seconds = 0.3
 retry_cap_seconds = 2.0
 
+[protection]
+max_frames = 50
+params.delta.iterations = 2
+params.search.budget = 16
+"""
+
+EVERYTHING = """
 [[routing.rules]]
 name = "everything-leaves-marked"
 when = 'true'
 destinations = ["outside"]
 protect = true
-
-[protection]
-max_frames = 50
-params.delta.iterations = 2
-params.search.budget = 16
 """
 
 LONG_SECONDS = 240.0
@@ -86,7 +88,7 @@ class Ports:
 class Gateway:
     """``miad-gateway serve`` on a temporary site; may be killed and started again."""
 
-    def __init__(self, directory: Path, ports: Ports) -> None:
+    def __init__(self, directory: Path, ports: Ports, rules: str = EVERYTHING) -> None:
         self.data = directory / "data"
         self.config = directory / "site.toml"
         self.config.write_text(
@@ -96,6 +98,7 @@ class Gateway:
                 workstation_port=ports.workstation,
                 orthanc_port=ports.orthanc,
             )
+            + rules
         )
         self.log = directory / "gateway.log"
         self._process: GatewayProcess | None = None

@@ -44,7 +44,7 @@ APART = Reading(max_frames=9, split_frames="always")
 
 @settings(max_examples=60, deadline=None)
 @given(
-    bits=st.integers(8, 16),
+    bits=st.integers(2, 16),
     signed=st.booleans(),
     frames=st.integers(1, 3),
     alpha=st.integers(1, 255),
@@ -66,10 +66,60 @@ def test_every_grey_object_comes_back(
         dataset.WindowWidth = str(int(rng.integers(1, 1 << bits)))
         dataset.RescaleSlope = str(rng.choice([-1, 0.25, 1, 3]))
         dataset.RescaleIntercept = str(int(rng.integers(-2000, 2000)))
+    if rng.random() < 0.5:
+        dataset.PixelPaddingValue = int(rng.integers(low, low + (1 << bits)))
+        dataset["PixelPaddingValue"].VR = "SS" if signed else "US"
     original = Original(
         data=encoded(dataset), kind="data-set", transfer_syntax_uid=EXPLICIT
     )
-    made = protect_one(original, protector=FastProtector(alpha=alpha))
+    presets = ((float(rng.uniform(-500, 3000)), float(rng.uniform(2, 4000))),)
+    reading = Reading(
+        max_frames=9,
+        windows=presets if rng.random() < 0.5 else (),
+        split_frames="always" if rng.random() < 0.3 else "auto",
+    )
+    recipe = Recipe(treatment=Treatment(custody="key"))
+    made = protect_one(
+        original,
+        protector=FastProtector(alpha=alpha),
+        reading=reading,
+        recipe=recipe,
+        batch_frames=2,
+    )
+    assert made.record.custody_name == "key"
+    assert restore(of(made), made.record) == original.data
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    bits=st.sampled_from([8, 16]),
+    planar=st.sampled_from([0, 1]),
+    frames=st.integers(1, 2),
+    alpha=st.integers(1, 255),
+    odd=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_colour_object_comes_back(
+    bits: int, planar: int, frames: int, alpha: int, odd: bool, seed: int
+) -> None:
+    """RGB of both planar configurations, with and without a padding octet."""
+    rng = np.random.default_rng(seed)
+    rows = 37 if odd else 38
+    shape = (frames, 3, rows, 41) if planar else (frames, rows, 41, 3)
+    dataset = grey_dataset(np.zeros((frames, rows, 41)), bits_stored=bits)
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
+    dataset.PlanarConfiguration = planar
+    kind = "u1" if bits == 8 else "<u2"
+    values = rng.integers(0, 1 << bits, shape).astype(kind).tobytes()
+    dataset.PixelData = values + b"\x7f" * (len(values) % 2)
+    original = Original(
+        data=encoded(dataset), kind="data-set", transfer_syntax_uid=EXPLICIT
+    )
+    recipe = Recipe(treatment=Treatment(custody="key"))
+    made = protect_one(
+        original, protector=FastProtector(alpha=alpha), recipe=recipe, batch_frames=3
+    )
+    assert made.record.custody_name == "key"
     assert restore(of(made), made.record) == original.data
 
 

@@ -1,9 +1,11 @@
 """How long a volume and a cine take in the gateway's worker, and in how much memory.
 
-    python -m benchmarks.series [--slices 500] [--frames 100] [--out results.md]
+    python -m benchmarks.series [--slices 500] [--frames 100] [--random] [--out FILE]
 
 Each case runs in a process of its own: what the receiver stores is protected by the
 worker's own step (models, δ, search, record, verification), with default settings.
+With ``--random`` marks are drawn at random in place of models, δ and search: what is
+left is the gateway's own time and memory, quick enough for any number of slices.
 The ratio printed is of peak memory above that of an empty worker with its models
 loaded, to the octets received: a bound that does not hold all frames would be far
 below, one that does (32-bit integers and floats of all frames) far above.
@@ -41,11 +43,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
 
+from benchmarks.random_mark import RandomMark
 from config.schema import Protection as Settings
 from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.pixels import Reading
 from gateway.route.treatment import PLAIN
 from gateway.stages.flow import Wanted
-from gateway.stages.flow_protect import Protection
+from gateway.stages.flow_protect import Choosing, Protection
 from gateway.stages.protectors import Protectors
 from gateway.stages.recipe import Recipe
 from gateway.store.files import FileStore
@@ -85,15 +89,16 @@ class Outcome:
         return (self.peak - self.first) / self.octets
 
 
-def measure(case: str, count: int) -> Outcome:
+def measure(case: str, count: int, *, random: bool) -> Outcome:
     """Run one case in this process."""
     with tempfile.TemporaryDirectory(prefix="miad-series-") as folder:
         root = Path(folder)
         index, store = open_index(root / "index.sqlite"), FileStore(root / "store")
-        protection = _protection(root, index, store)
+        choosing = RandomChoice() if random else Protectors(Settings())
+        protection = _protection(root, index, store, choosing)
         warm_up = _received(store, index, _slice(_ct(), 0, 3), 0)
         list(protection.protect([Wanted(instance=warm_up, treatments=(PLAIN,))]))
-        protection = _protection(root, index, store, protection.protectors)
+        protection = _protection(root, index, store, choosing)
         first = _peak()
         instances = [
             _received(store, index, dataset, number)
@@ -114,8 +119,9 @@ def measure(case: str, count: int) -> Outcome:
             frames=len(reports),
             octets=sum(one.size_bytes for one in instances),
             objects=sum(map(len, rows)),
-            misled=sum(report["success"] for report in reports),
-            queries=sum(report["evaluated"] for report in reports) / len(reports),
+            misled=sum(report.get("success", 0) for report in reports),
+            queries=sum(report.get("evaluated", 0) for report in reports)
+            / len(reports),
             seconds=seconds,
             first=first,
             peak=_peak(),
@@ -125,15 +131,29 @@ def measure(case: str, count: int) -> Outcome:
         return outcome
 
 
+class RandomChoice:
+    """Marks at random, for whatever image."""
+
+    keywords: frozenset[str] = frozenset()
+
+    def choose(self, _attributes: object) -> RandomMark:
+        """Return what marks at random."""
+        return RandomMark()
+
+    def reading(self, _attributes: object) -> Reading:
+        """Return the reading of a site that says nothing."""
+        return Reading(max_frames=Settings().max_frames)
+
+
 def _protection(
-    root: Path, index: Index, store: FileStore, protectors: Protectors | None = None
+    root: Path, index: Index, store: FileStore, protectors: Choosing
 ) -> Protection:
     settings = Settings()
     return Protection(
         index=index,
         store=store,
         vault=open_vault(root / "vault", root / "master.key"),
-        protectors=protectors or Protectors(settings),
+        protectors=protectors,
         recipe=lambda treatment: Recipe(treatment=treatment),
         uids=UidMapper(bytes(32)),
         when_not_fooled=settings.when_not_fooled,
@@ -257,11 +277,10 @@ def _received(
     return instance
 
 
-def _in_own_process(case: str, count: int) -> Outcome:
+def _in_own_process(case: str, count: int, *, random: bool) -> Outcome:
     command = [sys.executable, "-m", "benchmarks.series", "--case", case]
-    done = subprocess.run(
-        [*command, "--count", str(count)], check=True, capture_output=True, text=True
-    )
+    command += ["--count", str(count), *(["--random"] if random else [])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Outcome(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -294,14 +313,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--random", action="store_true")
     options = parser.parse_args()
     if options.case is not None:
-        print(json.dumps(asdict(measure(options.case, options.count))))
+        outcome = measure(options.case, options.count, random=options.random)
+        print(json.dumps(asdict(outcome)))
         return
     counts = {"volume": options.slices, "enhanced": options.slices}
     outcomes = []
     for case in CASES:
-        outcomes.append(_in_own_process(case, counts.get(case, options.frames)))
+        count = counts.get(case, options.frames)
+        outcomes.append(_in_own_process(case, count, random=options.random))
         print(_table(outcomes[-1:]), flush=True)
     if options.out is not None:
         options.out.write_text(_table(outcomes), "utf-8")

@@ -45,7 +45,8 @@ class DeltaParams:
     iterations
         Steps of Eq. 1 from δ = 0.
     warm_iterations
-        Steps where δ starts from that of a neighbouring slice.
+        Steps where δ starts from that of a neighbouring slice; never more than
+        `iterations`.
     host
         What the removers are shown: ``clean`` (I + δ), ``rand`` (I + δ under a
         random mark) or ``mix`` (both, the mark another one every step).
@@ -129,6 +130,11 @@ class DeltaParams:
     def finest(self) -> int:
         """Most points of δ on a side, 0 for those of the model grid."""
         return FINEST if self.resolution == "native" else 0
+
+    @property
+    def warm_steps(self) -> int:
+        """Steps from a neighbour's δ."""
+        return min(self.warm_iterations, self.iterations)
 
     @property
     def shown(self) -> HostKind:

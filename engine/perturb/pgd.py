@@ -206,7 +206,7 @@ def _craft(
         state,
         removers,
         params,
-        steps=params.warm_iterations if warm else params.iterations,
+        steps=params.warm_steps if warm else params.iterations,
         tick=tick,
     )
     return quantise(delta, image, params.epsilon)

@@ -152,7 +152,7 @@ class Preparation:
         open_ = [one for one in asked if one.given.delta is None]
         hosts = [self._host(one) for one in open_]
         params = self.params.delta
-        steps = [params.warm_iterations, params.iterations]
+        steps = [params.warm_steps, params.iterations]
         total, done = sum(steps[one.start is None] for one in hosts), 0
 
         def tick(images: int) -> None:

@@ -108,3 +108,8 @@ def test_composites_depend_on_the_generator_only() -> None:
         assert torch.equal(keep, keep2)
         assert torch.equal(add, add2)
         assert add.abs().max() > 0
+
+
+def test_a_neighbours_delta_never_costs_more_steps_than_a_new_one() -> None:
+    assert DeltaParams(iterations=2).warm_steps == 2
+    assert DeltaParams().warm_steps == DeltaParams().warm_iterations == 15

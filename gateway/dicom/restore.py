@@ -20,7 +20,7 @@ from gateway.errors import RecoveryRefused, Unprotectable
 from gateway.vault.codec import unpack_array
 from gateway.vault.layout import pack, unpack
 from gateway.vault.record import KeyCustody, WholeCustody, frame_key
-from gateway.vault.shell import fill_shell
+from gateway.vault.shell import shell_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,14 +61,36 @@ def restore(load: Load, record: KeyRecord) -> bytes:
         The record is of another object, the protected pixels were changed, or
         what was rebuilt does not have the digest of the original.
     """
-    received = _rebuild(load, record)
-    digest = hashlib.sha256(received).hexdigest()
-    if digest != record.original_sha256 or len(received) != record.original_size:
+    digest = hashlib.sha256()
+    pieces = []
+    for piece in _pieces(load, record):
+        digest.update(piece)
+        pieces.append(piece)
+    _check(digest.hexdigest(), sum(map(len, pieces)), record)
+    return b"".join(pieces)
+
+
+def check_restores(load: Load, record: KeyRecord) -> None:
+    """Go through all that `restore` does, without holding what is rebuilt.
+
+    Raises
+    ------
+    RecoveryRefused
+        The original does not come back octet for octet.
+    """
+    digest, length = hashlib.sha256(), 0
+    for piece in _pieces(load, record):
+        digest.update(piece)
+        length += len(piece)
+    _check(digest.hexdigest(), length, record)
+
+
+def _check(digest: str, length: int, record: KeyRecord) -> None:
+    if (digest, length) != (record.original_sha256, record.original_size):
         raise RecoveryRefused(
             f"what was rebuilt for {record.protected_uid} does not have the digest "
             "of the original"
         )
-    return received
 
 
 def restorer(store: FileStore, vault: Vault) -> Callable[[Instance, Protected], bytes]:
@@ -112,15 +134,18 @@ def instance_uid(part10: bytes) -> str:
     return uid
 
 
-def _rebuild(load: Load, record: KeyRecord) -> bytes:
+def _pieces(load: Load, record: KeyRecord) -> Iterator[bytes]:
+    """Yield the received octets piece by piece, not yet compared with anything."""
     custody = record.custody
     if isinstance(custody, KeyCustody):
-        return fill_shell(custody.shell, _recovered_frames(load, record, custody))
+        yield from shell_pieces(custody.shell, _recovered_frames(load, record, custody))
+        return
     _checked(load, record.parts[0])
     if isinstance(custody, WholeCustody):
-        return custody.received
+        yield custody.received
+        return
     frames = (unpack_array(frame).astype(np.int32) for frame in custody.frames)
-    return fill_shell(custody.shell, frames)
+    yield from shell_pieces(custody.shell, frames)
 
 
 def _checked(load: Load, part: RecordPart) -> bytes:

@@ -8,7 +8,7 @@ from gateway.dicom.derive import encode_part10
 from gateway.dicom.follow import follow
 from gateway.dicom.lenient import text
 from gateway.dicom.parse import parse_object
-from gateway.dicom.restore import restore
+from gateway.dicom.restore import check_restores
 from gateway.stages.protect import Part, ProtectedObject
 from gateway.vault.container import encode_record
 from gateway.vault.record import KeyRecord, RecordPart, WholeCustody
@@ -84,7 +84,7 @@ def follower_of(
         series_instance_uid=str(enclosed.SeriesInstanceUID),
         study_instance_uid=str(enclosed.StudyInstanceUID),
     )
-    restore(lambda _: part.part10, record)
+    check_restores(lambda _: part.part10, record)
     return ProtectedObject(
         parts=(part,),
         treatment=key,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydicom.uid import ExplicitVRLittleEndian
 
 from gateway.dicom.derive import derive, encode_part10
-from gateway.dicom.restore import restore
+from gateway.dicom.restore import check_restores
 from gateway.errors import GatewayError, RecoveryRefused, Unprotectable
 from gateway.stages.draft import Draft, Original, Refused, Report
 from gateway.stages.marking import Marking
@@ -211,29 +211,58 @@ def _object(
     draft: Draft, recipe: Recipe, uids: UidMapper, when: datetime
 ) -> ProtectedObject:
     names = _new_uids(draft, recipe, uids)
-    datasets = [
-        recipe.finished(
-            derive(
-                draft.source,
-                part,
-                bytes(value),
-                target=recipe.target(uid),
-                uids=uids,
-                when=when,
+    datasets = _datasets(draft, recipe, names, uids, when)
+    first = next(datasets)
+    # All parts but the first are done; into that a record may go.
+    finished = tuple(map(_part, datasets))
+    candidates = draft.records(names, recipe.treatment.custody)
+    for octets in sorted(map(encode_record, candidates), key=len):
+        record = decode_key_record(octets)
+        (enclosed,) = recipe.enclosed([first], octets, draft.source.dataset)
+        parts = (_part(enclosed), *finished)
+        if _comes_back(parts, record):
+            return ProtectedObject(
+                parts=parts,
+                treatment=recipe.treatment.key,
+                record=record,
+                reports=tuple(draft.reports),
+                traces=tuple(draft.traces),
+                record_bytes=len(octets),
             )
-        )
-        for part, value, uid in zip(draft.parts, draft.values, names, strict=True)
-    ]
-    candidates = list(draft.records(names, recipe.treatment.custody))
-    record, size, parts = _verified(draft, candidates, datasets, recipe)
-    return ProtectedObject(
-        parts=parts,
-        treatment=recipe.treatment.key,
-        record=record,
-        reports=tuple(draft.reports),
-        traces=tuple(draft.traces),
-        record_bytes=size,
+    raise RecoveryRefused(
+        f"the original of {names[0]} does not come back from any record: nothing may "
+        "be sent"
     )
+
+
+def _comes_back(parts: Sequence[Part], record: KeyRecord) -> bool:
+    """Whether the received octets come back from what would be kept and sent."""
+    files = {part.sop_instance_uid: part.part10 for part in parts}
+    try:
+        check_restores(files.__getitem__, record)
+    except RecoveryRefused:
+        return False
+    return True
+
+
+def _datasets(
+    draft: Draft,
+    recipe: Recipe,
+    names: Sequence[str],
+    uids: UidMapper,
+    when: datetime,
+) -> Iterator[Dataset]:
+    """Yield the derived data sets one by one: each holds its pixels anew."""
+    for part, value, uid in zip(draft.parts, draft.values, names, strict=True):
+        derived = derive(
+            draft.source,
+            part,
+            bytes(value),
+            target=recipe.target(uid),
+            uids=uids,
+            when=when,
+        )
+        yield recipe.finished(derived)
 
 
 def _new_uids(draft: Draft, recipe: Recipe, uids: UidMapper) -> list[str]:
@@ -247,30 +276,6 @@ def _new_uids(draft: Draft, recipe: Recipe, uids: UidMapper) -> list[str]:
         )
         for n in range(len(draft.parts))
     ]
-
-
-def _verified(
-    draft: Draft,
-    candidates: Sequence[KeyRecord],
-    datasets: Sequence[Dataset],
-    recipe: Recipe,
-) -> tuple[KeyRecord, int, tuple[Part, ...]]:
-    """Smallest record from whose octets the received octets come back."""
-    encoded = sorted((encode_record(record) for record in candidates), key=len)
-    for octets in encoded:
-        record = decode_key_record(octets)
-        enclosed = recipe.enclosed(datasets, octets, draft.source.dataset)
-        parts = tuple(map(_part, enclosed))
-        files = {part.sop_instance_uid: part.part10 for part in parts}
-        try:
-            if restore(files.__getitem__, record) == draft.original.data:
-                return record, len(octets), parts
-        except RecoveryRefused:
-            continue
-    raise RecoveryRefused(
-        f"the original of {candidates[0].protected_uid} does not come back from any "
-        "record: nothing may be sent"
-    )
 
 
 def _part(dataset: Dataset) -> Part:

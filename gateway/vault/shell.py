@@ -15,7 +15,7 @@ import numpy as np
 from gateway.vault.layout import PixelLayout, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -114,8 +114,8 @@ def take_shell(
     return taker.shell()
 
 
-def fill_shell(shell: Shell, frames: Iterable[NDArray[np.int32]]) -> bytes:
-    """Received octets, with the pixel values put back.
+def shell_pieces(shell: Shell, frames: Iterable[NDArray[np.int32]]) -> Iterator[bytes]:
+    """Received octets in pieces, with the pixel values put back.
 
     Parameters
     ----------
@@ -124,18 +124,25 @@ def fill_shell(shell: Shell, frames: Iterable[NDArray[np.int32]]) -> bytes:
     frames
         int32 stored values, the same as there; taken one after the other.
     """
-    received = bytearray(shell.prefix)
-    start, end = len(received), len(received) + shell.value_length
+    yield shell.prefix
+    at = 0
     for frame in frames:
-        received += pack([frame], shell.layout)
-    del received[end:]
-    received += bytes(end - len(received))
-    if shell.correction:
-        value = np.frombuffer(received, np.uint8)[start:]
-        value ^= np.frombuffer(shell.correction, np.uint8)
-        del value  # a view keeps the buffer from growing
-    received += shell.suffix
-    return bytes(received)
+        packed = pack([frame], shell.layout)[: shell.value_length - at]
+        yield _corrected(packed, shell.correction, at)
+        at += len(packed)
+    yield _corrected(bytes(shell.value_length - at), shell.correction, at)
+    yield shell.suffix
+
+
+def fill_shell(shell: Shell, frames: Iterable[NDArray[np.int32]]) -> bytes:
+    """Received octets as a whole; see `shell_pieces`."""
+    return b"".join(shell_pieces(shell, frames))
+
+
+def _corrected(value: bytes, correction: bytes, at: int) -> bytes:
+    if not correction:
+        return value
+    return _xor(value, correction[at : at + len(value)]).tobytes()
 
 
 def _xor(first: bytes, second: bytes) -> NDArray[np.uint8]:

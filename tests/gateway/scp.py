@@ -24,7 +24,7 @@ from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Requestor, Timeouts
 from gateway.dicom.restore import restorer as vault_restorer
 from gateway.errors import RecordMissing
-from gateway.stages.export import verified_protected
+from gateway.stages.export import verified_part
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from gateway.store.part10 import read_head
@@ -182,7 +182,7 @@ def gateway(
     opened = vault or RecordsDouble()
     records = Records(
         restore=vault_restorer(store, vault) if isinstance(vault, Vault) else restorer,
-        verify=lambda row: verified_protected(row, store, opened),
+        verify=lambda row: verified_part(row, store, opened),
     )
     running = start_receiver(settings, store, index, audit, records)
     try:

@@ -15,7 +15,7 @@ import gateway.stages.protect as stage
 from engine.errors import ModelError, NoFeasiblePlacement
 from engine.types import Frame
 from gateway.dicom.pixels import Reading
-from gateway.dicom.restore import restore
+from gateway.dicom.restore import check_restores, restore
 from gateway.errors import RecoveryRefused, Unprotectable
 from gateway.stages.draft import Original
 from gateway.stages.protect import ProtectedObject
@@ -211,10 +211,10 @@ def test_too_many_frames_for_the_site() -> None:
 def test_nothing_is_returned_that_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_load: object, record: KeyRecord) -> bytes:
+    def refuse(_load: object, record: KeyRecord) -> None:
         raise RecoveryRefused(record.protected_uid)
 
-    monkeypatch.setattr(stage, "restore", refuse)
+    monkeypatch.setattr(stage, "check_restores", refuse)
     with pytest.raises(RecoveryRefused, match="nothing may be sent"):
         protect_file(corpus_file("MR_small.dcm").read_bytes())
 
@@ -222,11 +222,11 @@ def test_nothing_is_returned_that_does_not_come_back(
 def test_a_key_that_does_not_verify_falls_back_to_the_sealed_original(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def only_sealed(load: Callable[[str], bytes], record: KeyRecord) -> bytes:
+    def only_sealed(load: Callable[[str], bytes], record: KeyRecord) -> None:
         if record.custody_name == "key":
             raise RecoveryRefused("as if the integers had lost something")
-        return restore(load, record)
+        check_restores(load, record)
 
-    monkeypatch.setattr(stage, "restore", only_sealed)
+    monkeypatch.setattr(stage, "check_restores", only_sealed)
     made = protect_file(corpus_file("MR_small.dcm").read_bytes())
     assert made.record.custody_name == "sealed-original"

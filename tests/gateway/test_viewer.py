@@ -64,7 +64,7 @@ def marked(source: Source, split: Split) -> list[Any]:
     """Every part with its data set, marked by the engine's own integer blend."""
     blend = FastProtector()
     frames = [
-        blend.protect(frame, seed=b"%d" % index, progress=lambda *_: None).stored
+        blend.marked(frame, b"%d" % index).stored
         for index, frame in enumerate(source.frames())
     ]
     parts = plan_parts(source, split)

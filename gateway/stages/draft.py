@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from gateway.dicom.derived_pixels import plan_parts
 from gateway.dicom.lenient import text
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from gateway.dicom.pixels import Reading, Source
     from gateway.vault.codec import Blob
     from gateway.vault.record import Custody
+
+SMALL: Final = 1 << 20
+"""Below this many received octets the whole of them may be the smallest form: beside
+few pixels the rest counts."""
 
 Split = Literal["auto", "never", "always"]
 
@@ -149,7 +153,8 @@ class Draft:
         data_set = original.data[self.offset :] if self.offset else original.data
         self.source: Source = read_source(data_set, syntax, reading=reading)
         self.parts: tuple[Part, ...] = plan_parts(self.source, reading.split_frames)
-        self.values = [bytearray() for _ in self.parts]
+        self._values = [bytearray() for _ in self.parts]
+        self._digests = [hashlib.sha256() for _ in self.parts]
         self.reports: list[Report] = []
         self.traces: list[Trace | None] = []
         self.error: Exception | None = None
@@ -177,7 +182,9 @@ class Draft:
         """Take the next frame over: the original and what was made of it."""
         index = len(self._marks)
         part = next(n for n, p in enumerate(self.parts) if index in p.frames)
-        self.values[part] += pack([marked.stored], self.parts[part].layout)
+        packed = pack([marked.stored], self.parts[part].layout)
+        self._values[part] += packed
+        self._digests[part].update(packed)
         self._marks.append(mark_of(marked.key))
         self.reports.append(marked.report)
         self.traces.append(marked.trace if self._keep_traces else None)
@@ -185,6 +192,13 @@ class Draft:
             self._shell.add(frame.stored)
             self._planes.append(planes_of(marked.key))
             self._pixels.append(pack_image(frame.stored))
+
+    def value(self, part: int, *, last: bool) -> bytes:
+        """Pixel octets of a part; ``last``: they are not asked for again."""
+        value = bytes(self._values[part])
+        if last:
+            self._values[part].clear()
+        return value
 
     def records(self, uids: Sequence[str], wish: CustodyWish) -> Iterator[KeyRecord]:
         """Yield records of the original, one for each way it may be kept.
@@ -198,10 +212,8 @@ class Draft:
             it, the octets themselves where they cannot (compressed sources).
         """
         parts = tuple(
-            RecordPart(
-                uid=uid, layout=part.layout, sha256=hashlib.sha256(value).hexdigest()
-            )
-            for uid, part, value in zip(uids, self.parts, self.values, strict=True)
+            RecordPart(uid=uid, layout=part.layout, sha256=digest.hexdigest())
+            for uid, part, digest in zip(uids, self.parts, self._digests, strict=True)
         )
         for custody in self._custodies(wish):
             yield KeyRecord(
@@ -226,7 +238,8 @@ class Draft:
             yield KeyCustody(shell=shell, planes=tuple(self._planes))
         if wish != "key":
             yield PixelCustody(shell=shell, frames=tuple(self._pixels))
-            yield WholeCustody(received=self.original.data)
+            if len(self.original.data) < SMALL:
+                yield WholeCustody(received=self.original.data)
 
     def _taker(self) -> ShellTaker | None:
         native = self.source.native

@@ -171,7 +171,10 @@ class ObjectProtection:
         assert isinstance(draft, Draft)
         _check_fooled(draft.reports, self.when_not_fooled)
         when = datetime.now(UTC)
-        return tuple(_object(draft, recipe, self.uids, when) for recipe in recipes)
+        return tuple(
+            _object(draft, recipe, self.uids, when, last=recipe is recipes[-1])
+            for recipe in recipes
+        )
 
 
 def protect_object(
@@ -208,15 +211,29 @@ def _check_fooled(reports: Sequence[Report], when: WhenNotFooled) -> None:
 
 
 def _object(
-    draft: Draft, recipe: Recipe, uids: UidMapper, when: datetime
+    draft: Draft, recipe: Recipe, uids: UidMapper, when: datetime, *, last: bool
 ) -> ProtectedObject:
     names = _new_uids(draft, recipe, uids)
-    datasets = _datasets(draft, recipe, names, uids, when)
+    datasets = (
+        recipe.finished(
+            derive(
+                draft.source,
+                part,
+                draft.value(number, last=last),
+                target=recipe.target(names[number]),
+                uids=uids,
+                when=when,
+            )
+        )
+        for number, part in enumerate(draft.parts)
+    )
     first = next(datasets)
     # All parts but the first are done; into that a record may go.
     finished = tuple(map(_part, datasets))
-    candidates = draft.records(names, recipe.treatment.custody)
-    for octets in sorted(map(encode_record, candidates), key=len):
+    candidates = list(draft.records(names, recipe.treatment.custody))
+    # Encoded anew where it is chosen: the larger ones need not be held meanwhile.
+    for candidate in sorted(candidates, key=lambda each: len(encode_record(each))):
+        octets = encode_record(candidate)
         record = decode_key_record(octets)
         (enclosed,) = recipe.enclosed([first], octets, draft.source.dataset)
         parts = (_part(enclosed), *finished)
@@ -243,26 +260,6 @@ def _comes_back(parts: Sequence[Part], record: KeyRecord) -> bool:
     except RecoveryRefused:
         return False
     return True
-
-
-def _datasets(
-    draft: Draft,
-    recipe: Recipe,
-    names: Sequence[str],
-    uids: UidMapper,
-    when: datetime,
-) -> Iterator[Dataset]:
-    """Yield the derived data sets one by one: each holds its pixels anew."""
-    for part, value, uid in zip(draft.parts, draft.values, names, strict=True):
-        derived = derive(
-            draft.source,
-            part,
-            bytes(value),
-            target=recipe.target(uid),
-            uids=uids,
-            when=when,
-        )
-        yield recipe.finished(derived)
 
 
 def _new_uids(draft: Draft, recipe: Recipe, uids: UidMapper) -> list[str]:

@@ -212,7 +212,9 @@ def _little(array: NDArray[np.unsignedinteger]) -> bytes:
 
 def _zstd(value: bytes, level: int) -> bytes:
     quick = min(level, FAST_LEVEL) if len(value) > LARGE else level
-    return zstandard.ZstdCompressor(level=quick).compress(value)
+    compressed = zstandard.ZstdCompressor(level=quick).compress(value)
+    # The library's object keeps the room of the worst case: a copy does not.
+    return memoryview(compressed).tobytes()
 
 
 def unpack_zstd(value: bytes) -> bytes:

@@ -150,7 +150,9 @@ def derive(
         _write_pixel_attributes(
             source, part, derived, _reference_uid(source, target, uids)
         )
-        _write_provenance(source, part, derived, when)
+        _write_provenance(source, derived, when)
+        if not target.map_study:  # mapped UIDs are of no use beside the real ones
+            _write_references(source, part, derived)
         derived.PixelData = _even(value)
         derived["PixelData"].VR = "OB" if part.layout.bits_allocated == 8 else "OW"
     return derived
@@ -222,9 +224,7 @@ def _write_lossy_history(source: Source, target: Dataset) -> None:
             target.LossyImageCompressionMethod = method
 
 
-def _write_provenance(
-    source: Source, part: Part, target: Dataset, when: datetime
-) -> None:
+def _write_provenance(source: Source, target: Dataset, when: datetime) -> None:
     """Say what the object is, from what and by whom it was made."""
     date, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
     target.ImageType = ["DERIVED", "SECONDARY"]
@@ -242,7 +242,6 @@ def _write_provenance(
     target.SeriesDate, target.SeriesTime = date, time
     target.ContentDate = valid_value(source.dataset, "ContentDate") or date
     target.ContentTime = valid_value(source.dataset, "ContentTime") or time
-    _write_references(source, part, target)
     target.ContributingEquipmentSequence = [
         _acquisition_equipment(source.dataset),
         ContributingEquipment(

@@ -281,6 +281,9 @@ def test_study_and_frame_of_reference_are_kept_or_mapped() -> None:
         before.FrameOfReferenceUID, "frame of reference"
     )
     assert mapped.SeriesInstanceUID == UIDS.map(before.SeriesInstanceUID, "other")
+    written = encode_part10(mapped)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        assert str(before[keyword].value).encode() not in written
 
 
 @pytest.mark.parametrize(

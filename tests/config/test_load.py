@@ -129,6 +129,24 @@ MISTAKES = [
         id="originals-not-allowed",
     ),
     pytest.param(
+        "[[routing.rules]]\nname='b'\nwhen='true'\ndestinations=['outside']\n"
+        "protect=true\ndeidentify='trail'\n[[deidentification]]\nname='trial'",
+        "rule 'b': no deidentification is named 'trail'; did you mean trial?",
+        id="unknown-deidentification",
+    ),
+    pytest.param(
+        "[[routing.rules]]\nname='b'\nwhen='true'\ndestinations=['outside']\n"
+        "protect=false\ncustody='key'",
+        "routing.rules[2].custody: rule 'b' sends originals as they are; set protect"
+        " = true, or leave custody out",
+        id="treatment-of-originals",
+    ),
+    pytest.param(
+        "[[protection.windows]]\nwhen='true'\nwindows=[{ center = 40, width = 0 }]",
+        "protection.windows[1].windows[1].width",
+        id="window-without-width",
+    ),
+    pytest.param(
         "[[routing.rules]]\nname='all'\nwhen='true'\ndestinations=['outside']\n"
         "protect=true",
         "routing.rules[2].name: 'all' is used twice",

@@ -179,7 +179,9 @@ def _with_room(
     try:
         return prepared, start(prepared)
     except NoFeasiblePlacement:
-        if not params.lesion.relax:
+        # Boxes of models that were not made for such images are attention at
+        # best: they are no reason to keep an image back.
+        if not (params.lesion.relax or setting.label_free):
             raise
     lesions = relaxed(prepared.lesions, params.lesion)
     boxes = tuple(maker.geometry.native_box(box) for box in lesions.boxes)

@@ -12,6 +12,7 @@ import torch
 from engine.errors import InvalidParameter, NoFeasiblePlacement
 from engine.lesion.boxes import overlaps
 from engine.params import DeltaParams, LesionParams, ProtectParams, SearchParams
+from engine.protection import frame_search
 from engine.protection.protector import Protector
 from engine.protection.values import Prepared, ProtectedFrame
 from engine.recover import recover
@@ -258,3 +259,30 @@ def test_more_votes_than_members_are_refused() -> None:
     params = replace(QUICK, search=SearchParams(stop="vote:3"))
     with pytest.raises(InvalidParameter, match="only 2 members"):
         _protector(frame, params=params).protect(frame, seed=b"one")
+
+
+def test_boxes_that_nobody_vouches_for_keep_no_image_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a diagnosis ensemble boxes are attention: the threshold may rise."""
+    frame = _frame("signed ct")
+    everywhere = Box(x0=0, y0=0, x1=224, y1=224)
+
+    def with_box(prepared: Prepared, box: Box) -> Prepared:
+        mask = np.zeros((224, 224), dtype=bool)
+        mask[box.y0 : box.y1, box.x0 : box.x1] = True
+        lesions = replace(prepared.lesions, mask=mask, boxes=(box,))
+        return replace(prepared, lesions=lesions, boxes=(box,))
+
+    small = Box(x0=100, y0=100, x1=120, y1=120)
+    for objective, label_free in (("diagnosis", False), ("label-free", True)):
+        protector = _protector(frame, objective=objective)
+        prepared = with_box(protector.prepare(frame, seed=b"one"), everywhere)
+        raised = with_box(prepared, small).lesions
+        monkeypatch.setattr(frame_search, "relaxed", lambda *_, found=raised: found)
+        if label_free:
+            done = protector.finish(prepared, seed=b"one")
+            assert "threshold raised" in done.report.fallbacks
+        else:
+            with pytest.raises(NoFeasiblePlacement):
+                protector.finish(prepared, seed=b"one")

@@ -113,7 +113,6 @@ def _complaints(command: Sequence[str]) -> tuple[str, ...]:
         capture_output=True,
         text=True,
         errors="replace",
-        errors="replace",
         check=False,
         timeout=LONG_SECONDS,
     )

@@ -95,7 +95,11 @@ def dciodvfy_errors(files: Sequence[Path]) -> dict[str, list[str]]:
     found = {}
     for file in files:
         done = subprocess.run(  # noqa: S603 - a fixed tool on our own files
-            [tool, str(file)], capture_output=True, text=True, check=False
+            [tool, str(file)],
+            capture_output=True,
+            text=True,
+            errors="replace",  # it quotes values, of any character set
+            check=False,
         )
         lines = (done.stdout + done.stderr).splitlines()
         found[file.stem] = [line for line in lines if line.startswith("Error")]

@@ -25,6 +25,14 @@ SeriesOption = Annotated[str | None, typer.Option(help="Series Instance UID.")]
 StudyOption = Annotated[str | None, typer.Option(help="Study Instance UID.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Everything.")]
 
+TABLES = (
+    "held_revisions",
+    "held_instances",
+    "dropped_instances",
+    "conflicts",
+    "unsent",
+)
+
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
@@ -100,14 +108,8 @@ def _report(index: Index) -> dict[str, Any]:
             }
             for revision in index.revisions("held")
         ],
-        "held_instances": [
-            {
-                "sop_instance_uid": instance.sop_instance_uid,
-                "reason": instance.reason,
-                "message": instance.message,
-            }
-            for instance in index.instances_in_state("held")
-        ],
+        "held_instances": _instances(index, "held"),
+        "dropped_instances": _instances(index, "dropped"),
         "conflicts": [
             {
                 "sop_instance_uid": conflict.sop_instance_uid,
@@ -131,6 +133,17 @@ def _report(index: Index) -> dict[str, Any]:
     }
 
 
+def _instances(index: Index, state: str) -> list[dict[str, str]]:
+    return [
+        {
+            "sop_instance_uid": instance.sop_instance_uid,
+            "reason": instance.reason,
+            "message": instance.message,
+        }
+        for instance in index.instances_in_state(state)
+    ]
+
+
 def _print(report: dict[str, Any]) -> None:
     console = Console()
     counts = Table("what", "state", "number", title="Counts")
@@ -139,7 +152,7 @@ def _print(report: dict[str, Any]) -> None:
             counts.add_row(what, state, str(number))
     counts.add_row("series", "open", str(report["open_series"]))
     console.print(counts)
-    for title in ("held_revisions", "held_instances", "conflicts", "unsent"):
+    for title in TABLES:
         rows = report[title]
         if rows:
             table = Table(*rows[0], title=title.replace("_", " ").capitalize())

@@ -158,3 +158,14 @@ def test_status_and_retry(site: Path, index: Index) -> None:
     assert (result.returncode, result.stdout) == (0, "retrying 1 series revisions\n")
     assert [revision.state for revision in index.revisions()] == ["complete"]
     assert index.instances_in_state("held") == []
+
+
+def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:
+    instance = receive(FileStore(site.parent / "data" / "store"), index)
+    index.drop_instance(instance.id, "a rule drops it")
+
+    report = json.loads(run("status", "--config", site, "--json").stdout)
+
+    (dropped,) = report["dropped_instances"]
+    assert dropped["sop_instance_uid"] == instance.sop_instance_uid
+    assert "dropped-by-rule" in run("status", "--config", site).stdout

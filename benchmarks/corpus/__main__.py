@@ -49,7 +49,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     jobs: Annotated[int, typer.Option(min=1, help="Gateways at a time.")] = 1,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="One random mark, one step of δ: a smoke run."),
+        typer.Option("--quick", help="16 marks tried, one step of δ: a smoke run."),
     ] = False,
     resume: Annotated[
         bool,

@@ -13,6 +13,8 @@ from typing import Self
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import register_uid, uid_to_service_class
 from pynetdicom.transport import ThreadedAssociationServer
 
 from gateway.demo.nodes import LOOPBACK
@@ -70,6 +72,10 @@ class DiskNode:
         syntaxes = transfer_syntaxes()
         for sop_class in storage_classes():
             self._ae.add_supported_context(sop_class, syntaxes)
+            # pynetdicom aborts where it knows no service for a class it accepted.
+            if uid_to_service_class(sop_class) is not StorageServiceClass:
+                keyword = f"Storage{sop_class.replace('.', '_')}"
+                register_uid(sop_class, keyword, StorageServiceClass)
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ def _totals(result: Result) -> str:
     counted = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common())
     frames = sum(row.frames for row in rows if row.outcome == PROTECTED)
     search = (
-        "one random mark and one step of δ each (`--quick`)"
+        "16 marks tried and one step of δ each (`--quick`)"
         if facts["quick"]
         else "the default search and δ"
     )

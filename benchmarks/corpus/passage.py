@@ -22,7 +22,7 @@ YEAR_SECONDS: Final = 365 * 86400.0
 
 QUICK: Final = """
 [protection.params.search]
-strategy = "random"
+budget = 16
 
 [protection.params.delta]
 iterations = 1

@@ -67,10 +67,10 @@ def demo_cases() -> list[Case]:
         When ``pydicom-data`` is not installed.
     """
     cases = [
-        _case(f"MR head {i}/10", data)
+        case_of(f"MR head {i}/10", data)
         for i, data in enumerate(split_enhanced_mr(_file(MR_STUDY)), start=1)
     ]
-    cases += [_case(name, _file(file).read_bytes()) for name, file in SINGLES]
+    cases += [case_of(name, _file(file).read_bytes()) for name, file in SINGLES]
     return cases
 
 
@@ -83,7 +83,8 @@ def _file(name: str) -> Path:
     return Path(str(found))
 
 
-def _case(name: str, part10: bytes) -> Case:
+def case_of(name: str, part10: bytes) -> Case:
+    """Make a case of a Part 10 file."""
     ds = dcmread(BytesIO(part10), stop_before_pixels=True)
     return Case(
         name=name,

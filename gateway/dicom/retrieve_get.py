@@ -32,7 +32,9 @@ class GetHandler:
     ) -> None:
         """Answer one request: admit it, send what matches, report."""
         try:
-            order = self._admit(association, request, context)
+            order = self._operations.order(
+                association, request, context, association.call.calling_ae
+            )
             # Nothing leaves unless the trail says who asked.
             self._operations.record_start(order)
         except REFUSALS as error:
@@ -43,25 +45,6 @@ class GetHandler:
         self._operations.record_end(order, progress, status)
         if not order.is_abandoned():
             order.respond(status, progress)
-
-    def _admit(
-        self,
-        association: GatewayAssociation,
-        request: C_GET,
-        context: tuple[int, str, UID],
-    ) -> Order:
-        """Check the identifier and look up what matches."""
-        context_id, model, syntax = context
-        query, items = self._operations.select(request, model, syntax)
-        return Order(
-            association=association,
-            request=request,
-            context_id=context_id,
-            transfer_syntax=syntax,
-            destination_ae=association.call.calling_ae,
-            query=query,
-            items=items,
-        )
 
     def _carry_out(self, order: Order, progress: Progress) -> RetrieveStatus:
         for number, item in enumerate(order.items, 1):

@@ -43,7 +43,9 @@ class MoveHandler:
         """Answer one request: admit it, send what matches, report."""
         try:
             destination = self._destination(association, request)
-            order = self._admit(association, request, context)
+            order = self._operations.order(
+                association, request, context, destination.ae_title
+            )
             # Nothing leaves unless the trail says who asked.
             self._operations.record_start(order)
         except REFUSALS as error:
@@ -60,25 +62,6 @@ class MoveHandler:
     ) -> MoveDestination:
         title = (request.MoveDestination or "").strip()
         return self._grants.destination(association.call.calling_ae, title)
-
-    def _admit(
-        self,
-        association: GatewayAssociation,
-        request: C_MOVE,
-        context: tuple[int, str, UID],
-    ) -> Order:
-        """Check the identifier and look up what matches."""
-        context_id, model, syntax = context
-        query, items = self._operations.select(request, model, syntax)
-        return Order(
-            association=association,
-            request=request,
-            context_id=context_id,
-            transfer_syntax=syntax,
-            destination_ae=(request.MoveDestination or "").strip(),
-            query=query,
-            items=items,
-        )
 
     def _carry_out(
         self, order: Order, destination: MoveDestination, progress: Progress

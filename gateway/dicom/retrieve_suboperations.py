@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import structlog
 from pydicom.uid import UID
 from pynetdicom.association import Association
@@ -15,7 +13,7 @@ from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.rawstore import MoveOriginator, send_c_store_bytes
 from gateway.dicom.retrieve_holdings import Holdings, Offered
-from gateway.dicom.retrieve_identifier import Query, parse_retrieve, read_identifier
+from gateway.dicom.retrieve_identifier import parse_retrieve, read_identifier
 from gateway.dicom.retrieve_order import Order, Progress, respond
 from gateway.dicom.status import RetrieveStatus
 from gateway.errors import (
@@ -61,23 +59,34 @@ class SubOperations:
         self._audit = audit
         self._action = action
 
-    def select(
-        self, request: C_MOVE | C_GET, model: str, transfer_syntax: UID
-    ) -> tuple[Query, Sequence[Offered]]:
-        """Read the identifier and look up what it selects.
+    def order(
+        self,
+        association: GatewayAssociation,
+        request: C_MOVE | C_GET,
+        context: tuple[int, str, UID],
+        destination_ae: str,
+    ) -> Order:
+        """Read the identifier and look up what it selects, for a destination.
 
         Raises
         ------
         InvalidObject, InvalidQuery, TooManyMatches
             It cannot be read, is not one of the model, or selects too much.
         """
-        query = parse_retrieve(
-            read_identifier(request.Identifier, transfer_syntax), model
-        )
+        context_id, model, syntax = context
+        query = parse_retrieve(read_identifier(request.Identifier, syntax), model)
         items = self._holdings.matching(query.keys)
         if len(items) > MAX_SUBOPERATIONS:
             raise TooManyMatches("More than 65535 objects match: ask for less")
-        return query, items
+        return Order(
+            association=association,
+            request=request,
+            context_id=context_id,
+            transfer_syntax=syntax,
+            destination_ae=destination_ae,
+            query=query,
+            items=items,
+        )
 
     def send(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.dicom.derived_pixels import plan_parts
 from gateway.dicom.lenient import text
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 SMALL: Final = 1 << 20
 """Below this many received octets the whole of them may be the smallest form: beside
 few pixels the rest counts."""
-
-Split = Literal["auto", "never", "always"]
 
 
 class Report(Protocol):
@@ -103,7 +102,7 @@ class Original:
     transfer_syntax_uid: str = ""
     name: str = ""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the octets, hex."""
         return hashlib.sha256(self.data).hexdigest()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom import dcmread
 
-from gateway.demo.cases import Case
+from gateway.demo.cases import case_of
 from gateway.demo.nodes import StorageNode, move_study
 from gateway.demo.site import OUTSIDE, RECOVERY, WORKSTATION
 from tests.endtoend.support import EVERYTHING, Gateway, Ports, data_set_of
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pydicom.dataset import Dataset
-
+    from gateway.demo.cases import Case
     from gateway.demo.nodes import Arrival
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -63,19 +62,6 @@ non_images = "drop"
 """
 
 
-def case_of(dataset: Dataset, name: str) -> Case:
-    part10 = as_part10(dataset)
-    return Case(
-        name=name,
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        sop_class_uid=str(dataset.SOPClassUID),
-        series_instance_uid=str(dataset.SeriesInstanceUID),
-        study_instance_uid=str(dataset.StudyInstanceUID),
-        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-        part10=part10,
-    )
-
-
 @dataclass(frozen=True)
 class Sent:
     """What arrived where, and what came back."""
@@ -97,8 +83,8 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
     (directory / "anna.pem").write_bytes(key_pem(anna.private_key))
     pixels = ct_image()
     # The document first: it has to wait for the image it points at.
-    document = case_of(key_object([pixels]), "key object")
-    image = case_of(pixels, "CT")
+    document = case_of("key object", as_part10(key_object([pixels])))
+    image = case_of("CT", as_part10(pixels))
     with (
         StorageNode(OUTSIDE) as outside,
         StorageNode("TELE") as tele,
@@ -207,7 +193,7 @@ def test_the_authorised_get_everything_back_exactly(sent: Sent) -> None:
 
 def test_what_every_rule_drops_is_seen_and_not_sent(tmp_path: Path) -> None:
     dropping = EVERYTHING + 'non_images = "drop"\n'
-    document = case_of(key_object([ct_image()]), "key object")
+    document = case_of("key object", as_part10(key_object([ct_image()])))
     with (
         StorageNode(OUTSIDE) as outside,
         Gateway(

@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-PEERS  := dcmtk orthanc libgdcm-tools openssl
+PEERS  := dcmtk orthanc libgdcm-tools openssl softhsm2 sslscan
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys clean
 
@@ -54,7 +54,7 @@ keys: $(VENV)/.installed-dev
 	  --out docs/results/keys.md
 
 peers:
-	@if ! command -v storescu >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \
+	@if ! command -v storescu >/dev/null || ! command -v sslscan >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -q && apt-get install -yq --no-install-recommends $(PEERS); \
 	  else \

@@ -6,7 +6,13 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from engine.params import ProtectParams
 
@@ -30,26 +36,87 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Peer(Settings):
-    """A node that may call: AE title and the addresses it calls from."""
+Fingerprint = Annotated[
+    str, StringConstraints(pattern=r"^sha256:[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$")
+]
+"""SHA-256 of a certificate's DER octets, as ``openssl x509 -fingerprint`` shows it."""
 
-    ae_title: AETitle
-    addresses: tuple[Network, ...] = Field(min_length=1)
+KeySource = Annotated[
+    str, StringConstraints(pattern=r"^(file|env|credential|pkcs11):.+$")
+]
+"""Where a secret is: ``file:PATH`` (mode 0600), ``env:NAME``, ``credential:NAME``
+(systemd's ``LoadCredential``), ``pkcs11:...`` (RFC 7512, master keys only)."""
+
+Role = Literal["store", "read", "recover"]
+"""``store``: send objects in. ``read``: find and retrieve protected objects.
+``recover``: find and retrieve originals, as far as a grant says."""
+
+PersonRole = Literal["viewer", "operator", "approver", "security"]
+"""``viewer`` sees states, ``operator`` also releases and retries, ``approver`` may
+be one of the two who approve a bulk recovery, ``security`` changes grants and sees
+the audit trail."""
+
+
+class Tls(Settings):
+    """The gateway's certificate and whom it trusts (PS3.15 B.12, B.13)."""
+
+    certificate: Path
+    """PEM: its own first, then the intermediate ones."""
+    key: Path
+    """PEM private key, mode 0600."""
+    key_passphrase: KeySource | None = None
+    authorities: tuple[Path, ...] = Field(min_length=1)
+    """PEM files of the authorities whose certificates are accepted."""
+    revocation_lists: tuple[Path, ...] = ()
+    """PEM files; if there is any, every authority needs its own."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    warn_days: int = Field(default=30, ge=0)
+    """Certificates and revocation lists that end sooner are warned of."""
+
+
+class Node(Settings):
+    """A machine that may call: how it is known, and what for."""
+
+    name: Name
+    ae_titles: tuple[AETitle, ...] = Field(min_length=1)
+    """As which it may call; a certificate of another node may not."""
+    roles: tuple[Role, ...] = Field(min_length=1)
+    certificates: tuple[Path | Fingerprint, ...] = ()
+    """Its certificates: PEM files or fingerprints. One of them must be shown."""
+    certificate_names: tuple[str, ...] = ()
+    """Instead: a DNS name or common name in a certificate of a trusted authority."""
+    addresses: tuple[Network, ...] = ()
+    """Where it calls from; empty: anywhere, if it shows its certificate."""
+    plain: bool = False
+    """May call without TLS, known by AE title and address only. Not safe."""
+    move_destinations: tuple[AETitle, ...] = ()
+    """Where it may have protected objects sent; empty: to itself only."""
     idle_seconds: float | None = Field(default=None, gt=0)
     """Completion idle time of this source; the site's default when absent."""
 
 
-class RetrievingNode(Settings):
-    """A node that may find objects and have them sent.
+class Person(Settings):
+    """Someone who works at the gateway, known by a certificate."""
 
-    In ``recovery.nodes`` the objects are originals, in ``receiver.readers`` the
-    protected ones.
-    """
+    name: Name
+    roles: tuple[PersonRole, ...] = Field(min_length=1)
+    certificates: tuple[Path | Fingerprint, ...] = Field(min_length=1)
 
-    ae_title: AETitle
-    addresses: tuple[Network, ...] = Field(min_length=1)
+
+class Grant(Settings):
+    """Which originals nodes may have back. Nothing is granted by default."""
+
+    name: Name
+    nodes: tuple[Name, ...] = Field(min_length=1)
+    when: str
+    """CEL over the patient and study attributes of an original, and the AE title
+    it came from (``calling_ae``); ``true`` for all."""
     move_destinations: tuple[AETitle, ...] = ()
-    """Where it may have them sent; empty: to itself only."""
+    """Where they may have them sent; empty: to themselves only."""
+    until: AwareDatetime | None = None
+    """When it ends; absent: when it is revoked."""
+    users: tuple[str, ...] = ()
+    """Only for requests in the name of these (PS3.7 D.3.3.7); empty: for any."""
 
 
 class Receiver(Settings):
@@ -57,14 +124,14 @@ class Receiver(Settings):
 
     ae_title: AETitle = "MIAD-GATEWAY"
     host: str = "127.0.0.1"
-    port: Port = 11112
-    max_pdu_bytes: int = Field(default=1 << 20, ge=0)  # 0: no limit (PS3.8 D.1)
+    port: Port = 2762
+    """With TLS; in use if there is a ``[tls]`` table."""
+    plain_port: Port | None = None
+    """Without TLS, for nodes with ``plain = true``; absent: none."""
+    max_pdu_bytes: int = Field(default=1 << 20, ge=1 << 12)
     max_associations: int = Field(default=32, ge=1)
     max_object_bytes: int = Field(default=4 << 30, ge=1 << 20)
     network_timeout_seconds: float = Field(default=60.0, gt=0)
-    peers: tuple[Peer, ...] = ()
-    readers: tuple[RetrievingNode, ...] = ()
-    """Who may find and retrieve protected objects here; never originals."""
 
 
 class MoveDestination(Settings):
@@ -73,6 +140,12 @@ class MoveDestination(Settings):
     ae_title: AETitle
     host: str
     port: Port
+    plain: bool = False
+    """Send there without TLS. Not safe."""
+    tls_name: str | None = None
+    """Name its certificate must hold; absent: ``host``."""
+    certificates: tuple[Path | Fingerprint, ...] = ()
+    """Its certificates; then names do not count."""
 
 
 class Recovery(Settings):
@@ -80,10 +153,16 @@ class Recovery(Settings):
 
     ae_title: AETitle = "MIAD-RECOVERY"
     host: str = "127.0.0.1"
-    port: Port = 11113
-    nodes: tuple[RetrievingNode, ...] = ()
+    port: Port = 2763
+    """With TLS; in use if there is a ``[tls]`` table."""
+    plain_port: Port | None = None
+    """Without TLS, for nodes with ``plain = true``; absent: none."""
     destinations: tuple[MoveDestination, ...] = ()
     """The address behind each AE title that C-MOVE may name, on either AE."""
+    two_person_above: int | None = Field(default=None, ge=0)
+    """More originals than this for one node in the window need two approvers;
+    absent: never."""
+    two_person_window_minutes: float = Field(default=60.0, gt=0)
 
 
 class Completion(Settings):
@@ -100,6 +179,12 @@ class Destination(Settings):
     ae_title: AETitle
     host: str
     port: Port
+    plain: bool = False
+    """Send there without TLS. Not safe."""
+    tls_name: str | None = None
+    """Name its certificate must hold; absent: ``host``."""
+    certificates: tuple[Path | Fingerprint, ...] = ()
+    """Its certificates; then names do not count."""
     originals: bool = False
     """Whether unprotected originals may ever go there; default never."""
     recipients: tuple[Path, ...] = ()
@@ -237,6 +322,73 @@ class Worker(Settings):
     """How long a stop waits for work in hand; what is left is taken up again."""
 
 
+class Vault(Settings):
+    """Where the master key is, which all keys at rest hang on."""
+
+    master_key: KeySource = "file:secrets/master.key"
+    """A relative file is meant from the data directory; made on first use."""
+    previous_keys: tuple[KeySource, ...] = ()
+    """Keys of before, while a rotation is under way."""
+
+
+class Collector(Settings):
+    """An audit record repository: syslog over TLS (RFC 5425)."""
+
+    host: str
+    port: Port = 6514
+    tls_name: str | None = None
+    """Name its certificate must hold; absent: ``host``."""
+    certificates: tuple[Path | Fingerprint, ...] = ()
+    """Its certificates; then names do not count."""
+    message_id: Literal["DICOM+RFC3881", "IHE+RFC-3881"] = "DICOM+RFC3881"
+    timeout_seconds: float = Field(default=30.0, gt=0)
+
+
+class Audit(Settings):
+    """The audit trail beyond the local file."""
+
+    collector: Collector | None = None
+    checkpoint_lines: int = Field(default=1000, ge=1)
+    """A signed checkpoint after so many lines,"""
+    checkpoint_seconds: float = Field(default=300.0, gt=0)
+    """or so long after a line that none covers yet."""
+
+
+class Web(Settings):
+    """Console and DICOMweb over HTTPS; needs ``[tls]``."""
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: Port = 8443
+
+
+class Limits(Settings):
+    """What one peer may take before it has shown that it means well."""
+
+    handshake_seconds: float = Field(default=10.0, gt=0)
+    """From the connection to the end of the TLS handshake."""
+    request_seconds: float = Field(default=30.0, gt=0)
+    """Until the association request has come whole."""
+    pdu_seconds: float = Field(default=60.0, gt=0)
+    """From the first to the last octet of a PDU."""
+    connections_per_address: int = Field(default=64, ge=1)
+    """At the same time."""
+    connections_per_second: float = Field(default=50.0, gt=0)
+    """From one address, in the long run."""
+    connection_burst: int = Field(default=200, ge=1)
+    unidentified_connections: int = Field(default=64, ge=1)
+    """At the same time, of all that have not been admitted yet."""
+    requests_per_second: float = Field(default=2000.0, gt=0)
+    """DIMSE requests of one association, in the long run; more are slowed down."""
+    max_command_bytes: int = Field(default=1 << 16, ge=1 << 10)
+    """Of a DIMSE command set."""
+    max_identifier_bytes: int = Field(default=1 << 20, ge=1 << 10)
+    """Of a query's data set."""
+    max_sequence_depth: int = Field(default=64, ge=8)
+    max_inflated_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Of a deflated data set or frame, unpacked."""
+
+
 class Log(Settings):
     """What is written to standard error."""
 
@@ -252,6 +404,14 @@ class Site(Settings):
     receiver: Receiver = Field(default_factory=Receiver)
     recovery: Recovery = Field(default_factory=Recovery)
     completion: Completion = Field(default_factory=Completion)
+    tls: Tls | None = None
+    nodes: tuple[Node, ...] = ()
+    people: tuple[Person, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    vault: Vault = Field(default_factory=Vault)
+    audit: Audit = Field(default_factory=Audit)
+    web: Web = Field(default_factory=Web)
+    limits: Limits = Field(default_factory=Limits)
     destinations: tuple[Destination, ...] = ()
     routing: Routing = Field(default_factory=Routing)
     deidentification: tuple[Deidentification, ...] = ()

@@ -23,7 +23,7 @@ from gateway.route.rules import compile_router, load_checked
 from gateway.store.files import FileStore, write_durably
 from gateway.store.index import Index, open_index, utc_now
 from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
-from gateway.vault.master import FileMasterKey
+from gateway.sealing.master import FileMasterKey
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:

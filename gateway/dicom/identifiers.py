@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from gateway.vault.secretfile import load_or_create
+from gateway.sealing.secretfile import load_or_create
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
 from gateway.vault.container import decode_record, encode_record
-from gateway.vault.master import NONCE_LENGTH, WRAPPED_LENGTH
+from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
 
 if TYPE_CHECKING:
-    from gateway.vault.master import MasterKey
+    from gateway.sealing.master import MasterKey
     from gateway.vault.record import KeyRecord, RecordLink
 
 MAGIC: Final = b"MIADSEAL"

@@ -31,7 +31,7 @@ from pyasn1.error import PyAsn1Error
 from pyasn1_modules import rfc5652
 
 from gateway.errors import ConfigurationError, InvalidSeal
-from gateway.vault.secretfile import create_once, read_private
+from gateway.sealing.secretfile import create_once, read_private
 
 if TYPE_CHECKING:
     from pathlib import Path

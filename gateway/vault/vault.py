@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
 from gateway.vault.container import encode_record
-from gateway.vault.master import FileMasterKey
+from gateway.sealing.master import FileMasterKey
 from gateway.vault.record import RecordLink, links_of
 from gateway.vault.seal import REFUSED, seal_encoded, unseal, unseal_encoded
-from gateway.vault.secretfile import sync_folder, write_durably
+from gateway.sealing.secretfile import sync_folder, write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.vault.master import MasterKey
+    from gateway.sealing.master import MasterKey
     from gateway.vault.record import KeyRecord
 
 UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")

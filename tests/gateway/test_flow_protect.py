@@ -22,7 +22,7 @@ from gateway.stages.recipe import Recipe
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from gateway.store.rows import Instance, Protected
-from gateway.vault.master import FileMasterKey
+from gateway.sealing.master import FileMasterKey
 from gateway.vault.vault import Vault
 from tests.gateway.follow_cases import as_part10, ct_image, key_object
 from tests.gateway.object_cases import FastProtector

@@ -26,7 +26,7 @@ from gateway.vault.codec import (
 )
 from gateway.vault.container import HEAD, decode_record, encode_record
 from gateway.vault.layout import PixelLayout, pack, unpack
-from gateway.vault.master import FileMasterKey
+from gateway.sealing.master import FileMasterKey
 from gateway.vault.record import (
     KeyCustody,
     KeyRecord,

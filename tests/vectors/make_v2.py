@@ -22,7 +22,7 @@ from gateway.stages.followers import follower_of
 from gateway.stages.protect import ProtectedObject
 from gateway.stages.recipe import PLAIN, Recipe
 from gateway.vault.container import encode_record
-from gateway.vault.master import FileMasterKey
+from gateway.sealing.master import FileMasterKey
 from gateway.vault.record import links_of
 from gateway.vault.seal import seal
 from tests.gateway.follow_cases import as_part10, ct_image, key_object, one_each

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
-from gateway.vault.secretfile import load_or_create
+from gateway.sealing.secretfile import load_or_create
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,3 @@
+"""Console and DICOMweb over HTTPS."""
+
+from __future__ import annotations

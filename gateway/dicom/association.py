@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from gateway.dicom import command
 from gateway.dicom.admission import Admission, Call
-from gateway.dicom.connections import Passage, TokenBucket
+from gateway.dicom.connections import Passage, PeerLimits, TokenBucket
 from gateway.dicom.contexts import (
     HIERARCHICAL_MODELS,
     Purpose,
@@ -32,8 +32,9 @@ from gateway.dicom.contexts import (
     contexts_for,
     contexts_in_roles,
 )
-from gateway.dicom.upper_layer import BoundedUpperLayer, PeerLimits
+from gateway.dicom.upper_layer import BoundedUpperLayer
 from gateway.errors import AssociationLost, InvalidObject, InvalidPdu
+from gateway.tls.certificates import PeerCertificate
 
 LOG = structlog.get_logger(component="association")
 
@@ -112,6 +113,8 @@ class GatewayAssociation(Association):
         passage: Passage,
     ) -> None:
         super().__init__(ae, "acceptor")
+        self.certificate: PeerCertificate | None = None
+        """The one the peer has shown; None without TLS."""
         self._service = service
         self._passage = passage
         rate = limits.requests_per_second
@@ -131,6 +134,7 @@ class GatewayAssociation(Association):
             calling_ae=(request.calling_ae_title or "").strip(),
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
+            certificate=self.certificate,
         )
 
     def is_over(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from socketserver import TCPServer
 from typing import Any
 
@@ -19,23 +21,29 @@ from pynetdicom.transport import (
 from typing_extensions import override
 
 from config.schema import Receiver, Site
+from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
 from gateway.dicom.association import (
-    BoundedSocket,
     GatewayAssociation,
     Service,
     set_no_delay,
 )
+from gateway.dicom.connections import Guard, Passage
 from gateway.dicom.contexts import Purpose, contexts_for
 from gateway.dicom.handlers import StorageService
 from gateway.dicom.retrieve import ReceiverService, RetrieveService
-from gateway.dicom.retrieve_grants import Grants
+from gateway.dicom.retrieve_grants import for_readers, for_recovery
 from gateway.dicom.retrieve_holdings import (
     Originals,
     ProtectedObjects,
     Restore,
     Verify,
+)
+from gateway.dicom.upper_layer import (
+    BoundedSocket,
+    RequestNotTaken,
+    receive_request,
 )
 from gateway.store.files import FileStore
 from gateway.store.index import Index
@@ -46,15 +54,24 @@ LOG = structlog.get_logger(component="listener")
 NO_LIMIT = 65_535
 POLL_SECONDS = 0.05
 STOP_SECONDS = 5.0
-UNKNOWN_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the two AE titles listen, after port 0 was resolved."""
+    """Where the two AE titles listen, after port 0 was resolved; None: nowhere.
 
-    receiver: int
-    recovery: int
+    Attributes
+    ----------
+    receiver, recovery
+        With TLS.
+    plain_receiver, plain_recovery
+        Without.
+    """
+
+    receiver: int | None = None
+    recovery: int | None = None
+    plain_receiver: int | None = None
+    plain_recovery: int | None = None
 
 
 class GatewayServer(ThreadedAssociationServer):
@@ -66,9 +83,13 @@ class GatewayServer(ThreadedAssociationServer):
         address: tuple[str, int],
         admission: Admission,
         service: Service,
+        guard: Guard,
     ) -> None:
         self.admission = admission
         self.service = service
+        self.gate = guard.gate
+        self.limits = guard.limits
+        self.passages: dict[socket.socket, Passage] = {}
         super().__init__(
             ae,
             address,
@@ -79,17 +100,24 @@ class GatewayServer(ThreadedAssociationServer):
 
     @override
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; a peer that falls silent in a PDU times out."""
+        """Accept a connection."""
         connection, address = super().get_request()
         set_no_delay(connection)
-        connection.settimeout(self.ae.network_timeout)
         return connection, address
 
     @override
-    def verify_request(self, *_: object) -> bool:
-        """Bound the connections that have not said yet who they are."""
-        allowed = self.admission.max_associations + UNKNOWN_CONNECTIONS
-        return len(self.active_associations) < allowed
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Ask the gate whether there is a place for the connection."""
+        passage = self.gate.enter(request, client_address[0])
+        if passage is not None:
+            self.passages[request] = passage
+        return passage is not None
+
+    @override
+    def service_actions(self) -> None:
+        """Do what is due while nobody connects."""
+        super().service_actions()
+        self.gate.tick()
 
     @override
     def shutdown(self) -> None:
@@ -104,13 +132,44 @@ class GatewayRequestHandler(RequestHandler):
     server: GatewayServer
 
     @override
-    def _create_association(self) -> GatewayAssociation:
+    def handle(self) -> None:
+        """Read the association request, then start its association."""
+        server, connection = self.server, self.request
+        passage = server.passages.pop(connection)
+        association = None
+        try:
+            first = receive_request(connection, server.limits.request_seconds)
+            association = self._association_of(first, passage)
+            association.start()
+        except RequestNotTaken as error:
+            self._dismiss(error, passage)
+        finally:
+            if association is None:
+                passage.leave()
+                server.shutdown_request(connection)
+
+    def _dismiss(self, error: RequestNotTaken, passage: Passage) -> None:
+        """Answer what is no association request."""
+        if not error.answer or passage.dropped:
+            LOG.debug("connection ended", peer_address=passage.key, reason=str(error))
+            return
+        self.server.gate.note(passage, str(error))
+        with suppress(OSError):
+            self.request.settimeout(1.0)
+            self.request.sendall(error.answer)
+
+    def _association_of(self, first: bytes, passage: Passage) -> GatewayAssociation:
         server = self.server
-        association = GatewayAssociation(self.ae, server.admission, server.service)
+        association = GatewayAssociation(
+            self.ae,
+            server.admission,
+            server.service,
+            limits=server.limits,
+            passage=passage,
+        )
         association._server = server
         association.name = f"AcceptorThread@{self.client_address[0]}"
-        connection = BoundedSocket(association, client_socket=self.request)
-        connection.max_pdu_bytes = self.ae.maximum_pdu_size
+        connection = BoundedSocket(association, self.request, first, server.limits)
         association.set_socket(connection)
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size
@@ -125,7 +184,12 @@ class GatewayRequestHandler(RequestHandler):
 
 
 class Running:
-    """The two listening AE titles; ``stop`` ends them.
+    """The listening AE titles; ``stop`` ends them.
+
+    Parameters
+    ----------
+    servers
+        By the name of their port in `Ports`.
 
     Attributes
     ----------
@@ -133,11 +197,9 @@ class Running:
         Where they listen.
     """
 
-    def __init__(self, receiver: GatewayServer, recovery: GatewayServer) -> None:
-        self._servers = (receiver, recovery)
-        self.ports = Ports(
-            receiver=receiver.server_address[1], recovery=recovery.server_address[1]
-        )
+    def __init__(self, servers: Mapping[str, GatewayServer]) -> None:
+        self._servers = tuple(servers.values())
+        self.ports = Ports(**{n: s.server_address[1] for n, s in servers.items()})
         self._threads = [
             threading.Thread(
                 target=server.serve_forever,
@@ -157,6 +219,7 @@ class Running:
         """
         for server in self._servers:
             server.admission.close()
+            server.gate.close()
             server.shutdown()
         for thread in self._threads:
             thread.join()
@@ -212,74 +275,103 @@ def start_receiver(
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    receiver = _receiver(site, store, index, audit, records.verify)
-    try:
-        recovery = _recovery(site, store, index, audit, records.restore)
-    except BaseException:
-        receiver.server_close()
-        raise
-    running = Running(receiver, recovery)
-    LOG.info(
-        "listening", receiver=running.ports.receiver, recovery=running.ports.recovery
-    )
+    nodes = Nodes(site.nodes)
+    ends = {
+        "receiver": _receiver(site, store, index, audit, records.verify, nodes),
+        "recovery": _recovery(site, store, index, audit, records.restore, nodes),
+    }
+    running = Running(_listening(site, ends, Guard.of(site, audit)))
+    LOG.info("listening", **asdict(running.ports))
     return running
 
 
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """One AE title: who may call it, and what answers."""
+
+    host: str
+    plain_port: int | None
+    admission: Admission
+    service: Service
+
+
+def _listening(
+    site: Site, ends: Mapping[str, End], guard: Guard
+) -> dict[str, GatewayServer]:
+    """Bind every port that is configured, or none."""
+    servers: dict[str, GatewayServer] = {}
+    try:
+        for name, end in ends.items():
+            if end.plain_port is not None:
+                servers[f"plain_{name}"] = GatewayServer(
+                    _entity(end.admission.called_ae, site.receiver),
+                    (end.host, end.plain_port),
+                    end.admission,
+                    end.service,
+                    guard,
+                )
+    except BaseException:
+        for server in servers.values():
+            server.server_close()
+        raise
+    return servers
+
+
 def _receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, verify: Verify
-) -> GatewayServer:
-    """Listen for objects, and for queries of those who may read protected ones."""
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    verify: Verify,
+    nodes: Nodes,
+) -> End:
+    """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        callers={
-            Purpose.STORE: settings.peers,
-            Purpose.RETRIEVE: settings.readers,
-        },
+        nodes=nodes,
+        roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
         audit=audit,
     )
     storage = StorageService(
         store, index, audit, max_object_bytes=settings.max_object_bytes
     )
-    grants = Grants(
-        ae_title=settings.ae_title,
-        nodes=settings.readers,
-        destinations=site.recovery.destinations,
-    )
     holdings = ProtectedObjects(store, index, verify)
-    return GatewayServer(
-        _entity(settings.ae_title, settings),
-        (settings.host, settings.port),
-        admission,
-        ReceiverService(storage, RetrieveService(grants, holdings, audit)),
+    retrieval = RetrieveService(for_readers(site), holdings, audit)
+    return End(
+        host=settings.host,
+        plain_port=settings.plain_port,
+        admission=admission,
+        service=ReceiverService(storage, retrieval),
     )
 
 
 def _recovery(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, restore: Restore
-) -> GatewayServer:
-    """Listen for queries of those who may have originals."""
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    restore: Restore,
+    nodes: Nodes,
+) -> End:
+    """Answer queries of those who may have originals."""
     settings = site.recovery
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        callers={Purpose.RETRIEVE: settings.nodes},
+        nodes=nodes,
+        roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
         audit=audit,
     )
-    grants = Grants(
-        ae_title=settings.ae_title,
-        nodes=settings.nodes,
-        destinations=settings.destinations,
-    )
     holdings = Originals(store, index, restore)
-    return GatewayServer(
-        _entity(settings.ae_title, site.receiver),
-        (settings.host, settings.port),
-        admission,
-        RetrieveService(grants, holdings, audit),
+    return End(
+        host=settings.host,
+        plain_port=settings.plain_port,
+        admission=admission,
+        service=RetrieveService(for_recovery(site), holdings, audit),
     )
 
 

@@ -17,7 +17,6 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -26,7 +25,7 @@ from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE, StateMachine
 from pynetdicom.transport import AssociationSocket
 from typing_extensions import override
 
-from config.schema import Site
+from gateway.dicom.connections import PeerLimits
 from gateway.dicom.pdu_checks import (
     ASSOCIATE_RQ,
     HEADER_BYTES,
@@ -50,8 +49,6 @@ LOG = structlog.get_logger(component="upper-layer")
 
 LARGEST_REQUEST_BYTES: Final = 1 << 20  # A-ASSOCIATE-RQ is not bound by the maximum
 RECEIVE_BYTES: Final = 1 << 18
-SLOWEST_BYTES_PER_SECOND: Final = 4096
-"""A large PDU may take longer: so much more as a line of 33 kbit/s needs."""
 DRAINED_BYTES: Final = 1 << 20
 CLOSED: Final = "Evt17"  # transport connection closed
 INVALID: Final = "Evt19"  # unrecognised or invalid PDU
@@ -59,56 +56,13 @@ ENDING: Final = "Sta13"  # waits for the transport connection to be closed
 ABORT: Final = b"\x07\0\0\0\0\4\0\0\2\0"  # A-ABORT of the provider (PS3.8 9.3.8)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PeerLimits:
-    """What a peer may take of one connection.
-
-    Attributes
-    ----------
-    request_seconds
-        Until its association request has come whole.
-    pdu_seconds
-        From the first to the last octet of a PDU of no great size.
-    max_pdu_bytes
-        Announced to it.
-    requests_per_second
-        Of one association, in the long run.
-    max_command_bytes, max_identifier_bytes
-        Of a command set, and of the data set of any request but C-STORE.
-    """
-
-    request_seconds: float
-    pdu_seconds: float
-    max_pdu_bytes: int
-    requests_per_second: float
-    max_command_bytes: int
-    max_identifier_bytes: int
-
-    @classmethod
-    def of(cls, site: Site) -> PeerLimits:
-        """Return those of a site."""
-        limits = site.limits
-        return cls(
-            request_seconds=limits.request_seconds,
-            pdu_seconds=limits.pdu_seconds,
-            max_pdu_bytes=site.receiver.max_pdu_bytes,
-            requests_per_second=limits.requests_per_second,
-            max_command_bytes=limits.max_command_bytes,
-            max_identifier_bytes=limits.max_identifier_bytes,
-        )
-
-    def seconds_for(self, size: int) -> float:
-        """Return how long a PDU of that size may take."""
-        return self.pdu_seconds + size / SLOWEST_BYTES_PER_SECOND
-
-
 class RequestNotTaken(Exception):
-    """No association request came; ``answer`` is what the peer is sent.
+    """No association request came.
 
     Attributes
     ----------
     answer
-        A PDU, or nothing.
+        What the peer is sent: a PDU, or nothing where it has gone.
     """
 
     def __init__(self, reason: str, answer: bytes = b"") -> None:
@@ -142,26 +96,29 @@ def receive_request(
     deadline = clock() + seconds
     try:
         header = _receive(connection, HEADER_BYTES, deadline, clock)
-        kind, _, length = struct.unpack(">BBL", header)
-        if kind != ASSOCIATE_RQ:
-            raise InvalidPdu("the first PDU is no association request")
-        if length > LARGEST_REQUEST_BYTES:
-            raise InvalidPdu(
-                f"an association request above {LARGEST_REQUEST_BYTES} octets"
-            )
+        length = _request_length(header)
         body = bytes(_receive(connection, length, deadline, clock))
         check_request(body)
     except InvalidPdu as error:
         raise RequestNotTaken(str(error), ABORT) from error
     except TimeoutError as error:
         raise RequestNotTaken("no association request in time", ABORT) from error
-    except (OSError, ValueError) as error:  # a socket closed by another thread
-        raise RequestNotTaken("the peer closed the connection") from error
+    except (OSError, ValueError) as error:  # also one closed by another thread
+        raise RequestNotTaken("the connection was closed") from error
     called, calling = bad_ae_titles(body)
     if called or calling:
         rejection = CALLED_AE_NOT_RECOGNISED if called else CALLING_AE_NOT_RECOGNISED
         raise RequestNotTaken("an AE title that is none", _rejected(rejection))
     return bytes(header) + body
+
+
+def _request_length(header: bytearray) -> int:
+    kind, _, length = struct.unpack(">BBL", header)
+    if kind != ASSOCIATE_RQ:
+        raise InvalidPdu("the first PDU is no association request")
+    if length > LARGEST_REQUEST_BYTES:
+        raise InvalidPdu(f"an association request above {LARGEST_REQUEST_BYTES} octets")
+    return int(length)
 
 
 def _rejected(rejection: Rejection) -> bytes:
@@ -339,7 +296,7 @@ class BoundedUpperLayer(DULServiceProvider):
         self.assoc._kill = True
         self._kill_thread = True
         # It may wait for a request, or for an answer.
-        self.to_user_queue.put(None)  # type: ignore[arg-type]
+        self.to_user_queue.put(None)
 
     @override
     def _is_transport_event(self) -> bool:

@@ -18,7 +18,6 @@ from tests.gateway.scp import (
     CT_IMAGE,
     EXPLICIT,
     IMPLICIT,
-    LOOPBACK,
     WORKSTATION,
     Archive,
     Gateway,
@@ -26,10 +25,13 @@ from tests.gateway.scp import (
     encoded,
     example,
     gateway,
+    grant,
+    move_place,
     send,
     site,
     small,
 )
+from tests.gateway.stored import content_of, put_in_place
 from tests.gateway.test_find import identifier
 from tests.gateway.test_receive import FILES
 from tests.waiting import wait_until
@@ -48,21 +50,15 @@ def recovering(
     grants: Sequence[str] = (ARCHIVE,),
 ) -> Iterator[Gateway]:
     """A gateway, a node that may ask, and an archive it may have things sent to."""
-    node = {
-        "ae_title": WORKSTATION,
-        "addresses": LOOPBACK,
-        "move_destinations": list(grants),
-    }
     with archive.listening(contexts):
-        places = [
-            {"ae_title": title, "host": "127.0.0.1", "port": archive.port}
-            for title in (ARCHIVE, WORKSTATION)
-        ]
-        places.append(
-            {"ae_title": "NOWHERE", "host": "127.0.0.1", "port": unused_port()}
+        places = [move_place(title, archive.port) for title in (ARCHIVE, WORKSTATION)]
+        places.append(move_place("NOWHERE", unused_port()))
+        settings = site(
+            directory,
+            grants=[grant(WORKSTATION, *grants)],
+            recovery={"destinations": places},
         )
-        recovery = {"nodes": [node], "destinations": places}
-        with gateway(site(directory, recovery=recovery)) as running:
+        with gateway(settings) as running:
             yield running
 
 
@@ -347,11 +343,11 @@ def test_a_damaged_file_of_the_store_is_not_sent(tmp_path: Path, damage: str) ->
     archive = Archive()
     with recovering(tmp_path, archive) as running:
         instance = received(running, encoded(small()))
-        path = running.store.absolute(instance.path)
         if damage == "changed":
-            path.write_bytes(path.read_bytes()[:-1] + b"X")
+            content = content_of(running.store, instance.path)
+            put_in_place(running.store, instance.path, content[:-1] + b"X")
         else:
-            path.unlink()
+            running.store.path_of(instance.path).unlink()
         statuses, failed = move(running, image(instance))
     assert counts(statuses[-1]) == (0xA702, 0, 1, 0)
     assert failed is not None

@@ -225,6 +225,7 @@ def _work(site: Site, places: Places, index: Index) -> None:
 
 def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
+    from gateway.dicom.parse import Bounds
     from gateway.dicom.sender import send_objects
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
@@ -243,6 +244,7 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
             site, open_secrets_of(site, keys), index, store, vault
         ),
         attempts=Attempts(places.attempts),
+        bounds=Bounds.of(site.limits),
     )
     exporter = Exporter(
         index=index,

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.audit.log import AuditLog
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
+from gateway.dicom.elements import DEEPEST
 from gateway.dicom.header import read_attributes
 from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
@@ -136,6 +137,8 @@ class StorageService:
         Where objects, rows and the trail go.
     max_object_bytes
         Larger data sets are refused with 0xA700 while they come in.
+    max_depth
+        Sequences within sequences; deeper ones are refused with 0xC000.
     clock
         Returns the time of reception, aware.
     """
@@ -147,12 +150,14 @@ class StorageService:
         audit: AuditLog,
         *,
         max_object_bytes: int,
+        max_depth: int = DEEPEST,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._deposit = Deposit(store, index)
         self._audit = audit
         self._max_object_bytes = max_object_bytes
+        self._max_depth = max_depth
         self._clock = clock
         self._tallies: dict[GatewayAssociation, Tally] = {}
         self._lock = threading.Lock()
@@ -223,7 +228,9 @@ class StorageService:
         """Make an object durable; return what the index made of it."""
         writer = incoming.received()
         with writer.open() as written:
-            attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
+            attributes = read_attributes(
+                written, writer.meta.transfer_syntax_uid, self._max_depth
+            )
         _check_identity(attributes, incoming.request)
         tally.studies.add(attributes.study_instance_uid)
         call = association.call

@@ -336,7 +336,11 @@ def _receiver(
         audit=audit,
     )
     storage = StorageService(
-        store, index, audit, max_object_bytes=settings.max_object_bytes
+        store,
+        index,
+        audit,
+        max_object_bytes=settings.max_object_bytes,
+        max_depth=site.limits.max_sequence_depth,
     )
     holdings = ProtectedObjects(store, index, verify)
     retrieval = RetrieveService(for_readers(site), holdings, audit)

@@ -132,7 +132,7 @@ def test_a_good_certificate_says_who_calls(
     assert call(server, context) == b"hi"
 
     assert server.peers == [pki.modality.peer]
-    assert server.peers[0].names == ("modality.test", "modality")
+    assert server.peers[0].names == {"modality.test", "modality"}
     assert server.peers[0].subject == "CN=modality"
 
 

@@ -331,9 +331,11 @@ class Guard:
 
     gate: ConnectionGate
     limits: PeerLimits
+    refusals: RefusalLog
 
     @classmethod
     def of(cls, site: Site, audit: AuditLog) -> Guard:
         """Return that of a site."""
-        gate = ConnectionGate(site.limits, RefusalLog(audit))
-        return cls(gate=gate, limits=PeerLimits.of(site))
+        refusals = RefusalLog(audit)
+        gate = ConnectionGate(site.limits, refusals)
+        return cls(gate=gate, limits=PeerLimits.of(site), refusals=refusals)

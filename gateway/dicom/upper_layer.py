@@ -1,18 +1,15 @@
 """Reading PDUs (PS3.8 9.3) within limits of size and time.
 
 pynetdicom 3.0.4 takes the length that a PDU claims, waits for each piece of it
-anew, so that one octet a minute keeps a connection for ever, asks ``select``,
-which knows no descriptor above 1023, and lets an exception in its state machine
-end a thread with a traceback. Here a PDU has a longest size and a time from its
-first to its last octet, and whatever is wrong with it ends the association by
-the abort of PS3.8 with one line in the log.
+anew, so that one octet a minute keeps a connection for ever, and lets an
+exception in its state machine end a thread with a traceback. Here a PDU has a
+longest size and a time from its first to its last octet, and whatever is wrong
+with it ends the association by the abort of PS3.8 with one line in the log.
 """
 
 from __future__ import annotations
 
-import select
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -22,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE, StateMachine
-from pynetdicom.transport import AssociationSocket
 from typing_extensions import override
 
 from gateway.dicom.connections import PeerLimits
@@ -40,6 +36,7 @@ from gateway.dicom.status import (
     CALLING_AE_NOT_RECOGNISED,
     Rejection,
 )
+from gateway.dicom.transport import GatewaySocket
 from gateway.errors import InvalidPdu
 
 if TYPE_CHECKING:
@@ -151,7 +148,7 @@ def _receive(
     return received
 
 
-class BoundedSocket(AssociationSocket):
+class BoundedSocket(GatewaySocket):
     """A connection of which the first PDU has been read already.
 
     Parameters
@@ -176,21 +173,12 @@ class BoundedSocket(AssociationSocket):
         super().__init__(association, client_socket=connection)
         self._first = first
         self._limits = limits
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
 
     @property
     @override
     def ready(self) -> bool:
         """Whether there is something to read, or the end of it."""
-        connection = self.socket
-        if connection is None or not self._is_connected:
-            return False
-        if self._first:
-            return True
-        if isinstance(connection, ssl.SSLSocket) and connection.pending():
-            return True
-        return bool(self._poll.poll(0))
+        return bool(self._first) or super().ready
 
     def receive_pdu(self) -> bytes:
         """Read one whole PDU.
@@ -254,14 +242,6 @@ class BoundedSocket(AssociationSocket):
             left = DRAINED_BYTES
             while left > 0 and (piece := connection.recv(RECEIVE_BYTES)):
                 left -= len(piece)
-
-    @override
-    def _shutdown_socket(self) -> None:
-        """Close the socket, also where the peer has closed it before."""
-        connection = self.socket
-        super()._shutdown_socket()
-        if connection is not None:
-            connection.close()
 
 
 class BoundedUpperLayer(DULServiceProvider):

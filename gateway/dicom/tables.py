@@ -168,7 +168,7 @@ def _check_segments(dataset: Dataset, *, little: bool) -> None:
 
 
 def _expanded(
-    cells: list[int], *, wide: bool, at: int = 0, segments: int = FULL_TABLE
+    cells: list[int], *, wide: bool, at: int = 0, segments: int | None = None
 ) -> int:
     """Count the entries that segments make; it stops above a full table.
 
@@ -176,12 +176,12 @@ def _expanded(
     once, so that the count comes to an end.
     """
     total = 0
-    repeats = segments == FULL_TABLE
+    left = len(cells) if segments is None else segments
     offset_cells = 2 if wide else 4
-    while at + 1 < len(cells) and segments and total <= FULL_TABLE:
+    while at + 1 < len(cells) and left and total <= FULL_TABLE:
         kind, length = cells[at], cells[at + 1]
         at += 2
-        segments -= 1
+        left -= 1
         if kind != INDIRECT:
             total += max(1, length)
             at += length if kind == DISCRETE else 1
@@ -190,7 +190,7 @@ def _expanded(
         places = enumerate(cells[at : at + offset_cells])
         start = sum(cell << bits * place for place, cell in places)
         at += offset_cells
-        if not repeats:
+        if segments is not None:
             return FULL_TABLE + 1  # a repetition of repetitions
         total += _expanded(cells, wide=wide, at=start, segments=length)
     return total

@@ -83,6 +83,8 @@ class Ports:
 class GatewayServer(ThreadedAssociationServer):
     """Listens for one AE title."""
 
+    request_queue_size = 128  # of 5 a burst of connections would fill every place
+
     def __init__(
         self,
         ae: AE,

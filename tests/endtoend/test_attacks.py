@@ -343,9 +343,7 @@ def test_a_hostile_object_is_held_by_a_worker_that_goes_on(
     assert held.reason.startswith(reason)
     index.close()
     growth = [o.peak_bytes - m for o, m in zip(processes, memory, strict=True)]
-    print(
-        f"HELD {name}: +{[round(g / MEBIBYTE, 1) for g in growth]} MiB, {held.reason}"
-    )
+    record_property("growth_mebibytes", [round(g / MEBIBYTE, 1) for g in growth])
     assert max(growth) < MOST_GROWTH_BYTES
 
 

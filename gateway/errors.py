@@ -18,6 +18,7 @@ __all__ = [
     "InvalidSeal",
     "InvalidUid",
     "KeyNotEnclosed",
+    "KeyUnavailable",
     "MoveNotAuthorised",
     "NoPresentationContext",
     "NotIdentified",
@@ -120,6 +121,10 @@ class RecordMissing(GatewayError):
 
 class KeyNotEnclosed(GatewayError):
     """A protected object carries no key for recipients."""
+
+
+class KeyUnavailable(GatewayError):
+    """A master key cannot be used now: the token that holds it does not answer."""
 
 
 class PrivateKeyRefused(GatewayError):

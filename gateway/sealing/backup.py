@@ -11,13 +11,21 @@ import json
 import os
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from gateway.errors import BackupRefused
+from gateway.sealing.providers import (
+    CredentialProvider,
+    EnvironmentProvider,
+    FileProvider,
+)
+
+if TYPE_CHECKING:
+    from gateway.sealing.providers import Provider
 
 FORMAT: Final = "miad-gateway-key-export"
 VERSION: Final = 1
@@ -39,6 +47,26 @@ class Export:
     site: str
     key_id: str
     secret: bytes = field(repr=False)
+
+
+def secret_of(provider: Provider) -> bytes:
+    """Octets of a master key, to be backed up.
+
+    Raises
+    ------
+    BackupRefused
+        It cannot leave its token.
+    ConfigurationError
+        Its source has none.
+    """
+    local = (FileProvider, EnvironmentProvider, CredentialProvider)
+    if not isinstance(provider, local):
+        raise BackupRefused(
+            "the master key is in a token (PKCS#11), which does not give it out: use "
+            "the token's own backup (a second token with the same wrapped key, or "
+            "the vendor's key ceremony), and try it there"
+        )
+    return provider.secret()
 
 
 def seal_export(export: Export, passphrase: str) -> bytes:

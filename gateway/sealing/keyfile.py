@@ -7,14 +7,13 @@ there at every moment, and no process seals under a key before it has that name.
 
 from __future__ import annotations
 
-import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import BackupRefused, KeyInUse
 from gateway.sealing.master import KEY_LENGTH, key_id_of
 from gateway.sealing.ring import PREVIOUS, previous_files
-from gateway.sealing.secretfile import create_once, load_existing, sync_folder
+from gateway.sealing.secretfile import create_once, load_existing, overwrite, sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +98,7 @@ class KeyFile:
             # one for a key: what it does not find by name it does not read.
             path.replace(path.with_name(f".{path.name}"))
         for path in self.path.parent.glob(f".{self.path.name}{PREVIOUS}*"):
-            _overwrite(path)
+            overwrite(path)
             path.unlink()
         sync_folder(self.path.parent)
 
@@ -144,13 +143,3 @@ class KeyFile:
 
     def _load(self, path: Path) -> bytes:
         return load_existing(path, KEY_LENGTH)
-
-
-def _overwrite(path: Path) -> None:
-    """Wipe a key before its file goes, as far as the disk writes in place."""
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        os.pwrite(descriptor, bytes(KEY_LENGTH), 0)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

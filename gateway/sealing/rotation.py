@@ -88,7 +88,7 @@ class Rotation:
         self,
         data_directory: Path,
         keys: Keys,
-        renew: Callable[[Path], None],
+        renew: Callable[[Path], object],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._root = data_directory

@@ -22,7 +22,7 @@ from gateway.stages.followers import follower_of
 from gateway.stages.protect import ProtectedObject
 from gateway.stages.recipe import PLAIN, Recipe
 from gateway.vault.container import encode_record
-from gateway.sealing.master import FileMasterKey
+from gateway.sealing.master import LocalMasterKey
 from gateway.vault.record import links_of
 from gateway.vault.seal import seal
 from tests.gateway.follow_cases import as_part10, ct_image, key_object, one_each
@@ -36,13 +36,6 @@ from tests.gateway.object_cases import (
 
 HERE = Path(__file__).parent
 MASTER = bytes(range(32))
-
-
-class _Master(FileMasterKey):
-    def __init__(self) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        self._cipher = AESGCM(MASTER)
 
 
 def _grey(frames: int) -> Original:
@@ -106,7 +99,7 @@ def main() -> None:
     """Write the vectors."""
     made = _made()
     records = {name: _described(name, each) for name, each in made.items()}
-    sealed = _write("sealed-v1-record-v2.bin", seal(made["key"].record, _Master()))
+    sealed = _write("sealed-v1-record-v2.bin", seal(made["key"].record, LocalMasterKey(MASTER)))
     hashed = hashlib.sha256((HERE / sealed).read_bytes()).hexdigest()
     table = {
         "comment": "Octets of format version 2; see docs/record-format.md. "

@@ -120,7 +120,7 @@ def _begin(site: KeySite) -> tuple[str, bool]:
         file = KeyFile(site.provider.path)
         if file.has_next or not _is_unfinished(site, current):
             old, new = file.renew()
-            site.record("key-rotation", phase="begun", key_id=new, previous=old)
+            site.record("key-rotation", phase="begun", key_id=new, former=old)
             return old, True
     site.record("key-rotation", phase="taken up", key_id=current)
     return "", False
@@ -265,6 +265,10 @@ def _report(site: KeySite, census: Census) -> dict[str, Any]:
 
 def _known(site: KeySite) -> tuple[list[str], str, str]:
     """Names of the keys at hand, of the current one, and what is wrong."""
+    from gateway.sealing.ring import has_sealed
+
+    if not (site.has_key or has_sealed(site.places.root)):
+        return [], "", ""  # made when it is first needed
     try:
         known = [key.key_id for key in site.ring.known()]
     except ConfigurationError as error:

@@ -59,6 +59,11 @@ class KeySite:
 
         return provider_of(self.site.vault.master_key, self.site.data_directory)
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the current key was made yet; one in a file is, on first use."""
+        return self.provider.stamp() is not None
+
     @cached_property
     def audit(self) -> AuditLog:
         """Its audit trail."""
@@ -83,8 +88,15 @@ class KeySite:
         Raises
         ------
         GatewayError
-            One is at work.
+            One is at work, or the account is not the service's: it could not read
+            what this command makes.
         """
+        root = self.places.root
+        if root.exists() and root.stat().st_uid != os.geteuid():
+            raise GatewayError(
+                f"{root} belongs to {_account(root.stat().st_uid)}; give this command "
+                "as that user"
+            )
         path = self.places.lock("keys")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
@@ -119,15 +131,21 @@ class KeySite:
 
 
 def open_site(config: Path) -> KeySite:
-    """Read the site's file."""
+    """Read the site's file; this process then leaves no core dump with a key."""
     from config.load import load_site
+    from gateway.sealing.process import harden_process
 
+    harden_process()
     return KeySite(load_site(config))
 
 
 def operator() -> str:
     """Name of the account that gave the command, as the system knows it."""
+    return _account(os.getuid())
+
+
+def _account(uid: int) -> str:
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"uid {uid}"

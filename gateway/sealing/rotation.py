@@ -1,34 +1,36 @@
 """Puts everything at rest under the current master key, while the site runs.
 
 No note is kept of how far it came: the files themselves say so. A rotation that
-was killed is taken up by looking at all of them again. Each file goes the same
-way (`gateway.sealing.slots`): the new wrap is written into the free slot and
-synced, then the old one is cleared and synced. So whenever the process is
-killed or the power fails, every file opens under one of the two keys, and the
-old key is given up by hand only, after a census that finds nothing under it.
+was killed is taken up by looking at all of them again.
+
+Files go in batches, each in this order: the new wrap is written into the free
+slot of every file; the disk has all of them; the old wraps are cleared; the disk
+has that too. So whenever the process is killed or the power fails, every file
+opens under one of the two keys, and under both until the new wrap is known to be
+on the disk. The old key is given up by hand only (`keys retire`), after a census
+that finds nothing under it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.errors import InvalidSeal
 from gateway.sealing.census import files_below, is_abandoned, is_draft, read_seal
-from gateway.sealing.slots import rewrap
+from gateway.sealing.disk import sync_all
+from gateway.sealing.slots import add_slot, drop_slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from gateway.sealing.master import Keys
 
-THREADS: Final = 8
-"""Syncs of several threads are one write of the journal."""
+BATCH: Final = 512
+"""Files that share a wait for the disk."""
 MAX_PASSES: Final = 1000
 PAUSE_SECONDS: Final = 0.2
 
@@ -82,6 +84,8 @@ class Rotation:
         Writes a sealed file of version 1 anew, under the current key.
     progress
         Called with the number of files looked at in this pass, and of all.
+    sync
+        Waits until the disk has these files.
     """
 
     def __init__(
@@ -90,11 +94,13 @@ class Rotation:
         keys: Keys,
         renew: Callable[[Path], object],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
+        sync: Callable[[Sequence[Path]], None] = sync_all,
     ) -> None:
         self._root = data_directory
         self._keys = keys
         self._renew = renew
         self._progress = progress
+        self._sync = sync
 
     def run(self, patience_seconds: float = 60.0) -> Rewrapped:
         """Look at all files until one whole pass finds nothing to do.
@@ -130,29 +136,37 @@ class Rotation:
         paths = list(files_below(self._root))
         paths.sort(key=lambda path: not is_draft(path))  # else by folder, as found
         counts: Counter[Found] = Counter()
-        done = 0
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _, folder in groupby(paths, lambda path: path.parent):
-                batch = list(folder)
-                for found, failure in pool.map(self._one, batch):
-                    counts[found] += 1
-                    if failure is not None:
-                        failures.append(failure)
-                done += len(batch)
-                self._progress(done, len(paths))
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            counts += self._batch(batch, failures)
+            self._progress(start + len(batch), len(paths))
         return counts
 
-    def _one(self, path: Path) -> tuple[Found, Failure | None]:
+    def _batch(self, paths: list[Path], failures: list[Failure]) -> Counter[Found]:
+        """Add the new wrap to files, sync them, clear the old one, sync again."""
+        found = {path: self._try(path, self._look, failures) for path in paths}
+        added = [path for path, each in found.items() if each == "rewrapped"]
+        if added:
+            self._sync(added)
+            for path in added:
+                found[path] = self._try(path, self._drop, failures)
+            self._sync(added)
+        return Counter(found.values())
+
+    def _try(
+        self, path: Path, work: Callable[[Path], Found], failures: list[Failure]
+    ) -> Found:
         try:
-            return self._put_under_current(path), None
+            return work(path)
         except FileNotFoundError:
-            return "other", None  # renamed or removed: the next pass sees it
+            return "other"  # renamed or removed: the next pass sees it
         except InvalidSeal as error:
             if is_draft(path) or _is_erased(path):
-                return "other", None
-            return "failed", Failure(path=path, reason=str(error))
+                return "other"
+            failures.append(Failure(path=path, reason=str(error)))
+            return "failed"
 
-    def _put_under_current(self, path: Path) -> Found:
+    def _look(self, path: Path) -> Found:
         seal = read_seal(path)
         if seal is None:
             return "other"
@@ -164,7 +178,11 @@ class Rotation:
         if seal.old:
             self._renew(path)
             return "renewed"
-        return "rewrapped" if rewrap(path, self._keys) else "good"
+        return "rewrapped" if add_slot(path, self._keys) else "good"
+
+    def _drop(self, path: Path) -> Found:
+        drop_slots(path, self._keys)
+        return "rewrapped"
 
 
 def _is_erased(path: Path) -> bool:

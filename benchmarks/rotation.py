@@ -261,25 +261,22 @@ def _timed(work) -> float:  # noqa: ANN001
 def page(result: Result) -> str:
     """Say what came out, for people."""
     rotating = sum(result.attempts)
-    lines = [
-        f"{result.records} records sealed through the Vault in {result.sealing:.0f} s",
-        *(
-            f"kill -9 after {seconds:.1f} s: {done} files under the new key"
-            for seconds, done in zip(
-                result.attempts, result.killed_with_done, strict=False
-            )
-        ),
-        f"last start, to the end: {result.attempts[-1]:.1f} s;"
-        f" all starts {rotating:.1f} s",
-        f"sealed meanwhile by another process: {result.sealed_meanwhile}",
-        f"opened afterwards with the new key alone: {result.opened}"
-        f" of {result.records + result.sealed_meanwhile}",
-        f"under the new key {result.under_new}, under the old {result.under_old},"
-        f" under others or damaged {result.wrong}",
-        f"{os.cpu_count()} cores {platform.machine()}, Python"
-        f" {platform.python_version()}, seed {result.seed}",
-    ]
-    return "\n".join(lines)
+    everything = result.records + result.sealed_meanwhile
+    kills = zip(result.attempts, result.killed_with_done, strict=False)
+    return "\n".join(
+        [
+            f"{result.records} records sealed in {result.sealing:.0f} s",
+            *(f"kill -9 after {s:.1f} s: {n} under the new key" for s, n in kills),
+            f"last start, to the end: {result.attempts[-1]:.1f} s",
+            f"all starts of the rotation: {rotating:.1f} s",
+            f"sealed meanwhile by another process: {result.sealed_meanwhile}",
+            f"opened with the new key alone: {result.opened} of {everything}",
+            f"under the new key: {result.under_new}",
+            f"under the old key: {result.under_old}",
+            f"under others, or damaged: {result.wrong}",
+            f"{os.cpu_count()} cores {platform.machine()}, seed {result.seed}",
+        ]
+    )
 
 
 def main() -> None:

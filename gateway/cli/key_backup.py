@@ -36,9 +36,7 @@ EnvOption = Annotated[
 ]
 FileOption = Annotated[
     Path | None,
-    typer.Option(
-        "--passphrase-file", dir_okay=False, help="File (mode 0600) with it."
-    ),
+    typer.Option("--passphrase-file", dir_okay=False, help="File (mode 0600) with it."),
 ]
 
 

@@ -68,7 +68,7 @@ def rotate(
     with site.alone():
         old, begun = _begin(site)
         with _progress(hidden=json) as progress:
-            outcome = _rewrap(site, progress)
+            outcome = _rewrap(site, progress, patience)
         _check(site, outcome)
         site.record(
             "key-rotation",
@@ -132,12 +132,14 @@ def _is_unfinished(site: KeySite, current: str) -> bool:
     return bool(set(take_census(site.places.root).under) - {current})
 
 
-def _rewrap(site: KeySite, progress: Callable[[int, int], None]) -> Rewrapped:
+def _rewrap(
+    site: KeySite, progress: Callable[[int, int], None], patience: float
+) -> Rewrapped:
     from gateway.sealing.rotation import Rotation
     from gateway.vault.vault import Vault
 
     vault = Vault(site.places.vault, site.ring)
-    return Rotation(site.places.root, site.ring, vault.rewrap, progress).run()
+    return Rotation(site.places.root, site.ring, vault.rewrap, progress).run(patience)
 
 
 def _check(site: KeySite, outcome: Rewrapped) -> None:
@@ -161,10 +163,8 @@ def _check(site: KeySite, outcome: Rewrapped) -> None:
 
 
 def _unfinished(outcome: Rewrapped, left: int) -> str:
-    told = [
-        f"{left} files are not under key {outcome.key_id} yet; no key was lost, "
-        "and the old ones are still needed"
-    ]
+    key = outcome.key_id
+    told = [f"{left} files are not under key {key} yet: older keys are still needed"]
     if outcome.waiting:
         told.append(
             f"{outcome.waiting} are being written by a process that has an earlier "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import InvalidSeal
-from gateway.sealing.head import MAGIC, START, VERSION, key_ids, read_head
+from gateway.sealing.head import MAGIC, START, key_ids, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

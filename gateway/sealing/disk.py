@@ -24,7 +24,7 @@ def sync_all(paths: Iterable[Path]) -> None:
     OSError
         The disk did not take something.
     """
-    devices = {}
+    devices: dict[int, Path] = {}
     for path in paths:
         try:
             devices.setdefault(path.stat().st_dev, path)

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import BackupRefused, KeyInUse
 from gateway.sealing.master import KEY_LENGTH, key_id_of
 from gateway.sealing.ring import PREVIOUS, previous_files
-from gateway.sealing.secretfile import create_once, load_existing, overwrite, sync_folder
+from gateway.sealing.secretfile import (
+    create_once,
+    load_existing,
+    overwrite,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,6 +21,7 @@ __all__ = [
     "KeyErased",
     "KeyInUse",
     "KeyNotEnclosed",
+    "KeyUnavailable",
     "MoveNotAuthorised",
     "NoPresentationContext",
     "NotIdentified",
@@ -135,6 +136,10 @@ class BackupRefused(GatewayError):
 
 class KeyNotEnclosed(GatewayError):
     """A protected object carries no key for recipients."""
+
+
+class KeyUnavailable(GatewayError):
+    """A master key cannot be used now: the token that holds it does not answer."""
 
 
 class PrivateKeyRefused(GatewayError):

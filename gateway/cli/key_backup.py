@@ -47,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("rehearse")(rehearse)
 
 
-def backup(
+def backup(  # noqa: PLR0913 - the options of a typer command are its arguments
     config: ConfigOption,
     shares: Annotated[int, typer.Option(help="Make so many shares,")] = 0,
     threshold: Annotated[int, typer.Option(help="of which so many are needed.")] = 0,
@@ -116,7 +116,7 @@ def restore(
     typer.echo(f"master key {key_id} is back in {path}; {opened} files opened with it")
 
 
-def rehearse(
+def rehearse(  # noqa: PLR0913 - as above
     config: ConfigOption,
     shares: SharesArgument = None,
     export: ExportOption = None,

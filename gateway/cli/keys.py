@@ -40,13 +40,11 @@ def signer(
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from gateway.sealing.process import harden_process
     from gateway.stages.offline import OfflineSite, default_site
     from gateway.vault.signer import fingerprint, load_signer
 
     if output is not None and output.exists():
         raise typer.BadParameter(f"{output} is there", param_hint="--output")
-    harden_process()
     chosen = default_site() if site is None else OfflineSite(site)
     certificate = load_signer(chosen.secrets()).certificate
     pem = certificate.public_bytes(Encoding.PEM).decode("ascii")

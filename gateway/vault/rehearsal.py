@@ -30,7 +30,7 @@ def open_files(root: Path, vault_root: Path, secret: bytes, everything: bool) ->
     secret
         The key.
     everything
-        Not only a random sample of a hundred, with the newest format first.
+        Not only a random sample of a hundred.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def open_files(root: Path, vault_root: Path, secret: bytes, everything: bool) ->
 
 
 def _seals_under(root: Path, key_id: str) -> list[Seal]:
-    """What the key must open: files that name it, else records that name none."""
+    """Find what the key must open: files that name it, else such as name none."""
     found = [
         seal
         for path in files_below(root)

@@ -49,6 +49,7 @@ def add_to(app: typer.Typer) -> None:
 
 def backup(  # noqa: PLR0913 - the options of a typer command are its arguments
     config: ConfigOption,
+    *,
     shares: Annotated[int, typer.Option(help="Make so many shares,")] = 0,
     threshold: Annotated[int, typer.Option(help="of which so many are needed.")] = 0,
     out: Annotated[
@@ -118,6 +119,7 @@ def restore(
 
 def rehearse(  # noqa: PLR0913 - as above
     config: ConfigOption,
+    *,
     shares: SharesArgument = None,
     export: ExportOption = None,
     passphrase_env: EnvOption = None,

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.rotation import uid_of
-from gateway.errors import BackupRefused, ConfigurationError, PassphraseMissing
+from gateway.errors import (
+    BackupRefused,
+    ConfigurationError,
+    KeyErased,
+    PassphraseMissing,
+)
+from gateway.sealing.backup import secret_of
 from gateway.sealing.providers import provider_of
 from tests.gateway.key_cases import SealedSite
 
@@ -150,9 +156,7 @@ def test_a_mistyped_word(site: SealedSite, tmp_path: Path) -> None:
     refused(site, "typed.txt: word 7 is not in the list", typed, made[1])
 
 
-def test_a_wrong_passphrase(
-    site: SealedSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_passphrase(site: SealedSite, monkeypatch: pytest.MonkeyPatch) -> None:
     made = export(site)
     lose(site)
     monkeypatch.setenv("BACKUP_PASSPHRASE", "another one that is long")
@@ -227,7 +231,7 @@ def test_a_backup_of_before_the_rotation_is_told_apart(site: SealedSite) -> None
 
 
 def test_a_key_of_the_environment_is_backed_up(
-    site: SealedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: SealedSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = site.master.read_bytes()
     monkeypatch.setenv("MASTER_KEY", base64.b64encode(secret).decode())
@@ -242,21 +246,14 @@ def test_a_key_of_the_environment_is_backed_up(
         site.keys("restore", *made[:2])
 
 
-def test_a_key_in_a_token_cannot_be_backed_up(tmp_path: Path) -> None:
-    from gateway.sealing.backup import secret_of
-
-    class Token:
-        """Stands for any provider that does not give its key out."""
-
-        load = stamp = None
+def test_a_key_in_a_token_cannot_be_backed_up(site: SealedSite) -> None:
+    uri = "pkcs11:token=x;object=y?module-path=/usr/lib/softhsm/libsofthsm2.so"
 
     with pytest.raises(BackupRefused, match="the token's own backup"):
-        secret_of(Token())  # type: ignore[arg-type]
+        secret_of(provider_of(uri, site.data))
 
 
 def test_an_erased_key_is_told(site: SealedSite) -> None:
-    from gateway.errors import KeyErased
-
     vault = site.vault()
     assert vault.erase(uid_of(1)) == (uid_of(1),)
 

@@ -57,7 +57,7 @@ def erase(
     if (sop_instance is None) == (study is None):
         raise typer.BadParameter("give either --sop-instance UID or --study UID")
     site = open_site(config)
-    with site.alone(), closing(open_index_of(site.site)) as index:
+    with site.alone(), closing(open_index_of(site.site, site.ring)) as index:
         erasure = Erasure(index.database)
         chosen = _chosen(erasure, sop_instance, study)
         if yes:
@@ -86,11 +86,10 @@ def _erase(site: KeySite, erasure: Erasure, chosen: list[Erasable]) -> None:
 
     The trail names an object before anything of it is touched.
     """
-    from gateway.store.files import FileStore
-    from gateway.vault.vault import Vault
+    from gateway.app import open_store_of, open_vault_of
 
-    vault = Vault(site.places.vault, site.ring)
-    store = FileStore(site.places.store)
+    vault = open_vault_of(site.site, site.ring)
+    store = open_store_of(site.site, site.ring)
     for each in chosen:
         site.audit.record(
             "key-erasure",
@@ -105,7 +104,7 @@ def _erase(site: KeySite, erasure: Erasure, chosen: list[Erasable]) -> None:
             except RecordMissing:
                 continue  # went with another part of the same original
         for relative in each.paths:
-            _destroy(store.absolute(relative))
+            _destroy(store.path_of(relative))
         erasure.remove(each)
 
 

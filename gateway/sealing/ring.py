@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, KeyUnavailable
 from gateway.sealing.master import unknown_key
 from gateway.sealing.providers import (
     PROCESS,
@@ -52,14 +52,14 @@ class KeyRing:
         self._lock = threading.Lock()
         self._stamps: tuple[Hashable, ...] = ()
         self._known: dict[str, MasterKey] = {}
-        self._master = self._reload()
+        self._master = self._load()
 
     def current(self) -> MasterKey:
         """Return the key that new seals are made under.
 
         Raises
         ------
-        ConfigurationError
+        KeyUnavailable
             Its source has none any more: nothing is sealed under another one.
         """
         with self._lock:
@@ -72,6 +72,8 @@ class KeyRing:
         ------
         InvalidSeal
             The site does not have it.
+        KeyUnavailable
+            Not all keys of the site can be read to see.
         """
         with self._lock:
             if key_id not in self._known:
@@ -93,7 +95,13 @@ class KeyRing:
             self._reload()
         return self._master
 
-    def _reload(self) -> MasterKey:
+    def _reload(self) -> None:
+        try:
+            self._load()
+        except ConfigurationError as error:
+            raise KeyUnavailable(str(error)) from error  # it was right at the start
+
+    def _load(self) -> MasterKey:
         """Read all sources; keys of before stay known to this process."""
         stamps = self._current_stamps()
         master = self._current.load()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from config.errors import ConfigurationError
 from config.schema import Vault
-from gateway.errors import GatewayError, InvalidSeal
+from gateway.errors import GatewayError, InvalidSeal, KeyUnavailable
 from gateway.sealing.envelope import open_bytes, rewrap, seal_bytes, sealed_under
 from gateway.sealing.master import FileMasterKey, LocalMasterKey, key_id_of
 from gateway.sealing.providers import Environment, provider_of, read_secret
@@ -321,8 +321,10 @@ def test_nothing_is_sealed_when_the_key_file_is_gone(tmp_path: Path) -> None:
     ring = ring_of(tmp_path)
     sealed = seal_bytes(b"content", ring)
     key_file(tmp_path).unlink()
-    with pytest.raises(ConfigurationError, match="restore it from its backup"):
+    with pytest.raises(KeyUnavailable, match="restore it from its backup"):
         seal_bytes(b"more", ring)
+    with pytest.raises(KeyUnavailable):  # and nothing is called damaged
+        open_bytes(seal_bytes(b"", LocalMasterKey(KEY)), ring)
     assert open_bytes(sealed, ring) == (b"", b"content")
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,32 +60,52 @@ def core_limit(pid: int) -> list[str]:
 def test_a_hardened_process_is_closed_to_others(tmp_path: Path) -> None:
     with child(tmp_path, "harden") as process:
         assert core_limit(process.pid) == ["0", "0"]
-        # The kernel gives the files of what is not dumpable to root (proc(5)).
-        assert Path(f"/proc/{process.pid}/environ").stat().st_uid == 0
         assert (tmp_path / "made").stat().st_mode & 0o777 == 0o600
         assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
-    assert dumpable(tmp_path, "harden") == 0
-    assert dumpable(tmp_path, "leave") == 1
 
 
-def dumpable(folder: Path, how: str) -> int:
-    """What the kernel says of a process of that kind (PR_GET_DUMPABLE)."""
-    code = (
-        "import ctypes, sys\nfrom gateway.sealing.process import harden_process\n"
-        "if sys.argv[1] == 'harden': harden_process()\n"
-        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, how],
+NOBODY = 65534
+
+PROBED = """
+import ctypes, os, sys
+from gateway.sealing.process import harden_process
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as a service that never was root
+if sys.argv[1] == "harden":
+    harden_process()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@LINUX
+@pytest.mark.parametrize(("how", "readable"), [("leave", True), ("harden", False)])
+def test_others_of_the_same_user_cannot_look_into_it(how: str, readable: bool) -> None:
+    """Neither the environment of its start nor its memory, without being root."""
+    as_nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    options: dict[str, Any] = as_nobody if os.getuid() == 0 else {}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROBED, how],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        check=True,
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        },
-    )
-    return int(done.stdout)
+        env={**os.environ, "SECRET_OF_THE_TEST": "visible"},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            for name, shown in (("environ", b"SECRET_OF_THE_TEST"), ("maps", b"stack")):
+                done = subprocess.run(
+                    ["cat", f"/proc/{process.pid}/{name}"],
+                    **options,
+                    capture_output=True,
+                    check=False,
+                )
+                assert (shown in done.stdout) is readable
+        finally:
+            process.kill()
 
 
 @LINUX
@@ -129,6 +150,5 @@ def test_the_command_line_is_hardened_before_it_does_anything(tmp_path: Path) ->
             try:
                 assert any(b"waiting-for-other" in line for line in process.stderr)
                 assert core_limit(process.pid) == ["0", "0"]
-                assert Path(f"/proc/{process.pid}/environ").stat().st_uid == 0
             finally:
                 process.kill()

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -27,7 +28,8 @@ PIN = "1298-hospital"
 NOWHERE = Environment({})
 
 pytestmark = pytest.mark.skipif(
-    not MODULE.exists(), reason="SoftHSM2 is not installed (Debian: softhsm2)"
+    not MODULE.exists() or which("softhsm2-util") is None,
+    reason="SoftHSM2 is not installed (Debian: softhsm2)",
 )
 
 

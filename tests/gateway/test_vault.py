@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from config.errors import ConfigurationError
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
+from gateway.sealing.head import FIXED, SLOT, START, new_head, read_head
 from gateway.sealing.master import WRAPPED_LENGTH, FileMasterKey, LocalMasterKey
 from gateway.sealing.secretfile import load_or_create
 from gateway.vault.container import encode_record

@@ -41,10 +41,8 @@ class Case:
 
 
 @pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+def case(tmp_path: Path) -> Iterator[Case]:
     """Two received and protected objects, in two studies, delivered."""
-    # It is meant for processes of their own.
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
     site = SealedSite(tmp_path, records=0)
     settings = open_site(site.config).site
     keys = open_keys_of(settings)

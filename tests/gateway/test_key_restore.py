@@ -25,8 +25,6 @@ PASSPHRASE = "six words of some random length"
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SealedSite:
-    # It is meant for processes of their own.
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
     monkeypatch.setenv("BACKUP_PASSPHRASE", PASSPHRASE)
     return SealedSite(tmp_path / "north")
 

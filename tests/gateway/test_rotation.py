@@ -46,9 +46,7 @@ file.renew()
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SealedSite:
-    # It is meant for processes of their own.
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
+def site(tmp_path: Path) -> SealedSite:
     return SealedSite(tmp_path)
 
 
@@ -297,7 +295,6 @@ def test_rotate_goes_on_with_the_key_of_before(site: SealedSite) -> None:
 def test_rotate_with_a_key_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
     site = SealedSite(tmp_path)
     key = os.urandom(32)
     monkeypatch.setenv("NEW_MASTER_KEY", base64.b64encode(key).decode())

@@ -127,9 +127,14 @@ def _begin(site: KeySite) -> tuple[str, bool]:
 
 
 def _is_unfinished(site: KeySite, current: str) -> bool:
+    """Whether something is under an earlier key that is at hand.
+
+    What no key at hand opens must not keep a new one from being made.
+    """
     from gateway.sealing.census import take_census
 
-    return bool(set(take_census(site.places.root).under) - {current})
+    earlier = {key.key_id for key in site.ring.known()} - {current}
+    return bool(earlier & set(take_census(site.places.root).under))
 
 
 def _rewrap(

@@ -249,9 +249,14 @@ def test_a_file_of_an_unknown_key_is_named_and_the_others_go_on(
 
     assert f"{moved}: sealed under master key {stranger.first}" in str(told.value)
     current = site.ring().current().key_id
+    assert current != site.first
     assert site.under() == {current: 3, stranger.first: 1}
     assert "1 files are under keys that are not at hand" in site.status()["problem"]
     assert site.trail("key-rotation")[-1]["outcome"] == "failure"
+    # Nor does it keep a leaked key in use.
+    with pytest.raises(GatewayError, match="1 files are not under"):
+        site.keys("rotate")
+    assert site.ring().current().key_id not in (current, site.first)
 
 
 def test_a_cut_record_is_named(site: SealedSite) -> None:

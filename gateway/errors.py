@@ -139,7 +139,7 @@ class KeyNotEnclosed(GatewayError):
 
 
 class KeyUnavailable(GatewayError):
-    """A master key cannot be used now: the token that holds it does not answer."""
+    """A master key cannot be used now: its file or token is gone, or is not itself."""
 
 
 class PrivateKeyRefused(GatewayError):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import key_backup, key_erase, key_rotate
+from gateway.cli import key_backup, key_erase, key_rotate, key_token
 from gateway.cli.options import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a site.")
@@ -61,3 +61,4 @@ def signer(
 key_rotate.add_to(app)
 key_backup.add_to(app)
 key_erase.add_to(app)
+key_token.add_to(app)

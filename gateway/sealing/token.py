@@ -59,6 +59,7 @@ class Token:
         self._library = import_library()
         self._session: pkcs11.Session | None = None
         self._key: Any = None
+        self._was_open = False
 
     def encrypt(self, octets: bytes, nonce: bytes, context: bytes) -> bytes:
         """AES-256-GCM in the token; octets and tag.
@@ -108,9 +109,17 @@ class Token:
                 raise _unavailable(self._uri, error) from error
 
     def _open(self) -> Any:  # noqa: ANN401 - made by the library at run time
-        if self._key is None:
-            self._session = open_session(self._uri, self._pin, self._library)
-            self._key = _find_key(self._session, self._uri, self._library)
+        if self._key is not None:
+            return self._key
+        try:
+            session = open_session(self._uri, self._pin, self._library)
+            self._key = _find_key(session, self._uri, self._library)
+        except ConfigurationError as error:
+            if not self._was_open:
+                raise
+            raise KeyUnavailable(str(error)) from error  # it was right at the start
+        self._session = session  # kept open with its key
+        self._was_open = True
         return self._key
 
 

@@ -60,7 +60,7 @@ class Rewrapped:
     waiting
         Files still being written under another key when patience ended.
     failures
-        Files that no known key opens, or that are damaged.
+        Files that no known key opens, that are damaged, or that cannot be written.
     """
 
     key_id: str
@@ -163,8 +163,11 @@ class Rotation:
         except InvalidSeal as error:
             if is_draft(path) or _is_erased(path):
                 return "other"
-            failures.append(Failure(path=path, reason=str(error)))
-            return "failed"
+            reason = str(error)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        failures.append(Failure(path=path, reason=reason))
+        return "failed"
 
     def _look(self, path: Path) -> Found:
         seal = read_seal(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import signal
@@ -209,6 +210,35 @@ def _finish(writer: EnvelopeWriter, draft: Path) -> None:
     draft.rename(draft.with_name("x.dcm"))
 
 
+def test_a_store_moved_to_another_disk_is_not_overlooked(site: SealedSite) -> None:
+    site.seal("store/originals/ab/x.dcm")
+    moved = site.data.parent / "disk"
+    (site.data / "store").rename(moved)
+    (site.data / "store").symlink_to(moved, target_is_directory=True)
+    (moved / "loop").symlink_to(site.data, target_is_directory=True)
+    old, new = KeyFile(site.master).renew()
+    assert site.under() == {old: 4}
+
+    rotation(site).run()
+
+    assert site.under() == {new: 4}
+
+
+def test_a_file_that_cannot_be_written_is_told_and_the_others_go_on(
+    site: SealedSite,
+) -> None:
+    path = site.seal("store/originals/ab/x.dcm")
+    path.rename(site.data.parent / "x")
+    path.symlink_to(site.data.parent / "x")
+    old, new = KeyFile(site.master).renew()
+
+    outcome = rotation(site).run()
+
+    (failure,) = outcome.failures
+    assert (failure.path, failure.reason) == (path, os.strerror(errno.ELOOP))
+    assert site.under() == {old: 1, new: 3}
+
+
 def test_a_draft_left_by_a_crash_holds_nothing_up(site: SealedSite) -> None:
     draft = site.seal("vault/ab/.2.25.7.miad.0123")
     os.utime(draft, (1.0, 1.0))
@@ -280,12 +310,12 @@ def test_rotate_says_what_it_did(site: SealedSite) -> None:
         (site.first, "previous", 0),
     ]
     begun, finished = site.trail("key-rotation")
-    assert (begun["phase"], begun["former"], begun["key_id"]) == (
-        "begun",
-        site.first,
+    assert (begun["phase"], begun["former"]) == ("begun", site.first)
+    assert (finished["phase"], finished["key_id"], finished["files"]) == (
+        "finished",
         new,
+        3,
     )
-    assert (finished["phase"], finished["files"]) == ("finished", 3)
 
 
 def test_rotate_goes_on_with_the_key_of_before(site: SealedSite) -> None:
@@ -394,3 +424,23 @@ def test_another_user_may_not(site: SealedSite, monkeypatch: Any) -> None:
 
     with pytest.raises(GatewayError, match="give this command as that user"):
         site.keys("rotate")
+
+
+def test_without_a_trail_no_key_is_made_or_destroyed(site: SealedSite) -> None:
+    site.keys("rotate")
+    before = {path: path.read_bytes() for path in site.master.parent.iterdir()}
+    trail = site.data / "audit" / "audit.jsonl"
+    trail.rename(trail.with_suffix(".kept"))
+    trail.mkdir()  # nothing can be written there
+    out = site.data.parent / "shares"
+
+    for command in (
+        ("retire", site.first),
+        ("rotate",),
+        ("backup", "--shares", "3", "--threshold", "2", "--out", out),
+    ):
+        with pytest.raises(OSError, match="directory"):
+            site.keys(*command)
+
+    assert {p: p.read_bytes() for p in site.master.parent.iterdir()} == before
+    assert not out.exists()

@@ -161,7 +161,9 @@ def open_ring(
         for source in settings.previous_keys
     ]
     if isinstance(current, FileProvider) and current.stamp() is None:
-        if has_sealed(data_directory):
+        # The second look: another process may have made the key just now, and
+        # sealed something under it.
+        if has_sealed(data_directory) and current.stamp() is None:
             raise ConfigurationError(
                 f"master key {current.path} is gone, but this site has data sealed "
                 "under it, which no other key opens: restore it from its backup"

@@ -5,24 +5,28 @@ from __future__ import annotations
 import errno
 import json
 import os
+import struct
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ConfigurationError
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
+from gateway.sealing.envelope import sealed_under
 from gateway.sealing.head import FIXED, SLOT, START, new_head, read_head
 from gateway.sealing.master import WRAPPED_LENGTH, FileMasterKey, LocalMasterKey
 from gateway.sealing.secretfile import load_or_create
 from gateway.vault.container import encode_record
-from gateway.vault.record import KeyRecord, RecordLink
+from gateway.vault.record import KeyRecord, RecordLink, links_of
 from gateway.vault.seal import seal, seal_encoded, unseal
 from gateway.vault.vault import Vault, open_vault
 from tests.gateway.object_cases import example_record
+from tests.gateway.test_sealing_slots import Both
 
 UID = "2.25.1234"
 
@@ -304,3 +308,185 @@ def test_all_who_start_at_once_get_one_secret(tmp_path: Path) -> None:
         thread.join()
     assert len(found) == 8
     assert len(set(found)) == 1
+
+
+# Rotation and erasure
+
+
+OLD, NEW = LocalMasterKey(b"o" * 32), LocalMasterKey(b"n" * 32)
+
+
+def vault_under(tmp_path: Path, *keys: LocalMasterKey) -> Vault:
+    return Vault(tmp_path / "vault", Both(*keys))
+
+
+def test_records_are_listed_without_drafts(tmp_path: Path) -> None:
+    vault = vault_under(tmp_path, OLD)
+    assert list(vault.paths()) == []
+    vault.put(record_of_two("2.25.1", "2.25.2"))
+    vault.put(record_of("2.25.3"))
+    (next(vault.paths()).parent / ".2.25.9.miad.0123").write_bytes(b"draft")
+    (next(vault.paths()).parent / ".2.25.9.miad").write_bytes(b"draft")
+    assert sorted(path.name for path in vault.paths()) == [
+        "2.25.1.miad",
+        "2.25.2.miad",
+        "2.25.3.miad",
+    ]
+
+
+def test_records_go_under_a_new_key(tmp_path: Path) -> None:
+    vault_under(tmp_path, OLD).put(record_of_two("2.25.1", "2.25.2"))
+    rotating = vault_under(tmp_path, NEW, OLD)
+    assert [rotating.rewrap(path) for path in rotating.paths()] == [True, True]
+    assert [rotating.rewrap(path) for path in rotating.paths()] == [False, False]
+    after = vault_under(tmp_path, NEW)
+    assert same(after.get("2.25.2"), record_of_two("2.25.1", "2.25.2"))
+    for path in after.paths():
+        assert sealed_under(path) == {NEW.key_id}
+
+
+def sealed_before(record: KeyRecord | RecordLink, key: bytes) -> bytes:
+    """Seal as the release did that wrote version 1."""
+    binding = {
+        "version": 1,
+        "protected_uid": record.protected_uid,
+        "original_uid": record.original_uid,
+        "sop_class_uid": record.sop_class_uid,
+        "transfer_syntax_uid": record.transfer_syntax_uid,
+        "original_sha256": record.original_sha256,
+    }
+    text = json.dumps(binding, sort_keys=True, separators=(",", ":")).encode()
+    context = struct.pack("<8sBI", b"MIADSEAL", 1, len(text)) + text
+    data_key, nonce = b"d" * 32, b"n" * 12
+    sealed = AESGCM(data_key).encrypt(nonce, encode_record(record), context)
+    return context + LocalMasterKey(key).wrap(data_key, context) + nonce + sealed
+
+
+def vault_of_before(tmp_path: Path) -> KeyRecord:
+    """Fill a vault with a record of version 1 and its link."""
+    record = record_of_two("2.25.1", "2.25.2")
+    vault = vault_under(tmp_path, OLD)
+    vault.put(record)
+    for path in vault.paths():
+        uid = path.name.removesuffix(".miad")
+        one = record if uid == "2.25.1" else links_of(record)[0]
+        path.write_bytes(sealed_before(one, b"o" * 32))
+    return record
+
+
+def test_records_of_version_1_are_read_under_any_known_key(tmp_path: Path) -> None:
+    record = vault_of_before(tmp_path)
+    for keys in ((OLD,), (NEW, OLD)):
+        assert same(vault_under(tmp_path, *keys).get("2.25.2"), record)
+    with pytest.raises(InvalidSeal):
+        vault_under(tmp_path, NEW).get("2.25.1")
+
+
+def test_records_of_version_1_become_version_2(tmp_path: Path) -> None:
+    record = vault_of_before(tmp_path)
+    rotating = vault_under(tmp_path, NEW, OLD)
+    assert [rotating.rewrap(path) for path in rotating.paths()] == [True, True]
+    for path in rotating.paths():
+        assert sealed_under(path) == {NEW.key_id}
+    assert same(vault_under(tmp_path, NEW).get("2.25.2"), record)
+
+
+@given(st.data())
+def test_any_flipped_bit_of_version_1_is_noticed(data: st.DataObject) -> None:
+    sealed = bytearray(OF_BEFORE)
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    sealed[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(InvalidSeal):
+        unseal(bytes(sealed), UID, OLD)
+
+
+OF_BEFORE = sealed_before(record_of(), b"o" * 32)
+
+
+def test_a_damaged_record_of_version_1_is_not_rewritten(tmp_path: Path) -> None:
+    vault_of_before(tmp_path)
+    rotating = vault_under(tmp_path, NEW, OLD)
+    path = next(rotating.paths())
+    damaged = path.read_bytes()[:-1] + b"\0"
+    path.write_bytes(damaged)
+    with pytest.raises(InvalidSeal):
+        rotating.rewrap(path)
+    assert path.read_bytes() == damaged
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_rotation_that_passes_while_a_record_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealed under the old key, but named after rotation looked at its folder."""
+    keys = Both(OLD, NEW)
+    vault = Vault(tmp_path / "vault", keys)
+    replace_ = Path.replace
+
+    def rotate_first(draft: Path, path: Path) -> Path:
+        keys.keys = (NEW, OLD)
+        return replace_(draft, path)
+
+    monkeypatch.setattr(Path, "replace", rotate_first)
+    vault.put(record_of())
+    assert [sealed_under(path) for path in vault.paths()] == [{NEW.key_id}]
+
+
+@pytest.mark.parametrize("asked", ["2.25.1", "2.25.2", "2.25.3"])
+def test_erased_records_are_gone_with_their_links(tmp_path: Path, asked: str) -> None:
+    vault = vault_under(tmp_path, OLD)
+    vault.put(record_of_two("2.25.1", "2.25.2", "2.25.3"))
+    vault.put(record_of("2.25.4"))
+    kept = [path.with_suffix(".kept") for path in vault.paths()]
+    for path, copy in zip(vault.paths(), kept, strict=True):
+        copy.hardlink_to(path)  # shows what the disk holds where the file was
+    assert set(vault.erase(asked)) == {"2.25.1", "2.25.2", "2.25.3"}
+    assert [path.name for path in vault.paths()] == ["2.25.4.miad"]
+    for copy in kept:
+        uid = copy.name.removesuffix(".kept")
+        assert bool(sealed_under(copy)) == (uid == "2.25.4")
+        if uid != "2.25.4":
+            with pytest.raises(InvalidSeal, match="destroyed"):
+                unseal(copy.read_bytes(), uid, OLD)
+    with pytest.raises(RecordMissing):
+        vault.get(asked)
+    with pytest.raises(RecordMissing):
+        vault.erase(asked)
+
+
+@pytest.mark.parametrize("asked", ["2.25.1", "2.25.3"])
+@pytest.mark.parametrize("stopped_after", [0, 1, 2])
+def test_erasing_may_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, stopped_after: int
+) -> None:
+    vault = vault_under(tmp_path, OLD)
+    vault.put(record_of_two("2.25.1", "2.25.2", "2.25.3"))
+    left = [stopped_after]
+    unlink = Path.unlink
+
+    def failing(path: Path, missing_ok: bool = False) -> None:
+        if not left[0]:
+            raise ZeroDivisionError
+        left[0] -= 1
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    with pytest.raises(ZeroDivisionError):
+        vault.erase(asked)
+    monkeypatch.undo()
+    vault.erase(asked)
+    assert list(vault.paths()) == []
+
+
+def test_what_does_not_open_can_be_erased(tmp_path: Path) -> None:
+    """Its keys were lost: what is left of it may still have to go."""
+    vault_of_before(tmp_path)
+    vault = vault_under(tmp_path, NEW)
+    first, second = sorted(vault.paths(), key=lambda path: path.name)
+    copy = first.with_suffix(".kept")
+    copy.hardlink_to(first)
+    assert vault.erase("2.25.1") == ("2.25.1",)
+    assert set(copy.read_bytes()) == {0}
+    second.write_bytes(b"damaged")
+    assert vault.erase("2.25.2") == ("2.25.2",)
+    assert list(vault.paths()) == []

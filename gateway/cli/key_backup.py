@@ -27,7 +27,7 @@ ADVICE_EXPORT: Final = "keep it off this machine, and the passphrase in another 
 
 SharesArgument = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="SHARE...", help="Files of shares, or of their words."),
+    typer.Argument(metavar="SHARE", help="Files of shares, or of their words."),
 ]
 ExportOption = Annotated[
     Path | None,

@@ -209,6 +209,15 @@ def test_a_rehearsal_opens_files_and_writes_nothing(site: SealedSite) -> None:
     assert row["backup"] <= row["rehearsal"] != ""
 
 
+def test_a_rehearsal_opens_a_sample_of_many_files(site: SealedSite) -> None:
+    made = shares(site)
+    for number in range(120):
+        site.seal(f"store/originals/ab/{number}.dcm")
+
+    assert "100 files opened" in site.keys("rehearse", *made[:2])
+    assert "123 files opened" in site.keys("rehearse", "--all", *made[:2])
+
+
 def test_a_rehearsal_finds_a_record_that_does_not_open(site: SealedSite) -> None:
     made = shares(site)
     damaged = next(iter(site.vault().paths()))

@@ -128,6 +128,8 @@ def test_a_study_is_erased(case: Case) -> None:
     with pytest.raises(RecordMissing):
         case.vault.get(protected.sop_instance_uid)
     case.vault.get(case.made[0][1].sop_instance_uid)
+    line = case.site.trail("key-erasure")[-1]
+    assert (line["studies"], line["instances"]) == ([original.study_instance_uid], 1)
 
 
 def test_the_same_object_may_come_again(case: Case) -> None:

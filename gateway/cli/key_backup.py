@@ -7,7 +7,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,11 +16,18 @@ from gateway.cli.options import ConfigOption, JsonOption
 from gateway.errors import BackupRefused, GatewayError, PassphraseMissing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from gateway.sealing.census import Census
+
+ADVICE_SHARES: Final = (
+    "hand each to another person, print them or copy them by hand, and remove the files"
+)
+ADVICE_EXPORT: Final = "keep it off this machine, and the passphrase in another place"
 
 SharesArgument = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="SHARE...", help="Files of shares, or of their words."),
+    typer.Argument(metavar="SHARE", help="Files of shares, or of their words."),
 ]
 ExportOption = Annotated[
     Path | None,
@@ -66,22 +73,27 @@ def backup(  # noqa: PLR0913 - the options of a typer command are its arguments
     site; nothing else does once the key is lost.
     """
     site = open_site(config)
+    as_export = export is not None and not (shares or threshold or out)
+    as_shares = export is None and shares and threshold and out is not None
+    if not (as_export or as_shares):
+        raise typer.BadParameter(
+            "give either --shares, --threshold and --out, or --export"
+        )
     with site.alone():
         key_id, secret = _current(site)
-        if export is not None and not (shares or threshold or out):
+        if export is not None:
             passphrase = _passphrase(passphrase_env, passphrase_file, new=True)
-            told = _write_export(site, key_id, secret, export, passphrase)
-            kind = "export"
-        elif export is None and shares and threshold and out is not None:
-            told = _write_shares(site, key_id, secret, (shares, threshold), out)
-            kind = f"{shares} shares, {threshold} needed"
+            files = {export: _export(site, key_id, secret, passphrase)}
+            kind, told = "export", ADVICE_EXPORT
         else:
-            raise typer.BadParameter(
-                "give either --shares, --threshold and --out, or --export"
-            )
-        site.record("key-backup", key_id=key_id, kind=kind)
+            made = _shares(site, key_id, secret, shares, threshold)
+            files = {(out or Path()) / name: text for name, text in made.items()}
+            kind, told = f"{shares} shares, {threshold} needed", ADVICE_SHARES
+        _check_free(files)
+        site.record("key-backup", key_id=key_id, kind=kind)  # before it is written
+        _write(files)
         site.note(key_id, backup=_now())
-    typer.echo(told)
+    typer.echo(f"master key {key_id} is in {', '.join(map(str, files))}: {told}")
     typer.echo("try it now, while nothing is lost: miad-gateway keys rehearse")
 
 
@@ -164,54 +176,38 @@ def _current(site: KeySite) -> tuple[str, bytes]:
     return key_id_of(secret), secret
 
 
-def _write_shares(
-    site: KeySite, key_id: str, secret: bytes, numbers: tuple[int, int], out: Path
-) -> str:
+def _shares(
+    site: KeySite, key_id: str, secret: bytes, count: int, threshold: int
+) -> dict[str, bytes]:
     from gateway.sealing.shamir import split
 
     made = split(
-        secret,
-        site=site.site.name,
-        key_id=key_id,
-        count=numbers[0],
-        threshold=numbers[1],
+        secret, site=site.site.name, key_id=key_id, count=count, threshold=threshold
     )
-    for share in made:
-        _check_free(out / share.name)
-    for share in made:
-        _write(out / share.name, share.document().encode())
-    return (
-        f"{numbers[0]} shares of master key {key_id} in {out}: hand each to another "
-        "person, print them or copy them by hand, and remove the files"
-    )
+    return {share.name: share.document().encode() for share in made}
 
 
-def _write_export(
-    site: KeySite, key_id: str, secret: bytes, path: Path, passphrase: str
-) -> str:
+def _export(site: KeySite, key_id: str, secret: bytes, passphrase: str) -> bytes:
     from gateway.sealing.backup import Export, open_export, seal_export
 
-    _check_free(path)
     made = Export(site=site.site.name, key_id=key_id, secret=secret)
     sealed = seal_export(made, passphrase)
     if open_export(sealed, passphrase) != made:
         raise BackupRefused("the export does not give the key back; none was written")
-    _write(path, sealed)
-    return (
-        f"master key {key_id} is in {path}: keep it off this machine, and the "
-        "passphrase in another place"
-    )
+    return sealed
 
 
-def _check_free(path: Path) -> None:
-    if path.exists():
-        raise BackupRefused(f"{path} is there; name another place")
+def _check_free(files: Iterable[Path]) -> None:
+    for path in files:
+        if path.exists():
+            raise BackupRefused(f"{path} is there; name another place")
 
 
-def _write(path: Path, octets: bytes) -> None:
+def _write(files: Mapping[Path, bytes]) -> None:
     from gateway.sealing.secretfile import create_once
 
-    create_once(path, octets)
+    for path, octets in files.items():
+        create_once(path, octets)
 
 
 # opening

@@ -62,6 +62,14 @@ def erase(
         chosen = _chosen(erasure, sop_instance, study)
         if yes:
             _erase(site, erasure, chosen)
+            if study is not None:
+                site.audit.record(
+                    "key-erasure",
+                    "success",
+                    operator=operator(),
+                    studies=[study],
+                    instances=len(chosen),
+                )
     _tell(chosen, done=yes, json=json)
 
 

@@ -94,13 +94,14 @@ def retire(
     site = open_site(config)
     with site.alone():
         try:
-            path = _key_file(site)
+            file = KeyFile(_key_file(site))
             _check_unused(key_id, take_census(site.places.root))
-            KeyFile(path).retire(key_id)
+            file.check_retirable(key_id)
         except KeyInUse as error:
             site.refuse("key-retire", error, key_id=key_id)
             raise
-        site.record("key-retire", key_id=key_id)
+        site.record("key-retire", key_id=key_id)  # no key goes without a trace
+        file.retire(key_id)
     typer.echo(
         f"master key {key_id} is destroyed; keep its backup as long as there are "
         "backups of the data directory from its time"
@@ -119,17 +120,22 @@ def _begin(site: KeySite) -> tuple[str, bool]:
     if isinstance(site.provider, FileProvider):
         file = KeyFile(site.provider.path)
         if file.has_next or not _is_unfinished(site, current):
-            old, new = file.renew()
-            site.record("key-rotation", phase="begun", key_id=new, former=old)
-            return old, True
+            site.record("key-rotation", phase="begun", former=current)
+            file.renew()
+            return current, True
     site.record("key-rotation", phase="taken up", key_id=current)
     return "", False
 
 
 def _is_unfinished(site: KeySite, current: str) -> bool:
+    """Whether something is under an earlier key that is at hand.
+
+    What no key at hand opens must not keep a new one from being made.
+    """
     from gateway.sealing.census import take_census
 
-    return bool(set(take_census(site.places.root).under) - {current})
+    earlier = {key.key_id for key in site.ring.known()} - {current}
+    return bool(earlier & set(take_census(site.places.root).under))
 
 
 def _rewrap(

@@ -131,11 +131,9 @@ class KeySite:
 
 
 def open_site(config: Path) -> KeySite:
-    """Read the site's file; this process then leaves no core dump with a key."""
+    """Read the site's file."""
     from config.load import load_site
-    from gateway.sealing.process import harden_process
 
-    harden_process()
     return KeySite(load_site(config))
 
 

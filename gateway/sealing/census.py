@@ -116,18 +116,33 @@ def _count(path: Path, census: Census) -> None:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """Regular files of a folder and of those in it; links are not followed."""
+    """Files of a folder and of those in it.
+
+    Links are followed, each folder once: a store that was moved to another disk
+    must not be overlooked.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be read: then nobody knows what is in it.
+    """
     folders = [os.fspath(root)]
+    seen = set()
     while folders:
+        folder = folders.pop()
         try:
-            with os.scandir(folders.pop()) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+            found = os.stat(folder)  # noqa: PTH116 - as scandir gives it
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
         except FileNotFoundError:
             continue  # gone since it was listed
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
+        for entry in inside:
+            if entry.is_dir():
                 folders.append(entry.path)
-            elif entry.is_file(follow_symlinks=False):
+            elif entry.is_file():
                 yield Path(entry.path)
 
 

@@ -78,6 +78,22 @@ class KeyFile:
         sync_folder(self.path.parent)
         return key_id_of(old), key_id_of(new)
 
+    def check_retirable(self, key_id: str) -> None:
+        """Check that a key is one of before, kept beside the current one.
+
+        Raises
+        ------
+        KeyInUse
+            It is not.
+        """
+        if key_id == self.key_id:
+            raise KeyInUse(f"{key_id} is the current master key; rotate first")
+        if not self._holders(key_id):
+            raise KeyInUse(
+                f"no key {key_id} is kept beside {self.path}; a key named in "
+                "vault.previous_keys is retired by taking it out of there"
+            )
+
     def retire(self, key_id: str) -> None:
         """Destroy a key of before; the caller knows that nothing is under it.
 
@@ -86,19 +102,8 @@ class KeyFile:
         KeyInUse
             It is the current key, or none of those kept beside it.
         """
-        if key_id == self.key_id:
-            raise KeyInUse(f"{key_id} is the current master key; rotate first")
-        holders = [
-            path
-            for path in previous_files(self.path)
-            if key_id_of(self._load(path)) == key_id
-        ]
-        if not holders:
-            raise KeyInUse(
-                f"no key {key_id} is kept beside {self.path}; a key named in "
-                "vault.previous_keys is retired by taking it out of there"
-            )
-        for path in holders:
+        self.check_retirable(key_id)
+        for path in self._holders(key_id):
             # A process that reads the keys meanwhile must not take a half wiped
             # one for a key: what it does not find by name it does not read.
             path.replace(path.with_name(f".{path.name}"))
@@ -138,6 +143,13 @@ class KeyFile:
                 "--previous; else move the file that is there away"
             )
         return path
+
+    def _holders(self, key_id: str) -> list[Path]:
+        return [
+            path
+            for path in previous_files(self.path)
+            if key_id_of(self._load(path)) == key_id
+        ]
 
     @property
     def _next(self) -> Path:

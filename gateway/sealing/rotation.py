@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.errors import InvalidSeal
@@ -60,7 +61,7 @@ class Rewrapped:
     waiting
         Files still being written under another key when patience ended.
     failures
-        Files that no known key opens, or that are damaged.
+        Files that no known key opens, that are damaged, or that cannot be written.
     """
 
     key_id: str
@@ -83,7 +84,8 @@ class Rotation:
     renew
         Writes a sealed file of version 1 anew, under the current key.
     progress
-        Called with the number of files looked at in this pass, and of all.
+        Called with the number of files looked at in this pass, and how many there
+        were at the start.
     sync
         Waits until the disk has these files.
     """
@@ -114,12 +116,13 @@ class Rotation:
             How long.
         """
         outcome = Rewrapped(key_id=self._keys.current().key_id)
+        total = sum(1 for _ in files_below(self._root))
         pause = threading.Event()
         waited = 0.0
         while outcome.passes < MAX_PASSES:
             outcome.passes += 1
             outcome.failures = []
-            counts = self._pass(outcome.failures)
+            counts = self._pass(total, outcome.failures)
             outcome.rewrapped += counts["rewrapped"]
             outcome.renewed += counts["renewed"]
             outcome.waiting = counts["waiting"]
@@ -131,15 +134,14 @@ class Rotation:
             waited += PAUSE_SECONDS
         return outcome
 
-    def _pass(self, failures: list[Failure]) -> Counter[Found]:
+    def _pass(self, total: int, failures: list[Failure]) -> Counter[Found]:
         """Look at every file once; drafts first, see `take_census`."""
-        paths = list(files_below(self._root))
-        paths.sort(key=lambda path: not is_draft(path))  # else by folder, as found
         counts: Counter[Found] = Counter()
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            counts += self._batch(batch, failures)
-            self._progress(start + len(batch), len(paths))
+        for drafts in (True, False):
+            found = (p for p in files_below(self._root) if is_draft(p) is drafts)
+            while batch := list(islice(found, BATCH)):
+                counts += self._batch(batch, failures)
+                self._progress(counts.total(), total)
         return counts
 
     def _batch(self, paths: list[Path], failures: list[Failure]) -> Counter[Found]:
@@ -163,8 +165,11 @@ class Rotation:
         except InvalidSeal as error:
             if is_draft(path) or _is_erased(path):
                 return "other"
-            failures.append(Failure(path=path, reason=str(error)))
-            return "failed"
+            reason = str(error)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        failures.append(Failure(path=path, reason=reason))
+        return "failed"
 
     def _look(self, path: Path) -> Found:
         seal = read_seal(path)

@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+from shamir_mnemonic import combine_mnemonics, generate_mnemonics
 
 from gateway.errors import BackupRefused
 from gateway.sealing.backup import Export, open_export, seal_export
@@ -116,9 +117,21 @@ def test_words_that_do_not_fit_together(change: str) -> None:
     assert not set(words) & set(str(told.value).split())
 
 
-def test_shares_of_another_secret_are_no_master_key() -> None:
-    from shamir_mnemonic import generate_mnemonics
+def test_the_library_gives_what_slip_39_publishes() -> None:
+    """First vector of 256 bits of SLIP-0039: one share, passphrase TREZOR."""
+    words = (
+        "theory painting academic academic armed sweater year military elder discuss"
+        " acne wildlife boring employer fused large satoshi bundle carbon diagnose"
+        " anatomy hamster leaves tracks paces beyond phantom capital marvel lips brave"
+        " detect luck"
+    )
 
+    assert combine_mnemonics([words], b"TREZOR").hex() == (
+        "989baf9dcaad5b10ca33dfd8cc75e42477025dce88ae83e75a230086a0e00e92"
+    )
+
+
+def test_shares_of_another_secret_are_no_master_key() -> None:
     (group,) = generate_mnemonics(1, [(2, 3)], bytes(16))
 
     with pytest.raises(BackupRefused, match="give no master key"):

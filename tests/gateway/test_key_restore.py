@@ -25,8 +25,6 @@ PASSPHRASE = "six words of some random length"
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SealedSite:
-    # It is meant for processes of their own.
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
     monkeypatch.setenv("BACKUP_PASSPHRASE", PASSPHRASE)
     return SealedSite(tmp_path / "north")
 
@@ -209,6 +207,15 @@ def test_a_rehearsal_opens_files_and_writes_nothing(site: SealedSite) -> None:
     assert (line["rehearsal"], line["opened"]) == ("yes", 3)
     (row,) = site.status()["keys"]
     assert row["backup"] <= row["rehearsal"] != ""
+
+
+def test_a_rehearsal_opens_a_sample_of_many_files(site: SealedSite) -> None:
+    made = shares(site)
+    for number in range(120):
+        site.seal(f"store/originals/ab/{number}.dcm")
+
+    assert "100 files opened" in site.keys("rehearse", *made[:2])
+    assert "123 files opened" in site.keys("rehearse", "--all", *made[:2])
 
 
 def test_a_rehearsal_finds_a_record_that_does_not_open(site: SealedSite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import signal
@@ -46,9 +47,7 @@ file.renew()
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SealedSite:
-    # It is meant for processes of their own.
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
+def site(tmp_path: Path) -> SealedSite:
     return SealedSite(tmp_path)
 
 
@@ -211,6 +210,35 @@ def _finish(writer: EnvelopeWriter, draft: Path) -> None:
     draft.rename(draft.with_name("x.dcm"))
 
 
+def test_a_store_moved_to_another_disk_is_not_overlooked(site: SealedSite) -> None:
+    site.seal("store/originals/ab/x.dcm")
+    moved = site.data.parent / "disk"
+    (site.data / "store").rename(moved)
+    (site.data / "store").symlink_to(moved, target_is_directory=True)
+    (moved / "loop").symlink_to(site.data, target_is_directory=True)
+    old, new = KeyFile(site.master).renew()
+    assert site.under() == {old: 4}
+
+    rotation(site).run()
+
+    assert site.under() == {new: 4}
+
+
+def test_a_file_that_cannot_be_written_is_told_and_the_others_go_on(
+    site: SealedSite,
+) -> None:
+    path = site.seal("store/originals/ab/x.dcm")
+    path.rename(site.data.parent / "x")
+    path.symlink_to(site.data.parent / "x")
+    old, new = KeyFile(site.master).renew()
+
+    outcome = rotation(site).run()
+
+    (failure,) = outcome.failures
+    assert (failure.path, failure.reason) == (path, os.strerror(errno.ELOOP))
+    assert site.under() == {old: 1, new: 3}
+
+
 def test_a_draft_left_by_a_crash_holds_nothing_up(site: SealedSite) -> None:
     draft = site.seal("vault/ab/.2.25.7.miad.0123")
     os.utime(draft, (1.0, 1.0))
@@ -251,9 +279,14 @@ def test_a_file_of_an_unknown_key_is_named_and_the_others_go_on(
 
     assert f"{moved}: sealed under master key {stranger.first}" in str(told.value)
     current = site.ring().current().key_id
+    assert current != site.first
     assert site.under() == {current: 3, stranger.first: 1}
     assert "1 files are under keys that are not at hand" in site.status()["problem"]
     assert site.trail("key-rotation")[-1]["outcome"] == "failure"
+    # Nor does it keep a leaked key in use.
+    with pytest.raises(GatewayError, match="1 files are not under"):
+        site.keys("rotate")
+    assert site.ring().current().key_id not in (current, site.first)
 
 
 def test_a_cut_record_is_named(site: SealedSite) -> None:
@@ -277,12 +310,12 @@ def test_rotate_says_what_it_did(site: SealedSite) -> None:
         (site.first, "previous", 0),
     ]
     begun, finished = site.trail("key-rotation")
-    assert (begun["phase"], begun["former"], begun["key_id"]) == (
-        "begun",
-        site.first,
+    assert (begun["phase"], begun["former"]) == ("begun", site.first)
+    assert (finished["phase"], finished["key_id"], finished["files"]) == (
+        "finished",
         new,
+        3,
     )
-    assert (finished["phase"], finished["files"]) == ("finished", 3)
 
 
 def test_rotate_goes_on_with_the_key_of_before(site: SealedSite) -> None:
@@ -297,7 +330,6 @@ def test_rotate_goes_on_with_the_key_of_before(site: SealedSite) -> None:
 def test_rotate_with_a_key_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.sealing.process.harden_process", lambda: None)
     site = SealedSite(tmp_path)
     key = os.urandom(32)
     monkeypatch.setenv("NEW_MASTER_KEY", base64.b64encode(key).decode())
@@ -392,3 +424,23 @@ def test_another_user_may_not(site: SealedSite, monkeypatch: Any) -> None:
 
     with pytest.raises(GatewayError, match="give this command as that user"):
         site.keys("rotate")
+
+
+def test_without_a_trail_no_key_is_made_or_destroyed(site: SealedSite) -> None:
+    site.keys("rotate")
+    before = {path: path.read_bytes() for path in site.master.parent.iterdir()}
+    trail = site.data / "audit" / "audit.jsonl"
+    trail.rename(trail.with_suffix(".kept"))
+    trail.mkdir()  # nothing can be written there
+    out = site.data.parent / "shares"
+
+    for command in (
+        ("retire", site.first),
+        ("rotate",),
+        ("backup", "--shares", "3", "--threshold", "2", "--out", out),
+    ):
+        with pytest.raises(OSError, match="directory"):
+            site.keys(*command)
+
+    assert {p: p.read_bytes() for p in site.master.parent.iterdir()} == before
+    assert not out.exists()

@@ -5,6 +5,8 @@ Messages never carry a patient attribute: UIDs, AE titles and paths only.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from config.errors import ConfigurationError
 
 __all__ = [
@@ -138,7 +140,21 @@ class UnprotectedExport(GatewayError):
 
 
 class AuditBroken(GatewayError):
-    """The audit trail was altered or is cut; the message names the line."""
+    """The audit trail was altered or is cut; the message names file and line.
+
+    Attributes
+    ----------
+    path, line
+        The file and the number of the first line that is not what was written,
+        where known.
+    """
+
+    def __init__(
+        self, message: str, path: Path | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
 
 
 class InvalidQuery(GatewayError):

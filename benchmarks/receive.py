@@ -32,10 +32,15 @@ ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 SITE = """\
 data_directory = "{data}"
 [receiver]
-port = {port}
-peers = [{{ ae_title = "STORESCU", addresses = ["127.0.0.1/32"] }}]
+plain_port = {port}
 [recovery]
-port = 0
+plain_port = 0
+[[nodes]]
+name = "storescu"
+ae_titles = ["STORESCU"]
+roles = ["store"]
+plain = true
+addresses = ["127.0.0.1/32"]
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.errors import ConfigurationError
 from config.explain import nearest
-from config.schema import RetrievingNode, Rule, Site
+from config.schema import Rule, Site
 from config.sources import Key, Sources
 
 TREATMENTS = ("custody", "non_images", "deidentify", "uids")
@@ -27,6 +27,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_duplicates(site, sources),
         *_same_ports(site, sources),
         *_rule_mistakes(site, sources),
+        *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
@@ -44,18 +45,9 @@ def _duplicates(site: Site, sources: Sources) -> list[str]:
             "name",
             [e.name for e in site.protection.ensembles],
         ),
-        (("receiver", "peers"), "ae_title", [p.ae_title for p in site.receiver.peers]),
-        (
-            ("receiver", "readers"),
-            "ae_title",
-            [n.ae_title for n in site.receiver.readers],
-        ),
-        (("recovery", "nodes"), "ae_title", [n.ae_title for n in site.recovery.nodes]),
-        (
-            ("receiver", "readers"),
-            "ae_title",
-            [r.ae_title for r in site.receiver.readers],
-        ),
+        (("nodes",), "name", [n.name for n in site.nodes]),
+        (("people",), "name", [p.name for p in site.people]),
+        (("grants",), "name", [g.name for g in site.grants]),
         (("deidentification",), "name", [d.name for d in site.deidentification]),
         (
             ("recovery", "destinations"),
@@ -77,11 +69,27 @@ def _same_ports(site: Site, sources: Sources) -> list[str]:
     if receiver.ae_title == recovery.ae_title:
         where = sources.describe(("recovery", "ae_title"))
         return [f"{where}: the receiver has the same AE title; choose another"]
-    same = (receiver.host, receiver.port) == (recovery.host, recovery.port)
-    if same and receiver.port != 0:
-        where = sources.describe(("recovery", "port"))
-        return [f"{where}: the receiver has the same port {recovery.port}"]
-    return []
+    mistakes: list[str] = []
+    taken: dict[tuple[str, int], str] = {}
+    for table, field, host, port in _listening(site):
+        if port and (host, port) in taken:
+            where = sources.describe((table, field))
+            mistakes.append(f"{where}: {taken[host, port]} has the same port {port}")
+        taken[host, port] = f"{table}.{field}"
+    return mistakes
+
+
+def _listening(site: Site) -> list[tuple[str, str, str, int]]:
+    """Return every place this site listens at, with the setting that says so."""
+    places: list[tuple[str, str, str, int]] = []
+    for table, end in (("receiver", site.receiver), ("recovery", site.recovery)):
+        if site.tls is not None:
+            places.append((table, "port", end.host, end.port))
+        if end.plain_port is not None:
+            places.append((table, "plain_port", end.host, end.plain_port))
+    if site.web.enabled:
+        places.append(("web", "port", site.web.host, site.web.port))
+    return places
 
 
 def _rule_mistakes(site: Site, sources: Sources) -> list[str]:
@@ -139,24 +147,65 @@ def _destination_mistakes(
     return mistakes
 
 
+def _identity_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse nodes that could not be known, or not be told from one another."""
+    mistakes = []
+    titles: dict[str, str] = {}
+    for position, node in enumerate(site.nodes):
+        where = sources.describe(("nodes", position))
+        for title in node.ae_titles:
+            if title in titles:
+                mistakes.append(
+                    f"{where}: node {node.name!r} has the AE title {title!r} of node"
+                    f" {titles[title]!r}; a title belongs to one node"
+                )
+            titles[title] = node.name
+        if not (node.certificates or node.certificate_names or node.plain):
+            mistakes.append(
+                f"{where}: node {node.name!r} could never call; name its certificates,"
+                " or set plain = true with its addresses if it cannot do TLS"
+            )
+        if node.plain and not node.addresses:
+            mistakes.append(
+                f"{where}: node {node.name!r} may call without TLS from anywhere; add"
+                " its addresses"
+            )
+    return mistakes
+
+
 def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
     known = {d.ae_title for d in site.recovery.destinations}
-    asking: list[tuple[Key, str, Sequence[RetrievingNode]]] = [
-        (("recovery", "nodes"), "originals", site.recovery.nodes),
-        (("receiver", "readers"), "protected objects", site.receiver.readers),
+    asking: list[tuple[Key, str, str, Sequence[str]]] = [
+        (("nodes", i), f"node {n.name!r}", "protected objects", n.move_destinations)
+        for i, n in enumerate(site.nodes)
+    ]
+    asking += [
+        (("grants", i), f"grant {g.name!r}", "originals", g.move_destinations)
+        for i, g in enumerate(site.grants)
     ]
     mistakes = []
-    for key, what, nodes in asking:
-        for position, node in enumerate(nodes):
-            # One that asks with C-GET only needs no address of its own.
-            for title in node.move_destinations:
-                if title not in known:
-                    where = sources.describe((*key, position))
-                    mistakes.append(
-                        f"{where}: node {node.ae_title!r} may have {what} sent to"
-                        f" {title!r}, which has no address; add it to"
-                        " [[recovery.destinations]]"
-                    )
+    for key, who, what, titles in asking:
+        for title in titles:
+            if title not in known:
+                where = sources.describe(key)
+                mistakes.append(
+                    f"{where}: {who} lets {what} be sent to {title!r}, which has no"
+                    " address; add it to [[recovery.destinations]]"
+                )
+    nodes = {node.name: node for node in site.nodes}
+    for position, grant in enumerate(site.grants):
+        where = sources.describe(("grants", position, "nodes"))
+        for name in grant.nodes:
+            if name not in nodes:
+                hint = nearest(name, nodes) or "; add a [[nodes]] table"
+                mistakes.append(
+                    f"{where}: grant {grant.name!r}: no node is named {name!r}{hint}"
+                )
+            elif "recover" not in nodes[name].roles:
+                mistakes.append(
+                    f"{where}: grant {grant.name!r}: node {name!r} lacks the role"
+                    ' "recover"'
+                )
     return mistakes
 
 

@@ -23,8 +23,10 @@ ENVIRONMENT: Mapping[str, Key] = {
     "MIAD_DATA_DIRECTORY": ("data_directory",),
     "MIAD_RECEIVER_HOST": ("receiver", "host"),
     "MIAD_RECEIVER_PORT": ("receiver", "port"),
+    "MIAD_RECEIVER_PLAIN_PORT": ("receiver", "plain_port"),
     "MIAD_RECOVERY_HOST": ("recovery", "host"),
     "MIAD_RECOVERY_PORT": ("recovery", "port"),
+    "MIAD_RECOVERY_PLAIN_PORT": ("recovery", "plain_port"),
     "MIAD_DEVICE": ("protection", "device"),
     "MIAD_LOG_LEVEL": ("log", "level"),
     "MIAD_LOG_FORMAT": ("log", "format"),
@@ -33,6 +35,14 @@ ENVIRONMENT: Mapping[str, Key] = {
 
 NOT_SETTINGS = frozenset({"MIAD_CONFIG"})
 """Variables with our prefix that are read elsewhere (by the command line)."""
+
+PATHS_IN_TABLES: Mapping[str, tuple[str, ...]] = {
+    "destinations": ("recipients", "certificates"),
+    "nodes": ("certificates",),
+    "people": ("certificates",),
+    "tls": ("certificate", "key", "authorities", "revocation_lists"),
+}
+"""Settings that name files."""
 
 _MAX_FILE_BYTES = 4 << 20
 
@@ -173,19 +183,39 @@ def _resolve_paths(settings: dict[str, Any], directory: Path) -> None:
         for key in ("logo", "directory"):
             if isinstance(name := table.get(key), str):
                 table[key] = str(_beside(directory, name))
-    destinations = settings.get("destinations")
-    if isinstance(destinations, list):
-        settings["destinations"] = [
-            _with_recipients(table, directory) for table in destinations
+    for name, keys in PATHS_IN_TABLES.items():
+        tables = settings.get(name)
+        if isinstance(tables, list):
+            settings[name] = [_with_paths(t, keys, directory) for t in tables]
+        elif isinstance(tables, dict):
+            settings[name] = _with_paths(tables, keys, directory)
+    recovery = settings.get("recovery")
+    if isinstance(recovery, dict) and isinstance(recovery.get("destinations"), list):
+        places = [
+            _with_paths(t, ("certificates",), directory)
+            for t in recovery["destinations"]
         ]
+        settings["recovery"] = {**recovery, "destinations": places}
 
 
-def _with_recipients(table: Any, directory: Path) -> Any:  # noqa: ANN401 - as read
-    names = table.get("recipients") if isinstance(table, dict) else None
-    if not isinstance(names, list):
+def _with_paths(table: Any, keys: Iterable[str], directory: Path) -> Any:  # noqa: ANN401 - as read
+    """Make the paths of a table absolute; fingerprints stay as they are."""
+    if not isinstance(table, dict):
         return table
-    paths = [str(_beside(directory, n)) if isinstance(n, str) else n for n in names]
-    return {**table, "recipients": paths}
+    changed = dict(table)
+    for key in keys:
+        value = table.get(key)
+        if isinstance(value, str):
+            changed[key] = _path(value, directory)
+        elif isinstance(value, list):
+            changed[key] = [
+                _path(v, directory) if isinstance(v, str) else v for v in value
+            ]
+    return changed
+
+
+def _path(name: str, directory: Path) -> str:
+    return name if name.startswith("sha256:") else str(_beside(directory, name))
 
 
 def _tables_with_paths(settings: dict[str, Any]) -> Iterable[dict[str, Any]]:

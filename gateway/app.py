@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,10 @@ from gateway.audit.log import AuditLog
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
+from gateway.sealing.master import FileMasterKey
 from gateway.store.files import FileStore, write_durably
 from gateway.store.index import Index, open_index, utc_now
 from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
-from gateway.sealing.master import FileMasterKey
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
@@ -159,20 +159,25 @@ def _receive(site: Site, places: Places, index: Index) -> None:
         running = start_receiver(site, store, index, audit, records)
     except OSError as error:
         raise GatewayError(
-            f"cannot listen on {site.receiver.host}:{site.receiver.port} and"
-            f" {site.recovery.host}:{site.recovery.port}: {error.strerror or error}"
+            f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
-        _write_ports(places, running.ports.receiver, running.ports.recovery)
+        _write_ports(places, asdict(running.ports))
         _wait_for_stop()
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
 
 
-def _write_ports(places: Places, receiver: int, recovery: int) -> None:
-    ports = {"receiver": receiver, "recovery": recovery, "pid": os.getpid()}
-    write_durably(places.ports, json.dumps(ports).encode())
+def _addresses(site: Site) -> str:
+    ends = (site.receiver, site.recovery)
+    ports = [(end.host, end.port) for end in ends if site.tls is not None]
+    ports += [(e.host, e.plain_port) for e in ends if e.plain_port is not None]
+    return ", ".join(f"{host}:{port}" for host, port in ports)
+
+
+def _write_ports(places: Places, ports: dict[str, int | None]) -> None:
+    write_durably(places.ports, json.dumps(ports | {"pid": os.getpid()}).encode())
 
 
 # worker: completion, routing, protection, export

@@ -22,6 +22,7 @@ __all__ = [
     "KeyNotEnclosed",
     "MoveNotAuthorised",
     "NoPresentationContext",
+    "NotIdentified",
     "ObjectConflict",
     "ObjectTooLarge",
     "PassphraseMissing",
@@ -163,6 +164,21 @@ class InvalidQuery(GatewayError):
 
 class UnknownDestination(GatewayError):
     """A C-MOVE names a destination that is not configured."""
+
+
+class NotIdentified(GatewayError):
+    """Who calls is none of the nodes of this site.
+
+    Attributes
+    ----------
+    reason
+        Stable code: ``ae-title-unknown``, ``ae-title-not-of-certificate``,
+        ``certificate-not-registered``, ``address-not-allowed``, ``tls-required``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"not a node of this site: {reason}")
+        self.reason = reason
 
 
 class MoveNotAuthorised(GatewayError):

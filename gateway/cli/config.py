@@ -42,8 +42,7 @@ def check_config(config: ConfigOption) -> None:
     typer.echo(
         f"{config}: good: {len(site.routing.rules)} rules, {tests} rule tests,"
         f" {len(site.destinations)} destinations,"
-        f" {len(site.receiver.peers)} senders, {len(site.recovery.nodes)} nodes"
-        " that may have originals"
+        f" {len(site.nodes)} nodes, {len(site.grants)} grants"
     )
 
 

@@ -33,16 +33,36 @@ data_directory = "{data}"
 
 [receiver]
 ae_title = "{gateway}"
-port = 0
-peers = [{{ ae_title = "{modality}", addresses = ["{loopback}/32"] }}]
+plain_port = 0
 
 [recovery]
 ae_title = "{recovery}"
-port = 0
-nodes = [{{ ae_title = "{workstation}", addresses = ["{loopback}/32"] }}]
-destinations = [
-  {{ ae_title = "{workstation}", host = "{loopback}", port = {workstation_port} }},
-]
+plain_port = 0
+
+[[recovery.destinations]]
+ae_title = "{workstation}"
+host = "{loopback}"
+port = {workstation_port}
+plain = true
+
+[[nodes]]
+name = "modality"
+ae_titles = ["{modality}"]
+roles = ["store"]
+plain = true
+addresses = ["{loopback}/32"]
+
+[[nodes]]
+name = "workstation"
+ae_titles = ["{workstation}"]
+roles = ["recover"]
+plain = true
+addresses = ["{loopback}/32"]
+
+[[grants]]
+name = "workstation-everything"
+nodes = ["workstation"]
+when = "true"
 
 [completion]
 idle_seconds = 2.0
@@ -53,6 +73,7 @@ name = "outside"
 ae_title = "{outside}"
 host = "{loopback}"
 port = {outside_port}
+plain = true
 retry_first_seconds = 0.5
 retry_cap_seconds = 5.0
 
@@ -145,7 +166,7 @@ class GatewayProcess:
         path = data / "run" / "ports.json"
         self.wait_until(path.exists, START_SECONDS)
         found = json.loads(path.read_text("utf-8"))
-        return Ports(receiver=found["receiver"], recovery=found["recovery"])
+        return Ports(receiver=found["plain_receiver"], recovery=found["plain_recovery"])
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until a condition holds, while the process lives.

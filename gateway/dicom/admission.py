@@ -1,16 +1,16 @@
-"""Who may associate: AE titles and addresses, decided before anything else."""
+"""Who may associate: nodes and their roles, decided before anything else."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 import structlog
 
-from config.schema import Network
+from config.schema import Node, Role
+from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
 from gateway.dicom.contexts import Purpose
 from gateway.dicom.status import (
@@ -19,29 +19,26 @@ from gateway.dicom.status import (
     LOCAL_LIMIT_EXCEEDED,
     Rejection,
 )
+from gateway.errors import NotIdentified
+from gateway.tls.certificates import PeerCertificate
 
 LOG = structlog.get_logger(component="admission")
 
 
-class Caller(Protocol):
-    """A node of the configuration that may call."""
-
-    @property
-    def ae_title(self) -> str:
-        """Its calling AE title."""
-
-    @property
-    def addresses(self) -> tuple[Network, ...]:
-        """The networks it calls from."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """An association request: the titles it names and where it comes from."""
+    """An association request: the titles it names and who makes it.
+
+    Attributes
+    ----------
+    certificate
+        The one the peer has shown; None without TLS.
+    """
 
     calling_ae: str
     called_ae: str
     peer_address: str
+    certificate: PeerCertificate | None = None
 
 
 class Active(Protocol):
@@ -64,8 +61,10 @@ class Admission:
         Name for the audit trail: ``receive`` or ``recover``.
     called_ae
         The AE title that must be called.
-    callers
-        Who may call, by purpose; none: nobody.
+    nodes
+        Those of the site.
+    roles
+        Which role a node needs, by purpose.
     max_associations
         At the same time.
     audit
@@ -77,13 +76,15 @@ class Admission:
         *,
         service: str,
         called_ae: str,
-        callers: Mapping[Purpose, Sequence[Caller]],
+        nodes: Nodes,
+        roles: Mapping[Purpose, Role],
         max_associations: int,
         audit: AuditLog,
     ) -> None:
         self._service = service
         self._called_ae = called_ae
-        self._callers = {purpose: tuple(nodes) for purpose, nodes in callers.items()}
+        self._nodes = nodes
+        self._roles = dict(roles)
         self._max_associations = max_associations
         self._audit = audit
         self._lock = threading.Lock()
@@ -103,19 +104,22 @@ class Admission:
     @property
     def offered(self) -> frozenset[Purpose]:
         """What this service is for."""
-        return frozenset(self._callers)
+        return frozenset(self._roles)
 
     def purposes(self, call: Call) -> frozenset[Purpose]:
         """Return what the node that calls may do; nothing where it is none."""
-        return frozenset(
-            purpose
-            for purpose, nodes in self._callers.items()
-            if any(_is_caller(node, call) for node in nodes)
-        )
+        try:
+            node = self._node(call)
+        except NotIdentified:
+            return frozenset()
+        return frozenset(p for p, role in self._roles.items() if role in node.roles)
 
     def admit(self, call: Call, association: Active) -> Rejection | None:
         """Admit an association or say how it is rejected; refusals are audited."""
-        rejection = self._decide(call, association)
+        try:
+            rejection, why = self._decide(call, association)
+        except NotIdentified as error:
+            rejection, why = CALLING_AE_NOT_RECOGNISED, error.reason
         if rejection is not None:
             LOG.warning(
                 "association refused",
@@ -123,7 +127,7 @@ class Admission:
                 calling_ae=call.calling_ae,
                 called_ae=call.called_ae,
                 peer_address=call.peer_address,
-                rejection=list(rejection),
+                why=why,
             )
             self._audit.note(
                 "association",
@@ -132,6 +136,7 @@ class Admission:
                 calling_ae=call.calling_ae,
                 called_ae=call.called_ae,
                 peer_address=call.peer_address,
+                why=why,
                 result=rejection.result,
                 source=rejection.source,
                 reason=rejection.reason,
@@ -158,29 +163,23 @@ class Admission:
         with self._lock:
             self._closed = True
 
-    def _decide(self, call: Call, association: Active) -> Rejection | None:
+    def _decide(self, call: Call, association: Active) -> tuple[Rejection | None, str]:
         if call.called_ae != self._called_ae:
-            return CALLED_AE_NOT_RECOGNISED
-        if not self.purposes(call):
-            return CALLING_AE_NOT_RECOGNISED
+            return CALLED_AE_NOT_RECOGNISED, "called-ae-title-unknown"
+        node = self._node(call)
+        if not set(node.roles) & set(self._roles.values()):
+            return CALLING_AE_NOT_RECOGNISED, "no-role-here"
         with self._lock:
             self._admitted = [a for a in self._admitted if _is_active(a)]
             if self._closed or len(self._admitted) >= self._max_associations:
-                return LOCAL_LIMIT_EXCEEDED
+                return LOCAL_LIMIT_EXCEEDED, "too-many-associations"
             self._admitted.append(association)
-        return None
+        return None, ""
+
+    def _node(self, call: Call) -> Node:
+        return self._nodes.calling(call.calling_ae, call.peer_address, call.certificate)
 
 
 def _is_active(association: Active) -> bool:
     ended = association.is_released or association.is_aborted
     return association.is_alive() and not ended
-
-
-def _is_caller(caller: Caller, call: Call) -> bool:
-    """Whether title and address are those of one configured node."""
-    if caller.ae_title != call.calling_ae:
-        return False
-    address = ip_address(call.peer_address.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in caller.addresses)

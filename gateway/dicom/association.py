@@ -32,6 +32,7 @@ from gateway.dicom.contexts import (
     contexts_in_roles,
 )
 from gateway.errors import AssociationLost, InvalidObject
+from gateway.tls.certificates import PeerCertificate
 
 LOG = structlog.get_logger(component="association")
 
@@ -96,6 +97,8 @@ class GatewayAssociation(Association):
         self, ae: ApplicationEntity, admission: Admission, service: Service
     ) -> None:
         super().__init__(ae, "acceptor")
+        self.certificate: PeerCertificate | None = None
+        """The one the peer has shown; None without TLS."""
         self._service = service
         self.acse = AdmittingACSE(self, admission, service)
         self.dimse: StreamingDimse = StreamingDimse(self, service)
@@ -111,6 +114,7 @@ class GatewayAssociation(Association):
             calling_ae=(request.calling_ae_title or "").strip(),
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
+            certificate=self.certificate,
         )
 
     def is_over(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from socketserver import TCPServer
 from typing import Any
 
@@ -19,6 +20,7 @@ from pynetdicom.transport import (
 from typing_extensions import override
 
 from config.schema import Receiver, Site
+from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
 from gateway.dicom.association import (
@@ -30,7 +32,7 @@ from gateway.dicom.association import (
 from gateway.dicom.contexts import Purpose, contexts_for
 from gateway.dicom.handlers import StorageService
 from gateway.dicom.retrieve import ReceiverService, RetrieveService
-from gateway.dicom.retrieve_grants import Grants
+from gateway.dicom.retrieve_grants import for_readers, for_recovery
 from gateway.dicom.retrieve_holdings import (
     Originals,
     ProtectedObjects,
@@ -51,10 +53,20 @@ UNKNOWN_CONNECTIONS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the two AE titles listen, after port 0 was resolved."""
+    """Where the two AE titles listen, after port 0 was resolved; None: nowhere.
 
-    receiver: int
-    recovery: int
+    Attributes
+    ----------
+    receiver, recovery
+        With TLS.
+    plain_receiver, plain_recovery
+        Without.
+    """
+
+    receiver: int | None = None
+    recovery: int | None = None
+    plain_receiver: int | None = None
+    plain_recovery: int | None = None
 
 
 class GatewayServer(ThreadedAssociationServer):
@@ -125,7 +137,12 @@ class GatewayRequestHandler(RequestHandler):
 
 
 class Running:
-    """The two listening AE titles; ``stop`` ends them.
+    """The listening AE titles; ``stop`` ends them.
+
+    Parameters
+    ----------
+    servers
+        By the name of their port in `Ports`.
 
     Attributes
     ----------
@@ -133,11 +150,9 @@ class Running:
         Where they listen.
     """
 
-    def __init__(self, receiver: GatewayServer, recovery: GatewayServer) -> None:
-        self._servers = (receiver, recovery)
-        self.ports = Ports(
-            receiver=receiver.server_address[1], recovery=recovery.server_address[1]
-        )
+    def __init__(self, servers: Mapping[str, GatewayServer]) -> None:
+        self._servers = tuple(servers.values())
+        self.ports = Ports(**{n: s.server_address[1] for n, s in servers.items()})
         self._threads = [
             threading.Thread(
                 target=server.serve_forever,
@@ -212,74 +227,100 @@ def start_receiver(
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    receiver = _receiver(site, store, index, audit, records.verify)
-    try:
-        recovery = _recovery(site, store, index, audit, records.restore)
-    except BaseException:
-        receiver.server_close()
-        raise
-    running = Running(receiver, recovery)
-    LOG.info(
-        "listening", receiver=running.ports.receiver, recovery=running.ports.recovery
-    )
+    nodes = Nodes(site.nodes)
+    ends = {
+        "receiver": _receiver(site, store, index, audit, records.verify, nodes),
+        "recovery": _recovery(site, store, index, audit, records.restore, nodes),
+    }
+    running = Running(_listening(site, ends))
+    LOG.info("listening", **asdict(running.ports))
     return running
 
 
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """One AE title: who may call it, and what answers."""
+
+    host: str
+    plain_port: int | None
+    admission: Admission
+    service: Service
+
+
+def _listening(site: Site, ends: Mapping[str, End]) -> dict[str, GatewayServer]:
+    """Bind every port that is configured, or none."""
+    servers: dict[str, GatewayServer] = {}
+    try:
+        for name, end in ends.items():
+            if end.plain_port is not None:
+                servers[f"plain_{name}"] = GatewayServer(
+                    _entity(end.admission.called_ae, site.receiver),
+                    (end.host, end.plain_port),
+                    end.admission,
+                    end.service,
+                )
+    except BaseException:
+        for server in servers.values():
+            server.server_close()
+        raise
+    return servers
+
+
 def _receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, verify: Verify
-) -> GatewayServer:
-    """Listen for objects, and for queries of those who may read protected ones."""
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    verify: Verify,
+    nodes: Nodes,
+) -> End:
+    """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        callers={
-            Purpose.STORE: settings.peers,
-            Purpose.RETRIEVE: settings.readers,
-        },
+        nodes=nodes,
+        roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
         audit=audit,
     )
     storage = StorageService(
         store, index, audit, max_object_bytes=settings.max_object_bytes
     )
-    grants = Grants(
-        ae_title=settings.ae_title,
-        nodes=settings.readers,
-        destinations=site.recovery.destinations,
-    )
     holdings = ProtectedObjects(store, index, verify)
-    return GatewayServer(
-        _entity(settings.ae_title, settings),
-        (settings.host, settings.port),
-        admission,
-        ReceiverService(storage, RetrieveService(grants, holdings, audit)),
+    retrieval = RetrieveService(for_readers(site), holdings, audit)
+    return End(
+        host=settings.host,
+        plain_port=settings.plain_port,
+        admission=admission,
+        service=ReceiverService(storage, retrieval),
     )
 
 
 def _recovery(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, restore: Restore
-) -> GatewayServer:
-    """Listen for queries of those who may have originals."""
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    restore: Restore,
+    nodes: Nodes,
+) -> End:
+    """Answer queries of those who may have originals."""
     settings = site.recovery
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        callers={Purpose.RETRIEVE: settings.nodes},
+        nodes=nodes,
+        roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
         audit=audit,
     )
-    grants = Grants(
-        ae_title=settings.ae_title,
-        nodes=settings.nodes,
-        destinations=settings.destinations,
-    )
     holdings = Originals(store, index, restore)
-    return GatewayServer(
-        _entity(settings.ae_title, site.receiver),
-        (settings.host, settings.port),
-        admission,
-        RetrieveService(grants, holdings, audit),
+    return End(
+        host=settings.host,
+        plain_port=settings.plain_port,
+        admission=admission,
+        service=RetrieveService(for_recovery(site), holdings, audit),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from config.schema import MoveDestination, RetrievingNode
+from config.schema import MoveDestination, Site
 from gateway.errors import MoveNotAuthorised, UnknownDestination
 
 
@@ -17,14 +17,14 @@ class Grants:
     ----------
     ae_title
         The title that answers, and that calls the destinations.
-    nodes
-        Who may ask.
+    allowed
+        Calling AE title -> the titles it may have objects sent to.
     destinations
         The addresses of the AE titles that C-MOVE may name.
     """
 
     ae_title: str
-    nodes: Sequence[RetrievingNode]
+    allowed: Mapping[str, frozenset[str]]
     destinations: Sequence[MoveDestination]
 
     def destination(self, calling_ae: str, title: str) -> MoveDestination:
@@ -40,11 +40,35 @@ class Grants:
         known = {d.ae_title: d for d in self.destinations}
         if title not in known:
             raise UnknownDestination("The move destination is not configured here")
-        nodes = [n for n in self.nodes if n.ae_title == calling_ae]
-        if not any(title in _granted(node) for node in nodes):
+        if title not in self.allowed.get(calling_ae, ()):
             raise MoveNotAuthorised("This node may not have objects sent there")
         return known[title]
 
 
-def _granted(node: RetrievingNode) -> tuple[str, ...]:
-    return node.move_destinations or (node.ae_title,)
+def for_readers(site: Site) -> Grants:
+    """Return where those who read protected objects may have them sent."""
+    return Grants(
+        ae_title=site.receiver.ae_title,
+        allowed={
+            title: frozenset(node.move_destinations or (title,))
+            for node in site.nodes
+            if "read" in node.roles
+            for title in node.ae_titles
+        },
+        destinations=site.recovery.destinations,
+    )
+
+
+def for_recovery(site: Site) -> Grants:
+    """Return where those who recover originals may have them sent."""
+    allowed: dict[str, frozenset[str]] = {}
+    for node in site.nodes:
+        grants = [grant for grant in site.grants if node.name in grant.nodes]
+        for title in node.ae_titles:
+            places = [grant.move_destinations or (title,) for grant in grants]
+            allowed[title] = frozenset().union(*places)
+    return Grants(
+        ae_title=site.recovery.ae_title,
+        allowed=allowed,
+        destinations=site.recovery.destinations,
+    )

@@ -28,9 +28,10 @@ class IdleTimes:
 def idle_times(site: Site) -> IdleTimes:
     """Return the idle times a site configures."""
     own = {
-        peer.ae_title: peer.idle_seconds
-        for peer in site.receiver.peers
-        if peer.idle_seconds is not None
+        title: node.idle_seconds
+        for node in site.nodes
+        if node.idle_seconds is not None
+        for title in node.ae_titles
     }
     return IdleTimes(
         default_seconds=site.completion.idle_seconds,

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
-from gateway.vault.container import decode_record, encode_record
 from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
+from gateway.vault.container import decode_record, encode_record
 
 if TYPE_CHECKING:
     from gateway.sealing.master import MasterKey

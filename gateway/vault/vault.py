@@ -9,11 +9,11 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
-from gateway.vault.container import encode_record
 from gateway.sealing.master import FileMasterKey
+from gateway.sealing.secretfile import sync_folder, write_durably
+from gateway.vault.container import encode_record
 from gateway.vault.record import RecordLink, links_of
 from gateway.vault.seal import REFUSED, seal_encoded, unseal, unseal_encoded
-from gateway.sealing.secretfile import sync_folder, write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path

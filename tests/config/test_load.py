@@ -39,7 +39,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
 
     assert site.data_directory == tmp_path / "data"
     assert [rule.name for rule in site.routing.rules] == ["all"]
-    assert site.receiver.port == 11112
+    assert site.receiver.port == 2762
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
@@ -65,6 +65,15 @@ def test_packaged_example_is_good(tmp_path: Path) -> None:
     assert site.routing.rules[0].protect is True
 
 
+NODE = """\
+[[nodes]]
+name = 'a'
+ae_titles = ['A']
+roles = ['recover']
+plain = true
+"""
+GRANT = "[[grants]]\nname = 'g'\nwhen = 'true'\n"
+
 # What is put after (or in place of) a line of GOOD, and what the message says.
 MISTAKES = [
     pytest.param("data_directory =", "line 1, column 17", id="toml-syntax"),
@@ -72,39 +81,62 @@ MISTAKES = [
     pytest.param("[receivr]\nport = 1", "did you mean receiver?", id="unknown-table"),
     pytest.param("[receiver]\nport = 70000", "receiver.port", id="port-too-large"),
     pytest.param("[receiver]\nport = 70000", "line 15, column 8", id="place"),
-    pytest.param("[receiver]\nport = 11113", "the same port 11113", id="same-ports"),
+    pytest.param(
+        "[receiver]\nplain_port = 2763\n[recovery]\nplain_port = 2763",
+        "recovery.plain_port: receiver.plain_port has the same port 2763",
+        id="same-ports",
+    ),
     pytest.param(
         "[receiver]\nae_title = 'MIAD-RECOVERY'", "choose another", id="same-ae-titles"
     ),
     pytest.param("[receiver]\nae_title = 'A\\B'", "receiver.ae_title", id="ae-title"),
     pytest.param(
-        "[[receiver.peers]]\nae_title = 'A'\naddresses = ['10.0.0.1/8']",
-        "receiver.peers[1].addresses[1]: '10.0.0.1/8' is not an address or network",
+        f"{NODE}addresses = ['10.0.0.1/8']",
+        "nodes[1].addresses[1]: '10.0.0.1/8' is not an address or network",
         id="network-with-host-bits",
     ),
     pytest.param(
-        "[[receiver.peers]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n" * 2,
-        "receiver.peers[2].ae_title: 'A' is used twice",
-        id="peer-twice",
+        f"{NODE}addresses = ['127.0.0.1']\n" * 2,
+        "nodes[2].name: 'a' is used twice",
+        id="node-twice",
     ),
     pytest.param(
-        "[[recovery.nodes]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n"
-        "move_destinations = ['B']",
-        "'A' may have originals sent to 'B', which has no address; add it to"
-        " [[recovery.destinations]]",
-        id="node-without-address",
+        f"{NODE}addresses = ['127.0.0.1']\n"
+        + f"{NODE}addresses = ['127.0.0.1']\n".replace("'a'", "'b'"),
+        "node 'b' has the AE title 'A' of node 'a'; a title belongs to one node",
+        id="title-twice",
     ),
     pytest.param(
-        "[[receiver.readers]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n"
-        "move_destinations = ['B']",
-        "'A' may have protected objects sent to 'B', which has no address; add it to"
-        " [[recovery.destinations]]",
+        NODE, "may call without TLS from anywhere; add its addresses", id="anywhere"
+    ),
+    pytest.param(
+        NODE.replace("plain = true", ""),
+        "node 'a' could never call; name its certificates",
+        id="node-unknowable",
+    ),
+    pytest.param(
+        f"{NODE}addresses = ['127.0.0.1']\nmove_destinations = ['B']",
+        "node 'a' lets protected objects be sent to 'B', which has no address; add it"
+        " to [[recovery.destinations]]",
         id="reader-without-address",
     ),
     pytest.param(
-        "[[receiver.readers]]\nae_title = 'A'\naddresses = ['127.0.0.1']\n" * 2,
-        "receiver.readers[2].ae_title: 'A' is used twice",
-        id="reader-twice",
+        f"{NODE}addresses = ['127.0.0.1']\n"
+        f"{GRANT}nodes = ['a']\nmove_destinations = ['B']",
+        "grant 'g' lets originals be sent to 'B', which has no address",
+        id="grant-without-address",
+    ),
+    pytest.param(
+        f"{NODE}addresses = ['127.0.0.1']\n{GRANT}nodes = ['aa']",
+        "grant 'g': no node is named 'aa'; did you mean a?",
+        id="grant-for-nobody",
+    ),
+    pytest.param(
+        f"{NODE}addresses = ['127.0.0.1']\n{GRANT}nodes = ['a']".replace(
+            "'recover'", "'store'"
+        ),
+        "grant 'g': node 'a' lacks the role \"recover\"",
+        id="grant-without-role",
     ),
     pytest.param(
         "[[destinations]]\nname = 'outside'\nae_title = 'X'\nhost = 'x'\nport = 1",
@@ -243,7 +275,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
 
 def test_every_documented_variable_is_a_setting(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    values = {"port": "1", "level": "info", "format": "json"}
+    values = {"port": "1", "plain_port": "2", "level": "info", "format": "json"}
 
     for variable, key in ENVIRONMENT.items():
         value = values.get(str(key[-1]), "value")

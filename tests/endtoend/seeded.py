@@ -17,6 +17,7 @@ from config.load import load_site
 from gateway.store.index import open_index
 from gateway.vault.vault import open_vault
 from tests.endtoend.peers import free_port
+from tests.endtoend.sites import plain_nodes, plain_places
 from tests.gateway.scp import gateway, send
 from tests.gateway.seeding import protect
 from tests.waiting import wait_until
@@ -39,25 +40,18 @@ data_directory = "{data}"
 
 [receiver]
 ae_title = "MIAD-GATEWAY"
-port = 0
-peers = [{{ ae_title = "MODALITY", addresses = ["127.0.0.1/32"] }}]
-readers = [
-  {{ ae_title = "READER", addresses = ["127.0.0.1/32"] }},
-  {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
-]
+plain_port = 0
 
 [recovery]
 ae_title = "MIAD-RECOVERY"
-port = 0
-nodes = [
-  {{ ae_title = "WORKSTATION", addresses = ["127.0.0.1/32"] }},
-  {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
-]
-destinations = [
-  {{ ae_title = "WORKSTATION", host = "127.0.0.1", port = {node} }},
-  {{ ae_title = "READER", host = "127.0.0.1", port = {node} }},
-  {{ ae_title = "ORTHANC", host = "127.0.0.1", port = {orthanc} }},
-]
+plain_port = 0
+
+{nodes}
+{places}
+[[grants]]
+name = "everything"
+nodes = ["orthanc", "workstation"]
+when = "true"
 """
 
 
@@ -96,8 +90,13 @@ def seeded(
     config.write_text(
         SITE.format(
             data=data.as_posix(),
-            node=node,
-            orthanc=orthanc_port,
+            nodes=plain_nodes(
+                MODALITY=["store"],
+                READER=["read"],
+                ORTHANC=["read", "recover"],
+                WORKSTATION=["recover"],
+            ),
+            places=plain_places(WORKSTATION=node, READER=node, ORTHANC=orthanc_port),
         )
     )
     with gateway(load_site(config, environ={})) as running:
@@ -113,8 +112,8 @@ def seeded(
     with _serving(config, directory / "log", data) as ports:
         yield Seeded(
             data=data,
-            receiver_port=ports["receiver"],
-            recovery_port=ports["recovery"],
+            receiver_port=ports["plain_receiver"],
+            recovery_port=ports["plain_recovery"],
             node_port=node,
             originals={uid: row for uid, row in originals.items() if row is not None},
             protected=rows,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from gateway.demo.nodes import StorageNode, data_set_of, send_cases
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, WORKSTATION, GatewayProcess
 from gateway.store.index import open_index
+from tests.endtoend.sites import plain_nodes, plain_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,25 +28,18 @@ data_directory = "{data}"
 
 [receiver]
 ae_title = "MIAD-GATEWAY"
-port = 0
-peers = [
-  {{ ae_title = "MODALITY", addresses = ["127.0.0.1/32"] }},
-  {{ ae_title = "STORESCU", addresses = ["127.0.0.1/32"] }},
-  {{ ae_title = "DCMSEND", addresses = ["127.0.0.1/32"] }},
-  {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
-]
+plain_port = 0
 
 [recovery]
 ae_title = "MIAD-RECOVERY"
-port = 0
-nodes = [
-  {{ ae_title = "WORKSTATION", addresses = ["127.0.0.1/32"] }},
-  {{ ae_title = "ORTHANC", addresses = ["127.0.0.1/32"] }},
-]
-destinations = [
-  {{ ae_title = "WORKSTATION", host = "127.0.0.1", port = {workstation_port} }},
-  {{ ae_title = "ORTHANC", host = "127.0.0.1", port = {orthanc_port} }},
-]
+plain_port = 0
+
+{nodes}
+{places}
+[[grants]]
+name = "everything"
+nodes = ["orthanc", "workstation"]
+when = "true"
 
 [completion]
 idle_seconds = 1.0
@@ -56,6 +50,7 @@ name = "outside"
 ae_title = "OUTSIDE"
 host = "127.0.0.1"
 port = {outside_port}
+plain = true
 retry_first_seconds = 0.3
 retry_cap_seconds = 2.0
 
@@ -95,8 +90,16 @@ class Gateway:
             SITE.format(
                 data=self.data.as_posix(),
                 outside_port=ports.outside,
-                workstation_port=ports.workstation,
-                orthanc_port=ports.orthanc,
+                nodes=plain_nodes(
+                    MODALITY=["store"],
+                    STORESCU=["store"],
+                    DCMSEND=["store"],
+                    ORTHANC=["store", "recover"],
+                    WORKSTATION=["recover"],
+                ),
+                places=plain_places(
+                    WORKSTATION=ports.workstation, ORTHANC=ports.orthanc
+                ),
             )
             + rules
         )

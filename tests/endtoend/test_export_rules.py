@@ -36,6 +36,7 @@ name = "tele"
 ae_title = "TELE"
 host = "127.0.0.1"
 port = {tele_port}
+plain = true
 recipients = ["anna.crt"]
 
 [[deidentification]]

@@ -79,6 +79,7 @@ def destination(port: int, **settings: object) -> Destination:
         "ae_title": "OUTSIDE",
         "host": "127.0.0.1",
         "port": port,
+        "plain": True,
         "timeout_seconds": 10.0,
         "retry_first_seconds": 0.1,
         "retry_cap_seconds": 0.4,

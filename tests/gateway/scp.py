@@ -122,11 +122,11 @@ class Gateway:
 
     @property
     def port(self) -> int:
-        return self.running.ports.receiver
+        return self.running.ports.plain_receiver or 0
 
     @property
     def recovery_port(self) -> int:
-        return self.running.ports.recovery
+        return self.running.ports.plain_recovery or 0
 
     def audited(self, action: str, outcome: str) -> list[dict[str, Any]]:
         entries = self.audit.entries()
@@ -152,22 +152,42 @@ class Gateway:
         return uid
 
 
-def site(directory: Path, **sections: dict[str, object]) -> Site:
-    receiver: dict[str, object] = {
-        "port": 0,
-        "peers": [{"ae_title": MODALITY, "addresses": LOOPBACK}],
-    }
-    recovery: dict[str, object] = {
-        "port": 0,
-        "nodes": [{"ae_title": WORKSTATION, "addresses": LOOPBACK}],
+def site(directory: Path, **sections: Any) -> Site:
+    """Settings without TLS; WORKSTATION may have every original sent to itself."""
+    plain: dict[str, object] = {"plain_port": 0}
+    default = {
+        "data_directory": directory,
+        "nodes": [node(MODALITY, "store"), node(WORKSTATION, "recover")],
+        "grants": [grant(WORKSTATION)],
     }
     return Site.model_validate(
-        {
-            "data_directory": directory,
-            "receiver": receiver | sections.get("receiver", {}),
-            "recovery": recovery | sections.get("recovery", {}),
+        default
+        | sections
+        | {
+            "receiver": plain | sections.get("receiver", {}),
+            "recovery": plain | sections.get("recovery", {}),
         }
     )
+
+
+def node(
+    title: str, *roles: str, moves: Sequence[str] = (), **more: object
+) -> dict[str, object]:
+    """A node without TLS, on loopback, named as its AE title in lower case."""
+    plain = {"plain": True, "addresses": LOOPBACK, "move_destinations": moves}
+    own = {"name": title.lower(), "ae_titles": [title], "roles": roles}
+    return {**own, **plain, **more}
+
+
+def grant(title: str, *moves: str, when: str = "true") -> dict[str, object]:
+    """A grant of originals to the node of an AE title."""
+    own = {"name": title.lower(), "nodes": [title.lower()]}
+    return {**own, "when": when, "move_destinations": moves}
+
+
+def move_place(title: str, port: int) -> dict[str, object]:
+    """A move destination without TLS, on loopback."""
+    return {"ae_title": title, "host": "127.0.0.1", "port": port, "plain": True}
 
 
 @contextmanager

@@ -21,17 +21,24 @@ SITE = """\
 data_directory = "data"
 
 [receiver]
-port = 0
-peers = [{ ae_title = "MODALITY", addresses = ["127.0.0.1/32"] }]
+plain_port = 0
 
 [recovery]
-port = 0
+plain_port = 0
+
+[[nodes]]
+name = "modality"
+ae_titles = ["MODALITY"]
+roles = ["store"]
+plain = true
+addresses = ["127.0.0.1/32"]
 
 [[destinations]]
 name = "outside"
 ae_title = "OUTSIDE"
 host = "127.0.0.1"
 port = 11130
+plain = true
 
 [[routing.rules]]
 name = "all"
@@ -105,7 +112,7 @@ def test_serve_listens_and_stops_cleanly(site: Path) -> None:
         wait_until(lambda: ports(site) is not None)
         found = ports(site)
         assert found is not None
-        assert answers(found["receiver"])
+        assert answers(found["plain_receiver"])
         assert len(processes_of(site)) == 3
 
         process.send_signal(signal.SIGTERM)
@@ -124,7 +131,7 @@ def test_a_killed_receiver_is_started_again(site: Path) -> None:
         wait_until(lambda: (ports(site) or before)["pid"] != before["pid"])
         after = ports(site)
         assert after is not None
-        assert answers(after["receiver"])
+        assert answers(after["plain_receiver"])
 
 
 def test_kill_9_of_serve_leaves_no_process_and_a_new_one_starts(site: Path) -> None:
@@ -137,7 +144,7 @@ def test_kill_9_of_serve_leaves_no_process_and_a_new_one_starts(site: Path) -> N
         wait_until(lambda: ports(site) is not None)
         found = ports(site)
         assert found is not None
-        wait_until(lambda: answers((ports(site) or found)["receiver"]))
+        wait_until(lambda: answers((ports(site) or found)["plain_receiver"]))
 
 
 RECEIVER = """

@@ -12,13 +12,13 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from tests.gateway.scp import (
     EXPLICIT,
     IMPLICIT,
-    LOOPBACK,
     MODALITY,
     WORKSTATION,
     Gateway,
     associated,
     encoded,
     gateway,
+    node,
     send,
     site,
     small,
@@ -344,10 +344,11 @@ def test_a_cancelled_query_ends_with_cancel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("calling", ["STRANGER", MODALITY])
 def test_who_is_no_recovery_node_is_rejected(tmp_path: Path, calling: str) -> None:
     nodes = [
-        {"ae_title": WORKSTATION, "addresses": LOOPBACK},
-        {"ae_title": "STRANGER", "addresses": ["192.0.2.1/32"]},
+        node(MODALITY, "store"),
+        node(WORKSTATION, "recover"),
+        node("STRANGER", "recover", addresses=["192.0.2.1/32"]),
     ]
-    with gateway(site(tmp_path, recovery={"nodes": nodes})) as running:
+    with gateway(site(tmp_path, nodes=nodes)) as running:
         with associated(
             running.recovery_port,
             [(STUDY_ROOT, EXPLICIT)],

@@ -15,6 +15,7 @@ from gateway.dicom.restore import restorer
 from gateway.errors import StoredObjectDamaged, Unprotectable, UnprotectedExport
 from gateway.route.keywords import Value
 from gateway.route.treatment import PLAIN, Treatment
+from gateway.sealing.master import FileMasterKey
 from gateway.stages.export import verified_protected
 from gateway.stages.flow import Result, Wanted
 from gateway.stages.flow_protect import Protection
@@ -22,7 +23,6 @@ from gateway.stages.recipe import Recipe
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from gateway.store.rows import Instance, Protected
-from gateway.sealing.master import FileMasterKey
 from gateway.vault.vault import Vault
 from tests.gateway.follow_cases import as_part10, ct_image, key_object
 from tests.gateway.object_cases import FastProtector

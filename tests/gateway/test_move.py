@@ -18,7 +18,6 @@ from tests.gateway.scp import (
     CT_IMAGE,
     EXPLICIT,
     IMPLICIT,
-    LOOPBACK,
     WORKSTATION,
     Archive,
     Gateway,
@@ -26,6 +25,8 @@ from tests.gateway.scp import (
     encoded,
     example,
     gateway,
+    grant,
+    move_place,
     send,
     site,
     small,
@@ -48,21 +49,15 @@ def recovering(
     grants: Sequence[str] = (ARCHIVE,),
 ) -> Iterator[Gateway]:
     """A gateway, a node that may ask, and an archive it may have things sent to."""
-    node = {
-        "ae_title": WORKSTATION,
-        "addresses": LOOPBACK,
-        "move_destinations": list(grants),
-    }
     with archive.listening(contexts):
-        places = [
-            {"ae_title": title, "host": "127.0.0.1", "port": archive.port}
-            for title in (ARCHIVE, WORKSTATION)
-        ]
-        places.append(
-            {"ae_title": "NOWHERE", "host": "127.0.0.1", "port": unused_port()}
+        places = [move_place(title, archive.port) for title in (ARCHIVE, WORKSTATION)]
+        places.append(move_place("NOWHERE", unused_port()))
+        settings = site(
+            directory,
+            grants=[grant(WORKSTATION, *grants)],
+            recovery={"destinations": places},
         )
-        recovery = {"nodes": [node], "destinations": places}
-        with gateway(site(directory, recovery=recovery)) as running:
+        with gateway(settings) as running:
             yield running
 
 

@@ -17,9 +17,9 @@ from engine.types import Frame
 from gateway.dicom.pixels import Reading
 from gateway.dicom.restore import check_restores, restore
 from gateway.errors import RecoveryRefused, Unprotectable
+from gateway.sealing.master import FileMasterKey
 from gateway.stages.draft import Original
 from gateway.stages.protect import ProtectedObject
-from gateway.sealing.master import FileMasterKey
 from gateway.vault.record import KeyRecord
 from gateway.vault.seal import seal, unseal
 from tests.gateway.object_cases import (

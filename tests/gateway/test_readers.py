@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -21,7 +22,6 @@ from tests.gateway.scp import (
     ARCHIVE,
     CT_IMAGE,
     EXPLICIT,
-    LOOPBACK,
     MODALITY,
     WORKSTATION,
     Archive,
@@ -29,6 +29,8 @@ from tests.gateway.scp import (
     associated,
     example,
     gateway,
+    move_place,
+    node,
     send,
     site,
     small,
@@ -46,22 +48,15 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NAMES = ("CT_small.dcm", "MR_small.dcm")
 
 
-def sections(archive_port: int) -> dict[str, dict[str, object]]:
-    reader = {
-        "ae_title": READER,
-        "addresses": LOOPBACK,
-        "move_destinations": [ARCHIVE],
-    }
-    places = [{"ae_title": ARCHIVE, "host": "127.0.0.1", "port": archive_port}]
+def sections(archive_port: int) -> dict[str, Any]:
     return {
-        "receiver": {
-            "peers": [
-                {"ae_title": MODALITY, "addresses": LOOPBACK},
-                {"ae_title": BOTH, "addresses": LOOPBACK},
-            ],
-            "readers": [reader, {"ae_title": BOTH, "addresses": LOOPBACK}],
-        },
-        "recovery": {"destinations": places},
+        "nodes": [
+            node(MODALITY, "store"),
+            node(BOTH, "store", "read"),
+            node(READER, "read", moves=[ARCHIVE]),
+            node(WORKSTATION, "recover"),
+        ],
+        "recovery": {"destinations": [move_place(ARCHIVE, archive_port)]},
     }
 
 

@@ -25,7 +25,6 @@ from tests.gateway.scp import (
     CT_IMAGE,
     EXPLICIT,
     IMPLICIT,
-    LOOPBACK,
     MODALITY,
     Gateway,
     associated,
@@ -33,6 +32,7 @@ from tests.gateway.scp import (
     encoded,
     example,
     gateway,
+    node,
     send,
     site,
     small,
@@ -439,11 +439,12 @@ def test_an_index_that_takes_no_rows_answers_out_of_resources(
 def test_who_is_not_on_the_list_is_rejected_and_audited(
     tmp_path: Path, calling: str, called: str, reason: tuple[int, int, int]
 ) -> None:
-    peers = [
-        {"ae_title": MODALITY, "addresses": LOOPBACK},
-        {"ae_title": "ELSEWHERE", "addresses": ["192.0.2.0/24"]},
+    nodes = [
+        node(MODALITY, "store"),
+        node("ELSEWHERE", "store", addresses=["192.0.2.0/24"]),
+        node("READER", "recover"),
     ]
-    with gateway(site(tmp_path, receiver={"peers": peers})) as running:
+    with gateway(site(tmp_path, nodes=nodes, grants=[])) as running:
         with associated(
             running.port, [(CT_IMAGE, EXPLICIT)], calling=calling, called=called
         ) as association:
@@ -457,9 +458,9 @@ def test_who_is_not_on_the_list_is_rejected_and_audited(
         assert line["peer_address"] == "127.0.0.1"
 
 
-def test_no_peers_configured_means_nobody(tmp_path: Path) -> None:
+def test_no_nodes_configured_means_nobody(tmp_path: Path) -> None:
     with (
-        gateway(site(tmp_path, receiver={"peers": []})) as running,
+        gateway(site(tmp_path, nodes=[], grants=[])) as running,
         associated(running.port, [(CT_IMAGE, EXPLICIT)]) as association,
     ):
         assert association.is_rejected

@@ -13,7 +13,15 @@ from pydicom.data import get_testdata_file
 from gateway.store.part10 import read_head
 from tests.endtoend.peers import ENVIRONMENT, dcmtk, tool
 from tests.gateway.outside import unused_port
-from tests.gateway.scp import LOOPBACK, Gateway, example, gateway, site
+from tests.gateway.scp import (
+    Gateway,
+    example,
+    gateway,
+    grant,
+    move_place,
+    node,
+    site,
+)
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.peers
@@ -69,19 +77,9 @@ def running(tmp_path: Path) -> Iterator[Gateway]:
     with storescp(tmp_path / "archive") as archive_port:
         settings = site(
             tmp_path,
-            receiver={"peers": [{"ae_title": "STORESCU", "addresses": LOOPBACK}]},
-            recovery={
-                "nodes": [
-                    {
-                        "ae_title": "READER",
-                        "addresses": LOOPBACK,
-                        "move_destinations": ["ARCHIVE"],
-                    }
-                ],
-                "destinations": [
-                    {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": archive_port}
-                ],
-            },
+            nodes=[node("STORESCU", "store"), node("READER", "recover")],
+            grants=[grant("READER", "ARCHIVE")],
+            recovery={"destinations": [move_place("ARCHIVE", archive_port)]},
         )
         with gateway(settings) as listening:
             yield listening

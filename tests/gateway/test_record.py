@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gateway.dicom.restore import restore
 from gateway.errors import InvalidSeal
+from gateway.sealing.master import FileMasterKey
 from gateway.vault.codec import (
     pack_array,
     pack_bytes,
@@ -26,7 +27,6 @@ from gateway.vault.codec import (
 )
 from gateway.vault.container import HEAD, decode_record, encode_record
 from gateway.vault.layout import PixelLayout, pack, unpack
-from gateway.sealing.master import FileMasterKey
 from gateway.vault.record import (
     KeyCustody,
     KeyRecord,

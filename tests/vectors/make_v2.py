@@ -17,12 +17,12 @@ import numpy as np
 from gateway.dicom.identifiers import UidMapper
 from gateway.dicom.pixels import Reading
 from gateway.route.treatment import Treatment
+from gateway.sealing.master import FileMasterKey
 from gateway.stages.draft import Original
 from gateway.stages.followers import follower_of
 from gateway.stages.protect import ProtectedObject
 from gateway.stages.recipe import PLAIN, Recipe
 from gateway.vault.container import encode_record
-from gateway.sealing.master import FileMasterKey
 from gateway.vault.record import links_of
 from gateway.vault.seal import seal
 from tests.gateway.follow_cases import as_part10, ct_image, key_object, one_each

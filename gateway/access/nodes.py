@@ -80,7 +80,7 @@ class Nodes:
         return known
 
     def _holds(self, node: Node, certificate: PeerCertificate) -> bool:
-        named = certificate.names.intersection(node.certificate_names)
+        named = certificate.names & {n.lower() for n in node.certificate_names}
         return certificate.sha256 in self._fingerprints[node.name] or bool(named)
 
     def _plain(self, ae_title: str, address: str) -> Node:

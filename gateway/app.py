@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 from config.schema import Site
 from gateway import log
 from gateway.audit.log import AuditLog
+from gateway.audit.process import recorded
+from gateway.audit.sealer import KEY_LENGTH as AUDIT_KEY_LENGTH
+from gateway.audit.sealer import AesFieldSealer
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
@@ -112,18 +115,26 @@ def open_vault_of(site: Site, keys: Keys) -> Vault:
     return Vault(Places(site.data_directory).vault, keys)
 
 
-# serve: receiver and worker as children
+def open_audit_of(site: Site, keys: Keys) -> AuditLog:
+    """Open the audit trail of a site; personal fields are sealed."""
+    key = open_secrets_of(site, keys).get("audit", AUDIT_KEY_LENGTH)
+    return AuditLog(Places(site.data_directory).audit, sealer=AesFieldSealer(key))
+
+
+# serve: receiver, worker and auditor as children
 
 
 def serve(config: Path, site: Site) -> None:
-    """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    """Supervise receiver, worker and auditor until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
     places = Places(site.data_directory)
-    with _only_one(places, "serve"):
+    # Not a key is opened here: one in the environment is left to the children.
+    audit = AuditLog(places.audit)
+    with _only_one(places, "serve"), recorded(audit, "serve", site):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
-            [_child(name, config) for name in ("receiver", "worker")],
+            [_child(name, config) for name in ("receiver", "worker", "auditor")],
             stop_seconds=site.worker.stop_seconds + 5.0,
         )
         with on_stop_signal(supervisor.stop):
@@ -153,8 +164,9 @@ def _receive(site: Site, places: Places, index: Index) -> None:
     from gateway.stages.export import verified_part
 
     store = FileStore(places.store)
-    audit = AuditLog(places.audit)
-    vault = open_vault_of(site, open_keys_of(site))
+    keys = open_keys_of(site)
+    audit = open_audit_of(site, keys)
+    vault = open_vault_of(site, keys)
     records = Records(
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
@@ -166,8 +178,10 @@ def _receive(site: Site, places: Places, index: Index) -> None:
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
-        _write_ports(places, asdict(running.ports))
-        _wait_for_stop()
+        with recorded(audit, "receiver", site):
+            _write_ports(places, asdict(running.ports))
+            _wait_for_stop()
+            places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
@@ -196,7 +210,8 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
     site, places = _begin(config, lifeline)
     with _only_one(places, "worker"), closing(open_index_of(site)) as index:
         _limit_threads(site.worker.cpu_threads)
-        _work(site, places, index)
+        with recorded(open_audit_of(site, open_keys_of(site)), "worker", site):
+            _work(site, places, index)
         _leave()
 
 
@@ -248,7 +263,7 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
         index=index,
         store=store,
         vault=vault,
-        audit=AuditLog(places.audit),
+        audit=open_audit_of(site, keys),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
         send=send_objects,
@@ -279,7 +294,24 @@ def _leave() -> None:
     os._exit(0)
 
 
-# what both processes share
+# auditor: checkpoints of the trail, and its way to a collector
+
+
+def run_auditor(config: Path, lifeline: int | None = None) -> None:
+    """Sign the trail and bring it to the collector until SIGTERM or SIGINT."""
+    from gateway.audit.compose import build_auditor
+
+    site, places = _begin(config, lifeline)
+    keys = open_keys_of(site)
+    audit = open_audit_of(site, keys)
+    stop = threading.Event()
+    with _only_one(places, "auditor"), recorded(audit, "auditor", site):
+        auditor = build_auditor(site, audit, open_secrets_of(site, keys))
+        with on_stop_signal(stop.set):
+            auditor.run(stop)
+
+
+# what all processes share
 
 
 def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:

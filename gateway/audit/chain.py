@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from typing_extensions import override
+
 from gateway.errors import AuditBroken
 
 Field = str | int | float | bool | None | list[str]
@@ -30,6 +32,7 @@ class Link:
     count: int
     digest: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.count}:{self.digest}"
 

@@ -13,7 +13,7 @@ import binascii
 import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -199,15 +199,17 @@ def fingerprint(public: bytes) -> str:
 
 
 def _statement(site: str, last: Link, at: str) -> bytes:
-    return f"miad-audit-checkpoint-1\n{site}\n{last.count}\n{last.digest}\n{at}".encode()
+    return (
+        f"miad-audit-checkpoint-1\n{site}\n{last.count}\n{last.digest}\n{at}".encode()
+    )
 
 
 def _text(octets: bytes) -> str:
     return base64.b64encode(octets).decode("ascii")
 
 
-def _octets(text: Any) -> bytes:
+def _octets(text: object) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(str(text), validate=True)
     except binascii.Error as error:
         raise ValueError("not base64") from error

@@ -191,27 +191,34 @@ class Forwarder:
     ) -> float:
         """Report a broken trail, and go on; wait where not even that can be."""
         try:
-            self._report(error)
+            self._cursor.save(record_broken(self._audit, error))
         except (OSError, AuditBroken) as second:
             LOG.error("audit-broken", error=str(second))  # noqa: TRY400
             stop.wait(wait)
             return min(2 * wait, self._pace.retry_cap_seconds)
         return self._pace.retry_first_seconds
 
-    def _report(self, error: AuditBroken) -> None:
-        """Put an alarm into the trail and go on with it: the collector shall know.
 
-        What lies between is for ``audit verify``, and for people.
-        """
-        LOG.error("audit-broken", error=str(error))
-        before: list[Link] = []
+def record_broken(audit: AuditLog, error: AuditBroken) -> Link:
+    """Put an alarm into the trail, and return the place before it.
 
-        def make(last: Link, _at: str) -> dict[str, Field]:
-            before.append(last)
-            return {"error": str(error), "line": error.line}
+    Who follows the trail goes on there: what lies between is for ``audit
+    verify``, and for people.
 
-        self._audit.record_over(BROKEN, make, "failure")
-        self._cursor.save(before[0])
+    Raises
+    ------
+    OSError, AuditBroken
+        Not even that can be written.
+    """
+    LOG.error("audit-broken", error=str(error))
+    before: list[Link] = []
+
+    def make(last: Link, _at: str) -> dict[str, Field]:
+        before.append(last)
+        return {"error": str(error), "line": error.line}
+
+    audit.record_over(BROKEN, make, "failure")
+    return before[0]
 
 
 def _read_more(follower: Follower) -> list[Line]:

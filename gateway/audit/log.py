@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 import structlog
 
 from gateway.audit.chain import OWN_FIELDS, START, Entry, Field, Link, chained
+from gateway.audit.sealer import FieldSealer, place_of, seal_fields
 from gateway.audit.segments import (
     all_segments,
     checked_lines,
@@ -25,7 +26,6 @@ from gateway.audit.segments import (
     last_link,
     locked,
 )
-from gateway.audit.sealer import FieldSealer, place_of, seal_fields
 from gateway.errors import AuditBroken
 from gateway.log import WITHHELD, is_personal
 from gateway.store.files import sync_directory
@@ -33,11 +33,12 @@ from gateway.store.files import sync_directory
 LOG = structlog.get_logger(component="audit")
 
 Outcome = Literal["success", "refused", "failure"]
+Personal = Mapping[str, Any]
 
 STAFF = frozenset({"person", "persons", "operator"})
 """Fields that name who works here, never a patient."""
 
-__all__ = ["AuditLog", "Field", "Link", "Outcome"]
+__all__ = ["AuditLog", "Field", "Link", "Outcome", "Personal"]
 
 
 class AuditLog:
@@ -74,9 +75,7 @@ class AuditLog:
         self,
         action: str,
         outcome: Outcome,
-        *,
-        personal: Mapping[str, Any] | None = None,
-        **fields: Field,
+        **fields: Field | Personal,
     ) -> None:
         """Append one line, durably.
 
@@ -86,11 +85,10 @@ class AuditLog:
             What was done or asked: ``association``, ``store``, ``query``, ...
         outcome
             ``success``; ``refused`` where this side said no; ``failure``.
-        personal
-            JSON values that name a patient; sealed, or dropped without a key.
         fields
-            Anything else, JSON values. What is named like a patient attribute
-            is withheld: it belongs into ``personal``.
+            Anything else, JSON values. ``personal`` is a mapping of what names a
+            patient: sealed, or dropped without a key. Other mappings, and what is
+            named like a patient attribute, are withheld: they belong in there.
 
         Raises
         ------
@@ -103,7 +101,8 @@ class AuditLog:
         with self._lock, locked(self._path, alone=True) as stream:
             entry["at"] = self._now()
             last = last_link(stream, self._path, mend=True)
-            if personal:
+            personal = fields.get("personal")
+            if isinstance(personal, Mapping) and personal:
                 place = place_of({**entry, "n": last.count + 1})
                 entry["personal"] = seal_fields(self._sealer, dict(personal), place)
             _append(stream, chained(entry, last))
@@ -112,9 +111,7 @@ class AuditLog:
         self,
         action: str,
         outcome: Outcome,
-        *,
-        personal: Mapping[str, Any] | None = None,
-        **fields: Field,
+        **fields: Field | Personal,
     ) -> None:
         """Append one line of something already refused or done.
 
@@ -122,7 +119,7 @@ class AuditLog:
         caller goes on: what it tells of has happened.
         """
         try:
-            self.record(action, outcome, personal=personal, **fields)
+            self.record(action, outcome, **fields)
         except (OSError, AuditBroken) as error:
             LOG.warning("audit line lost", action=action, error=repr(error))
 
@@ -207,13 +204,16 @@ class AuditLog:
         return self._clock().astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _entry(action: str, outcome: Outcome, fields: Mapping[str, Field]) -> Entry:
+def _entry(
+    action: str, outcome: Outcome, fields: Mapping[str, Field | Personal]
+) -> Entry:
     """Return a line's own fields, patient attributes withheld."""
     entry: Entry = {"action": action, "outcome": outcome, "at": ""}
     for name, value in fields.items():
         if name not in OWN_FIELDS and name != "personal":
-            withheld = is_personal(name) and name not in STAFF
-            entry[name] = WITHHELD if withheld else value
+            if isinstance(value, Mapping) or (is_personal(name) and name not in STAFF):
+                value = WITHHELD
+            entry[name] = value
     return entry
 
 

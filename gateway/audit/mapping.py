@@ -137,9 +137,7 @@ def _authentication(kind: Code) -> Make:
             requestor=True,
             address=_address(line.text("peer_address")) or "127.0.0.1",
         )
-        message = _message(
-            line, codes.USER_AUTHENTICATION, "E", (person, _own(line))
-        )
+        message = _message(line, codes.USER_AUTHENTICATION, "E", (person, _own(line)))
         return [replace(message, types=(kind,))]
 
     return make
@@ -182,9 +180,7 @@ def _received(line: Line) -> list[Message]:
 def _refused_store(line: Line) -> list[Message]:
     message = _message(line, codes.INSTANCES_TRANSFERRED, "C", _arrival(line))
     uid = line.text("sop_instance_uid")
-    return _per_patient(
-        message, line, "patients", 1, (uid,) if uid else ()
-    )
+    return _per_patient(message, line, "patients", 1, (uid,) if uid else ())
 
 
 def _exported(line: Line) -> list[Message]:
@@ -202,18 +198,14 @@ def _exported(line: Line) -> list[Message]:
         ae_titles=_titles(line.text("ae_title")),
     )
     message = _message(line, codes.INSTANCES_TRANSFERRED, "R", (sender, receiver))
-    return _per_patient(
-        message, line, "patients", 1, (line.text("sop_instance_uid"),)
-    )
+    return _per_patient(message, line, "patients", 1, (line.text("sop_instance_uid"),))
 
 
 def _not_rebuilt(line: Line) -> list[Message]:
     participants = (replace(_caller(line), requestor=True), _own(line))
     message = _message(line, codes.INSTANCES_ACCESSED, "R", participants)
     message = replace(message, outcome=8, description=line.text("error"))
-    return _per_patient(
-        message, line, "patients", 1, (line.text("sop_instance_uid"),)
-    )
+    return _per_patient(message, line, "patients", 1, (line.text("sop_instance_uid"),))
 
 
 def _erased(line: Line) -> list[Message]:
@@ -237,9 +229,7 @@ def _queried(line: Line) -> list[Message]:
         type_code=2,
         role=3,
         query=base64.b64decode(query.get("data_set", "")),
-        details=(
-            ("TransferSyntax", str(query.get("transfer_syntax", "")).encode()),
-        ),
+        details=(("TransferSyntax", str(query.get("transfer_syntax", "")).encode()),),
     )
     caller = replace(_caller(line), role=codes.SOURCE, requestor=True)
     answers = replace(
@@ -273,13 +263,9 @@ def _alert(kind: Code, *, severe: int = 4) -> Make:
                 *_details(line),
             ),
         )
-        message = _message(
-            line, codes.SECURITY_ALERT, "E", (*_staff(line), *others)
-        )
+        message = _message(line, codes.SECURITY_ALERT, "E", (*_staff(line), *others))
         outcome = 0 if line.succeeded else severe
-        return [
-            replace(message, outcome=outcome, types=(kind,), objects=(subject,))
-        ]
+        return [replace(message, outcome=outcome, types=(kind,), objects=(subject,))]
 
     return make
 

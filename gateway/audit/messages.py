@@ -148,9 +148,7 @@ def render(message: Message) -> bytes:
         _sub(event, "EventOutcomeDescription").text = _clean(message.description)
     for participant in message.participants:
         _participant(root, participant)
-    source = _sub(
-        root, "AuditSourceIdentification", {"AuditSourceID": message.source}
-    )
+    source = _sub(root, "AuditSourceIdentification", {"AuditSourceID": message.source})
     _sub(source, "AuditSourceTypeCode", {"csd-code": _GATEWAY_TYPE})
     for study in message.studies:
         _study(root, study)
@@ -158,7 +156,8 @@ def render(message: Message) -> bytes:
         _object(root, _patient_object(message.patient))
     for item in message.objects:
         _object(root, item)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=False)
+    octets: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=False)
+    return octets
 
 
 def split(message: Message, limit: int = MAX_OCTETS) -> list[bytes]:
@@ -319,5 +318,3 @@ def _sub(
 def _clean(text: str) -> str:
     """Return text without what XML 1.0 cannot hold."""
     return _NOT_XML.sub("�", text)
-
-

@@ -62,7 +62,9 @@ class AesFieldSealer:
             nonce, body = octets[1 : 1 + _NONCE_LENGTH], octets[1 + _NONCE_LENGTH :]
             return self._cipher.decrypt(nonce, body, octets[:1] + context)
         except (InvalidTag, ValueError, binascii.Error) as error:
-            raise InvalidSeal("a sealed field of the audit trail does not open") from error
+            raise InvalidSeal(
+                "a sealed field of the audit trail does not open"
+            ) from error
 
 
 def seal_fields(sealer: FieldSealer | None, values: dict[str, Any], place: str) -> str:

@@ -16,10 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
-<<<<<<< HEAD
-=======
 from gateway.sealing.envelope import open_bytes, seal_bytes
->>>>>>> w-seal
 from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
 from gateway.vault.container import decode_record, encode_record
 

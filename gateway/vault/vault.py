@@ -12,13 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
-<<<<<<< HEAD
-from gateway.sealing.master import FileMasterKey
-from gateway.sealing.secretfile import sync_folder, write_durably
-from gateway.vault.container import encode_record
-from gateway.vault.record import RecordLink, links_of
-from gateway.vault.seal import REFUSED, seal_encoded, unseal, unseal_encoded
-=======
 from gateway.sealing.envelope import rewrap, shred
 from gateway.sealing.master import FileMasterKey
 from gateway.sealing.secretfile import overwrite, sync_folder, write_durably
@@ -31,7 +24,6 @@ from gateway.vault.seal import (
     unseal,
     unseal_encoded,
 )
->>>>>>> w-seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

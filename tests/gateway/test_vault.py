@@ -15,20 +15,12 @@ from hypothesis import strategies as st
 
 from config.errors import ConfigurationError
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
-<<<<<<< HEAD
-from gateway.sealing.master import WRAPPED_LENGTH, FileMasterKey
-from gateway.sealing.secretfile import load_or_create
-from gateway.vault.container import encode_record
-from gateway.vault.record import KeyRecord, RecordLink
-from gateway.vault.seal import HEAD, seal, unseal
-=======
 from gateway.sealing.head import FIXED, START, new_head, read_head
 from gateway.sealing.master import WRAPPED_LENGTH, FileMasterKey, LocalMasterKey
 from gateway.sealing.secretfile import load_or_create
 from gateway.vault.container import encode_record
 from gateway.vault.record import KeyRecord, RecordLink
 from gateway.vault.seal import seal, seal_encoded, unseal
->>>>>>> w-seal
 from gateway.vault.vault import Vault, open_vault
 from tests.gateway.object_cases import example_record
 

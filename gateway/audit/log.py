@@ -211,9 +211,8 @@ def _entry(
     entry: Entry = {"action": action, "outcome": outcome, "at": ""}
     for name, value in fields.items():
         if name not in OWN_FIELDS and name != "personal":
-            if isinstance(value, Mapping) or (is_personal(name) and name not in STAFF):
-                value = WITHHELD
-            entry[name] = value
+            named = is_personal(name) and name not in STAFF
+            entry[name] = WITHHELD if named or isinstance(value, Mapping) else value
     return entry
 
 

@@ -20,7 +20,7 @@ from gateway.audit.messages import MAX_OCTETS, split
 from gateway.audit.sealer import FieldSealer, open_fields
 from gateway.audit.segments import Follower, has_line
 from gateway.audit.syslog import NOTICE, WARNING, Header, frame
-from gateway.errors import AuditBroken, InvalidSeal
+from gateway.errors import AuditBroken, InvalidSeal, StoreFull
 
 LOG = structlog.get_logger(component="audit")
 
@@ -87,8 +87,9 @@ class Checkpointer:
         try:
             self._take_in()
         except AuditBroken as error:
-            self._report(error)
-            return
+            if not self._report(error):
+                return
+            self._take_in()
         rhythm = self._rhythm
         if self._coverage.is_due(self._clock(), rhythm.lines, rhythm.seconds):
             self.cover()
@@ -99,6 +100,13 @@ class Checkpointer:
             write_checkpoint(self._audit, self._signer, self._site)
             self._take_in()
             self._audit.close_segment(self._rhythm.segment_bytes)
+
+    def close(self) -> None:
+        """Let the trail go; `step` takes it up again."""
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+            self._coverage = Coverage()
 
     def _take_in(self) -> None:
         if self._follower is None:
@@ -120,18 +128,20 @@ class Checkpointer:
             )
         return Follower(self._audit.path, begin)
 
-    def _report(self, error: AuditBroken) -> None:
-        """Tell once, in the trail too, and go on from there."""
+    def _report(self, error: AuditBroken) -> bool:
+        """Tell once, in the trail too, and go on from there; whether that can be."""
         if str(error) == self._told:
-            return
+            return False
         self._told = str(error)
         try:
             before = record_broken(self._audit, error)
         except (OSError, AuditBroken) as second:
             LOG.error("audit-broken", error=str(second))  # noqa: TRY400
-            return
+            return False
+        self.close()
         self._coverage = Coverage()
         self._follower = Follower(self._audit.path, before)
+        return True
 
 
 class Auditor:
@@ -150,26 +160,33 @@ class Auditor:
     ) -> None:
         self._checkpointer = checkpointer
         self._forwarder = forwarder
+        self._told = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Work until told to stop; a last checkpoint covers what there is then.
-
-        Raises
-        ------
-        OSError
-            The trail cannot be read or written.
-        """
+        """Work until told to stop; a last checkpoint covers what there is then."""
         sender = self._start_sender(stop)
         try:
             while not stop.is_set():
-                self._checkpointer.step()
+                self._step(self._checkpointer.step)
                 stop.wait(POLL_SECONDS)
-            self._checkpointer.step()
-            self._checkpointer.cover()
+            self._step(self._checkpointer.step)
+            self._step(self._checkpointer.cover)
         finally:
+            self._checkpointer.close()
             stop.set()
             if sender is not None:
                 sender.join()
+
+    def _step(self, act: Callable[[], None]) -> None:
+        """Do something; on a full disk it is done later."""
+        try:
+            act()
+        except (OSError, StoreFull, AuditBroken) as error:
+            if repr(error) != self._told:
+                LOG.error("checkpoint not written", error=repr(error))  # noqa: TRY400
+            self._told = repr(error)
+        else:
+            self._told = ""
 
     def _start_sender(self, stop: threading.Event) -> threading.Thread | None:
         if self._forwarder is None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from gateway.audit.chain import START, Link
-from gateway.store.files import write_durably
+from gateway.store.durable import write_durably
 
 
 class Cursor:

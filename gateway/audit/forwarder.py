@@ -21,7 +21,7 @@ from gateway.audit.collector import Connect, Delivery
 from gateway.audit.cursor import Cursor
 from gateway.audit.log import AuditLog
 from gateway.audit.segments import Follower, has_line
-from gateway.errors import AuditBroken
+from gateway.errors import AuditBroken, StoreFull
 
 LOG = structlog.get_logger(component="audit")
 
@@ -90,11 +90,23 @@ class Forwarder:
 
     def run(self, stop: threading.Event) -> None:
         """Forward until told to stop."""
+        try:
+            self._run(stop)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the trail go; `forward` takes it up again at the cursor."""
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+    def _run(self, stop: threading.Event) -> None:
         wait = self._pace.retry_first_seconds
         while not stop.is_set():
             try:
                 idle = not self.forward(stop)
-            except OSError as error:
+            except (OSError, StoreFull) as error:
                 self._tell(error)
                 stop.wait(wait)
                 wait = min(2 * wait, self._pace.retry_cap_seconds)
@@ -120,14 +132,16 @@ class Forwarder:
         AuditBroken
             The trail is not the one that was sent before, or was changed.
         """
-        follower = self._follower or self._begin()
-        self._follower = None  # whatever goes wrong: again from the cursor
-        lines = follower.read()
-        if lines:
-            self._send_window(follower, lines, stop)
-            self._cursor.save(follower.last)
-            self._tell_back(follower.last)
-        self._follower = follower
+        try:
+            follower = self._follower = self._follower or self._begin()
+            lines = follower.read()
+            if lines:
+                self._send_window(follower, lines, stop)
+                self._cursor.save(follower.last)
+                self._tell_back(follower.last)
+        except BaseException:
+            self.close()  # whatever went wrong: again from the cursor
+            raise
         return bool(lines)
 
     def _begin(self) -> Follower:
@@ -175,7 +189,7 @@ class Forwarder:
     def _frames(self, lines: list[Line]) -> bytes:
         return b"".join(self._translate(line) for line in lines)
 
-    def _tell(self, error: OSError) -> None:
+    def _tell(self, error: Exception) -> None:
         """Log the first failure of a row."""
         if self._reached:
             LOG.warning("collector-away", error=repr(error))

@@ -28,7 +28,7 @@ from gateway.audit.segments import (
 )
 from gateway.errors import AuditBroken
 from gateway.log import WITHHELD, is_personal
-from gateway.store.files import sync_directory
+from gateway.store.durable import sync_directory
 
 LOG = structlog.get_logger(component="audit")
 

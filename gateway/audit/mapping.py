@@ -327,7 +327,7 @@ def _message(
 
 
 def _described(line: Line) -> str:
-    said = (line.text(name) for name in ("message", "reason", "error", "status"))
+    said = (line.text(name) for name in ("message", "why", "error", "reason", "status"))
     why = next((text for text in said if text), "")
     told = f"{line.text('action')} {line.text('outcome')}"
     return f"{told}: {why}" if why else told

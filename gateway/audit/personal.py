@@ -46,6 +46,34 @@ def patients_of(objects: Iterable[OfPatient]) -> list[dict[str, Any]]:
     ]
 
 
+class Named(OfPatient, Protocol):
+    """An object of a patient, with its UID."""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOPInstanceUID (0008,0018)."""
+
+
+def patients_with(
+    objects: Iterable[Named], wanted: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Return the patients of some objects, with their UIDs per study."""
+    uids = frozenset(wanted)
+    if not uids:
+        return []
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for item in objects:
+        if item.sop_instance_uid in uids:
+            studies = found.setdefault((item.patient_id, item.patient_name), {})
+            studies.setdefault(item.study_instance_uid, []).append(
+                item.sop_instance_uid
+            )
+    return [
+        {"id": patient_id, "name": name, "studies": studies}
+        for (patient_id, name), studies in sorted(found.items())
+    ]
+
+
 def query_of(octets: bytes, sop_class: str, transfer_syntax: str) -> dict[str, str]:
     """Return the data set of a query as it came."""
     return {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from config.schema import Site
 from gateway.audit.log import AuditLog, Field
-from gateway.store.files import write_durably
+from gateway.store.durable import write_durably
 
 Digests = dict[str, str]
 

@@ -225,7 +225,7 @@ class Follower:
             self.close()
         number = self._last.count + 1
         raise AuditBroken(
-            f"Line {number} is missing in {self._segment}", self._segment, number
+            f"Line {number} of {self._segment} is missing", self._segment, number
         )
 
     def _open(self) -> bool:

@@ -27,6 +27,7 @@ UNKNOWN: Final = "unknown"
 T = TypeVar("T")
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOTE_OCTETS: Final = 1024
 _GATEWAY_TYPE: Final = "4"  # application server process (A.5.1.2.1)
 
 
@@ -200,18 +201,15 @@ def _halves(message: Message) -> tuple[Message, Message] | None:
 def _shortened(message: Message, excess: int) -> Message | None:
     """Cut the longest thing that cannot be dealt out; None where there is none."""
     for place, item in enumerate(message.objects):
-        if item.query and len(item.query) > excess:
-            kept = len(item.query) - excess
-            note = ("QueryCutFrom", str(len(item.query)).encode())
-            cut = replace(
-                item, query=item.query[: kept // 2], details=(note, *item.details)
-            )
-            return _with_object(message, place, cut)
         if item.query:
-            note = ("QueryCutFrom", str(len(item.query)).encode())
-            cut = replace(item, query=b"", details=(note, *item.details))
+            kept = max(0, len(item.query) - excess * 3 // 4 - _NOTE_OCTETS)
+            details = item.details
+            if "QueryCutFrom" not in dict(details):
+                whole = str(len(item.query)).encode()
+                details = (("QueryCutFrom", whole), *details)
+            cut = replace(item, query=item.query[:kept], details=details)
             return _with_object(message, place, cut)
-        if item.details and len(item.details[0][1]) > 1024:
+        if item.details and len(item.details[0][1]) > _NOTE_OCTETS:
             kind, value = item.details[0]
             cut = replace(item, details=((kind, value[: len(value) // 2]),))
             return _with_object(message, place, cut)

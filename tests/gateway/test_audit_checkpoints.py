@@ -210,9 +210,7 @@ def test_every_flipped_octet_is_found_by_file_and_line(
     assert verify_trail(audit.path, trusted=PINNED) == whole
 
 
-def test_a_trail_made_anew_shows_against_the_kept_key(
-    audit: AuditLog, tmp_path: Path
-) -> None:
+def test_a_trail_made_anew_shows_against_the_kept_key(audit: AuditLog) -> None:
     fill(audit, 3)
     write_checkpoint(audit, STRANGER, "site")
     assert verify_trail(audit.path).keys == {STRANGER.public}
@@ -253,7 +251,7 @@ def test_a_cut_off_end_shows_against_what_was_kept(audit: AuditLog) -> None:
         verify_trail(audit.path, at_least=kept)
     assert caught.value.line == 4
     audit.record("query", "success")
-    with pytest.raises(AuditBroken, match="Line 4 .*not the one that was kept"):
+    with pytest.raises(AuditBroken, match=r"Line 4 .*not the one that was kept"):
         verify_trail(audit.path, at_least=kept)
 
 

@@ -27,6 +27,8 @@ class Collector:
     reset_after
         Resets every connection once it has taken so many messages of it; what
         comes then is not read.
+    hold_after
+        Reads no more once it has so many messages in all.
     answers
         Whether it answers a close_notify; else it just closes.
     """
@@ -34,6 +36,7 @@ class Collector:
     context: ssl.SSLContext
     port: int = 0
     reset_after: int | None = None
+    hold_after: int | None = None
     answers: bool = True
     messages: list[bytes] = field(default_factory=list)
     subjects: list[str] = field(default_factory=list)
@@ -86,6 +89,9 @@ class Collector:
                 return
             octets += piece
             while (message := _message(octets)) is not None:
+                if len(self.messages) == self.hold_after:
+                    stop.wait()
+                    return
                 if count == self.reset_after:
                     self._reset(connection)
                     return

@@ -293,6 +293,7 @@ ACTIONS: Final[Mapping[str, Make]] = {
     "export": _exported,
     "release": _alert(codes.RESTRICTED_FUNCTION),
     "config": _alert(codes.SOFTWARE_CONFIGURATION),
+    "tls": _alert(codes.SECURITY_CONFIGURATION),
     "tls-reload": _alert(codes.SECURITY_CONFIGURATION),
     "grant-add": _alert(codes.SECURITY_ROLES),
     "grant-revoke": _alert(codes.SECURITY_ROLES),

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from pydicom import dcmread
-
 from config.errors import ConfigurationError
 from engine.errors import EngineError
+from gateway.dicom.parse import BOUNDS, Bounds, head_of
 from gateway.errors import (
     GatewayError,
     RecoveryRefused,
@@ -120,6 +119,7 @@ class Flow:
     router: Router
     protection: Protecting
     attempts: Attempts
+    bounds: Bounds = BOUNDS
 
     def route(self, revision_id: int) -> list[Routed]:
         """Decide for each instance of a revision by its own attributes.
@@ -311,7 +311,7 @@ class Flow:
     def _decide(self, instance: Instance) -> Decision:
         try:
             with self.store.open(instance.path) as stream:
-                dataset = dcmread(stream, stop_before_pixels=True)
+                dataset = head_of(stream, self.bounds)
             attributes = attributes_of(dataset, instance, self.router.keywords)
         except Exception as error:  # noqa: BLE001 - pydicom raises anything on a broken file
             return Decision(held=UNREADABLE, message=described(error))

@@ -78,6 +78,7 @@ LINES: dict[str, dict[str, Any]] = {
     "export": {"destination": "cloud", "ae_title": "AI", "sop_instance_uid": "2.25.1"},
     "release": {"person": "bob", "reason": "read by a radiologist", "study": "1.2.1"},
     "config": {"changed": ["nodes", "tls"], "configuration": "c" * 64},
+    "tls": {"error": ""},
     "tls-reload": {"error": ""},
     "grant-add": {"person": "carol", "grant": "reading", "nodes": ["reading-room"]},
     "grant-revoke": {"person": "carol", "grant": "reading"},

@@ -222,15 +222,7 @@ def _erased(line: Line) -> list[Message]:
 def _queried(line: Line) -> list[Message]:
     if line.text("status") == NOT_AUTHORISED or line.entry.get("further_refusals"):
         return _alert(codes.RESTRICTED_FUNCTION)(line)
-    query = line.personal.get("query") or {}
-    asked = Object(
-        id=query.get("sop_class") or line.text("sop_class"),
-        id_type=codes.SOP_CLASS_UID,
-        type_code=2,
-        role=3,
-        query=base64.b64decode(query.get("data_set", "")),
-        details=(("TransferSyntax", str(query.get("transfer_syntax", "")).encode()),),
-    )
+    asked = _asked(line.personal.get("query") or {})
     caller = replace(_caller(line), role=codes.SOURCE, requestor=True)
     answers = replace(
         _own(line), role=codes.DESTINATION, ae_titles=_titles(line.text("called_ae"))
@@ -238,6 +230,23 @@ def _queried(line: Line) -> list[Message]:
     participants = (caller, answers, *_user(line))
     message = _message(line, codes.QUERY, "E", participants)
     return [replace(message, objects=(asked,))]
+
+
+def _asked(query: Entry) -> Object:
+    """Return a query: the data set of C-FIND, or the URI of DICOMweb."""
+    octets = base64.b64decode(query.get("data_set", ""))
+    if query.get("uri"):
+        path = str(query["uri"])
+        return Object(id=path, id_type=codes.URI, type_code=2, role=3, query=octets)
+    syntax = str(query.get("transfer_syntax", "")).encode()
+    return Object(
+        id=str(query.get("sop_class", "")),
+        id_type=codes.SOP_CLASS_UID,
+        type_code=2,
+        role=3,
+        query=octets,
+        details=(("TransferSyntax", syntax),),
+    )
 
 
 # A.5.3.11 Security Alert
@@ -297,7 +306,14 @@ ACTIONS: Final[Mapping[str, Make]] = {
     "tls-reload": _alert(codes.SECURITY_CONFIGURATION),
     "grant-add": _alert(codes.SECURITY_ROLES),
     "grant-revoke": _alert(codes.SECURITY_ROLES),
+    "access-accept": _alert(codes.SECURITY_ATTRIBUTES),
     "approval": _alert(codes.SECURITY_ROLES),
+    "approve": _alert(codes.SECURITY_ROLES),
+    "approval-needed": _alert(codes.RESTRICTED_FUNCTION),
+    "approval-used": _alert(codes.RESTRICTED_FUNCTION),
+    "clock-jump": _alert(codes.SECURITY_CONFIGURATION, severe=8),
+    "clock-reset": _alert(codes.SECURITY_CONFIGURATION),
+    "key-made": _alert(codes.SECURITY_CONFIGURATION),
     "key-rotation": _alert(codes.SECURITY_CONFIGURATION),
     "key-retire": _alert(codes.SECURITY_CONFIGURATION),
     "key-backup": _alert(codes.SECURITY_CONFIGURATION),
@@ -375,7 +391,7 @@ def _user(line: Line) -> tuple[Participant, ...]:
 
 def _staff(line: Line) -> tuple[Participant, ...]:
     """Return who reports: this gateway, and the person at it."""
-    person = line.text("person") or line.text("operator")
+    person = line.text("person") or line.text("operator") or line.text("who")
     if not person:
         return (_own(line),)
     return (_own(line), Participant(user_id=person, requestor=True))
@@ -387,7 +403,7 @@ def _retrieval(line: Line) -> tuple[Participant, ...]:
         _own(line), role=codes.SOURCE, ae_titles=_titles(line.text("called_ae"))
     )
     caller = replace(_caller(line), requestor=True)
-    if line.text("destination") == line.text("calling_ae"):
+    if line.text("destination") in {"", line.text("calling_ae")}:
         return (sender, replace(caller, role=codes.DESTINATION), *_user(line))
     receiver = Participant(
         user_id=line.text("destination"),

@@ -74,6 +74,12 @@ def patients_with(
     ]
 
 
+def uri_query_of(path: str, query: str) -> dict[str, str]:
+    """Return a search of DICOMweb: its path, and the rest of its URI."""
+    encoded = base64.b64encode(f"{path}?{query}".encode()).decode("ascii")
+    return {"uri": path, "data_set": encoded}
+
+
 def query_of(octets: bytes, sop_class: str, transfer_syntax: str) -> dict[str, str]:
     """Return the data set of a query as it came."""
     return {

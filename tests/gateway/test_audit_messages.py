@@ -18,6 +18,7 @@ from lxml import etree
 
 from gateway.audit.mapping import ACTIONS, LOCAL_ONLY, Source, messages_of
 from gateway.audit.messages import MAX_OCTETS, Message, split
+from gateway.audit.personal import uri_query_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("audit_schema") / "audit-message.rng"
@@ -82,6 +83,13 @@ LINES: dict[str, dict[str, Any]] = {
     "tls-reload": {"error": ""},
     "grant-add": {"person": "carol", "grant": "reading", "nodes": ["reading-room"]},
     "grant-revoke": {"person": "carol", "grant": "reading"},
+    "access-accept": {"who": "root", "reason": "restored", "grants": 3},
+    "approve": {"person": "carol", "who": "carol", "approval": "17"},
+    "approval-needed": CALL | {"approval": "17", "studies": ["1.2.1"], "instances": 9},
+    "approval-used": CALL | {"approval": "17", "studies": ["1.2.1"], "instances": 9},
+    "clock-jump": {"direction": "back", "seconds": 3600, "stopped": True},
+    "clock-reset": {"who": "root", "reason": "wrong battery", "to": "2026-01-02"},
+    "key-made": {"operator": "root", "key_id": "k2", "where": "pkcs11"},
     "approval": {"person": "carol", "request": "17"},
     "key-rotation": {"operator": "root", "old": "k1", "new": "k2", "records": 100_000},
     "key-retire": {"operator": "root", "key": "k1"},
@@ -339,6 +347,16 @@ def test_a_query_carries_its_data_set() -> None:
     (syntax,) = asked.findall("ParticipantObjectDetail")
     assert syntax.get("type") == "TransferSyntax"
     assert base64.b64decode(syntax.get("value")).decode() == QUERY["transfer_syntax"]
+
+
+def test_a_search_of_dicomweb_carries_its_uri() -> None:
+    query = uri_query_of("/dicomweb/studies", "PatientID=P1")
+    (message,) = made("query", personal={"query": query})
+    asked = parsed(message).find("ParticipantObjectIdentification")
+    assert asked.get("ParticipantObjectID") == "/dicomweb/studies"
+    assert asked.find("ParticipantObjectIDTypeCode").get("csd-code") == "12"
+    uri = base64.b64decode(asked.findtext("ParticipantObjectQuery"))
+    assert uri == b"/dicomweb/studies?PatientID=P1"
 
 
 def test_an_alert_says_what_for_and_carries_all_fields() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from gateway.audit.checkpoints import CheckpointSigner, write_checkpoint
 from gateway.audit.cursor import Cursor
 from gateway.audit.log import AuditLog
 from gateway.audit.sealer import AesFieldSealer
+from gateway.audit.segments import Follower
 from gateway.audit.verify import verify_trail
 from gateway.errors import AuditBroken
 
@@ -286,3 +289,35 @@ def test_a_started_auditor_tells_that_the_trail_is_another(
     alarms = [e for e in audit.entries() if e["action"] == "audit-broken"]
     assert len(alarms) == 1
     assert "cut or made anew" in str(alarms[0]["error"])
+
+
+def test_processes_write_on_while_files_are_closed(
+    audit: AuditLog, checkpointer: Make
+) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from gateway.audit.log import AuditLog
+log = AuditLog(Path({str(audit.path)!r}))
+for number in range(150):
+    log.record("query", "success", number=number)
+"""
+    children = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(3)
+    ]
+    keeper = checkpointer(lines=10, segment_bytes=1 << 12)
+    follower = Follower(audit.path)
+    followed = 0
+    while any(child.poll() is None for child in children):
+        keeper.step()
+        followed += len(follower.read())
+    assert [child.wait(60) for child in children] == [0, 0, 0]
+    keeper.cover()
+    while lines := follower.read():
+        followed += len(lines)
+    follower.close()
+    report = verify_trail(audit.path, trusted=PINNED)
+    assert report.end.count == 450 + report.checkpoints == followed
+    assert report.checkpoints > 5
+    assert len(report.files) > 5

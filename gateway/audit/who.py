@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from gateway.tls.certificates import shown
+
 
 class Caller(Protocol):
     """An association request, or what else comes from a node."""
@@ -25,7 +27,8 @@ def who(call: Caller) -> dict[str, str]:
     """Return the fields that name a caller.
 
     AE titles and address always; the node of the configuration, the certificate
-    it showed (fingerprint and subject) and the user it speaks for where known.
+    it showed (fingerprint, as settings take it, and subject) and the user it
+    speaks for where known.
     """
     fields = {
         "calling_ae": call.calling_ae,
@@ -36,7 +39,7 @@ def who(call: Caller) -> dict[str, str]:
     node: Any = getattr(call, "node", None)
     known = {
         "node": getattr(node, "name", node),
-        "certificate": getattr(certificate, "sha256", None),
+        "certificate": shown(certificate.sha256) if certificate else None,
         "subject": getattr(certificate, "subject", None),
         "user": getattr(call, "user", None),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import pytest
 from lxml import etree
 from pydicom.filereader import read_dataset
 
+from config.schema import Node
 from gateway.audit.mapping import Source, messages_of
 from gateway.audit.messages import split
 from gateway.audit.sealer import AesFieldSealer, open_fields
+from gateway.audit.who import who
+from gateway.tls.certificates import PeerCertificate
+from tests.gateway.pki_cases import Pki
 from tests.gateway.scp import (
     AUDIT_KEY,
     EXPLICIT,
@@ -119,6 +124,30 @@ def test_all_lines_become_valid_messages(running: Gateway) -> None:
                 assert schema.validate(document), octets
                 events.add(document.find("EventIdentification/EventID").get("csd-code"))
     assert events == {"110102", "110104", "110112"}
+
+
+def test_a_caller_is_named_by_node_certificate_and_user(pki: Pki) -> None:
+    @dataclass(frozen=True)
+    class Asking:
+        calling_ae: str = "WORKSTATION"
+        called_ae: str = "MIAD-RECOVERY"
+        peer_address: str = "127.0.0.1"
+        certificate: PeerCertificate | None = None
+        node: Node | None = None
+        user: str | None = None
+
+    assert who(Asking()) == {
+        "calling_ae": "WORKSTATION",
+        "called_ae": "MIAD-RECOVERY",
+        "peer_address": "127.0.0.1",
+    }
+    node = Node(name="reading-room", ae_titles=("WORKSTATION",), roles=("recover",))
+    asking = Asking(certificate=pki.workstation.peer, node=node, user="dr.house")
+    named = who(asking)
+    assert named["node"] == "reading-room"
+    assert named["certificate"] == pki.workstation.fingerprint
+    assert named["subject"] == "CN=workstation"
+    assert named["user"] == "dr.house"
 
 
 def test_a_refused_caller_is_named_by_title_and_address(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from gateway.audit.auditor import Checkpointer, Rhythm
 from gateway.audit.chain import START, Link, chained
@@ -187,6 +189,7 @@ def positions(audit: AuditLog) -> Iterator[tuple[Path, int, int]]:
             number += octet == ord("\n")
 
 
+@pytest.mark.slow
 def test_every_flipped_octet_is_found_by_file_and_line(
     audit: AuditLog, checkpointer: Make
 ) -> None:
@@ -211,6 +214,30 @@ def test_every_flipped_octet_is_found_by_file_and_line(
         assert (caught.value.path, caught.value.line) == (path, number)
         assert f"Line {number} of {path}" in str(caught.value)
     assert verify_trail(audit.path, trusted=PINNED) == whole
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, Link]:
+    trail = AuditLog(tmp_path_factory.mktemp("whole") / "audit.jsonl")
+    fill(trail, 12)
+    write_checkpoint(trail, SIGNER, "site")
+    return trail.path, trail.path.read_bytes(), trail.verify()
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_cut_out_or_put_in_is_found(
+    whole: tuple[Path, bytes, Link], data: st.DataObject
+) -> None:
+    path, octets, end = whole
+    first = data.draw(st.integers(0, len(octets)))
+    last = data.draw(st.integers(first, min(len(octets), first + 3000)))
+    put = data.draw(st.binary(max_size=40) | st.just(octets[first - 900 : first]))
+    changed = octets[:first] + put + octets[last:]
+    assume(changed != octets)
+    path.write_bytes(changed)
+    with pytest.raises(AuditBroken):
+        verify_trail(path, trusted=PINNED, at_least=end)
 
 
 def test_a_trail_made_anew_shows_against_the_kept_key(audit: AuditLog) -> None:

@@ -1,4 +1,4 @@
-"""``miad-gateway keys``: what a site hands to the recipients of keys."""
+"""``miad-gateway keys``: master keys, their backup, and the signer's certificate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli import key_backup, key_erase, key_rotate, key_token
 from gateway.cli.options import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a site.")
@@ -55,3 +56,9 @@ def signer(
         return
     typer.echo(f"SHA-256 {mark}", err=output is None)
     typer.echo(f"certificate in {output}" if output else pem, nl=output is not None)
+
+
+key_rotate.add_to(app)
+key_backup.add_to(app)
+key_erase.add_to(app)
+key_token.add_to(app)

@@ -10,6 +10,7 @@ from config.errors import ConfigurationError
 __all__ = [
     "AssociationLost",
     "AuditBroken",
+    "AuthorityRefused",
     "ConfigurationError",
     "GatewayError",
     "HandshakeFailed",
@@ -157,6 +158,10 @@ class UnprotectedExport(GatewayError):
 
 class AuditBroken(GatewayError):
     """The audit trail was altered or is cut; the message names the line."""
+
+
+class AuthorityRefused(GatewayError):
+    """A site's authority does not do what was asked; the message says why."""
 
 
 class InvalidQuery(GatewayError):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -117,6 +118,7 @@ def open_vault_of(site: Site) -> Vault:
 def serve(config: Path, site: Site) -> None:
     """Supervise a receiver and a worker until SIGTERM or SIGINT."""
     log.configure(site.log.level, site.log.format)
+    _check_tls(site)
     places = Places(site.data_directory)
     with _only_one(places, "serve"):
         places.ports.unlink(missing_ok=True)
@@ -150,6 +152,7 @@ def _receive(site: Site, places: Places, index: Index) -> None:
     from gateway.dicom.restore import restorer
     from gateway.stages.export import verified_part
 
+    _check_tls(site)
     store = FileStore(places.store)
     audit = AuditLog(places.audit)
     vault = open_vault_of(site)
@@ -251,6 +254,14 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
         send=partial(send_objects, tls=_tls_of(site)),
     )
     return Jobs(flow, exporter, gate)
+
+
+def _check_tls(site: Site) -> None:
+    """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.tls.check import check_tls
+    from gateway.tls.secrets import secret_reader
+
+    check_tls(site, secret_reader(site.data_directory), datetime.now(UTC))
 
 
 def _tls_of(site: Site) -> TlsIdentity | None:

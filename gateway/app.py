@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -152,6 +153,7 @@ def serve(config: Path, site: Site) -> None:
     """Supervise receiver, worker and auditor until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
+    _check_tls(site)
     close_to_others(site.data_directory)
     places = Places(site.data_directory)
     # Not a key is opened here: one in the environment is left to the children.
@@ -191,6 +193,7 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from gateway.dicom.restore import restorer
     from gateway.stages.export import verified_part
 
+    _check_tls(site)
     store = _sealed_store(site, places, index, keys)
     audit = open_audit_of(site, keys)
     vault = open_vault_of(site, keys)
@@ -304,6 +307,14 @@ def build_jobs(
         send=partial(send_objects, tls=_tls_of(site)),
     )
     return Jobs(flow, exporter, gate)
+
+
+def _check_tls(site: Site) -> None:
+    """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.tls.check import check_tls
+    from gateway.tls.secrets import secret_reader
+
+    check_tls(site, secret_reader(site.data_directory), datetime.now(UTC))
 
 
 def _tls_of(site: Site) -> TlsIdentity | None:

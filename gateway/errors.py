@@ -12,6 +12,7 @@ from config.errors import ConfigurationError
 __all__ = [
     "AssociationLost",
     "AuditBroken",
+    "AuthorityRefused",
     "BackupRefused",
     "ConfigurationError",
     "GatewayError",
@@ -198,6 +199,10 @@ class AuditBroken(GatewayError):
         super().__init__(message)
         self.path = path
         self.line = line
+
+
+class AuthorityRefused(GatewayError):
+    """A site's authority does not do what was asked; the message says why."""
 
 
 class InvalidQuery(GatewayError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import typer
 from rich.console import Console
@@ -29,14 +30,19 @@ def check_config(config: ConfigOption) -> None:
     """Check a site file: settings, rules and the rules' own tests.
 
     Exit code 0: the gateway would start with it; 2: it would not, and the
-    message names file, line, rule and column. Certificates that soon expire are
-    told on standard error.
+    message names file, line, rule and column. What is not safe, and certificates
+    and revocation lists that soon end, are told on standard error.
     """
     from gateway.route.recipients import recipient_warnings
     from gateway.route.rules import load_checked
+    from gateway.tls.check import check_tls
+    from gateway.tls.reminder import tls_warnings
+    from gateway.tls.secrets import secret_reader
 
     site = load_checked(config)
-    for warning in recipient_warnings(site):
+    now = datetime.now(UTC)
+    check_tls(site, secret_reader(site.data_directory), now)
+    for warning in [*recipient_warnings(site), *tls_warnings(site, now)]:
         typer.echo(f"warning: {warning}", err=True)
     tests = sum(len(rule.tests) for rule in site.routing.rules)
     typer.echo(

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from config.safety import insecurities
 from config.schema import Site
 from gateway import log
 from gateway.audit.log import AuditLog
@@ -154,6 +155,7 @@ def serve(config: Path, site: Site) -> None:
     harden_process()
     log.configure(site.log.level, site.log.format)
     _check_tls(site)
+    _tell_insecurities(site)
     close_to_others(site.data_directory)
     places = Places(site.data_directory)
     # Not a key is opened here: one in the environment is left to the children.
@@ -167,6 +169,14 @@ def serve(config: Path, site: Site) -> None:
         with on_stop_signal(supervisor.stop):
             supervisor.run()
         places.ports.unlink(missing_ok=True)
+
+
+def _tell_insecurities(site: Site) -> None:
+    """Say at every start what is less safe than it could be."""
+    logger = log.get_logger("configuration")
+    for one in insecurities(site):
+        say = logger.warning if one.severity == "warning" else logger.info
+        say("less-safe", setting=".".join(map(str, one.key)), what=one.text)
 
 
 def _child(name: str, config: Path) -> Child:

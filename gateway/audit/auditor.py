@@ -21,6 +21,7 @@ from gateway.audit.sealer import FieldSealer, open_fields
 from gateway.audit.segments import Follower, has_line
 from gateway.audit.syslog import NOTICE, WARNING, Header, frame
 from gateway.errors import AuditBroken, InvalidSeal, StoreFull
+from gateway.log import described
 
 LOG = structlog.get_logger(component="audit")
 
@@ -182,9 +183,9 @@ class Auditor:
         try:
             act()
         except (OSError, StoreFull, AuditBroken) as error:
-            if repr(error) != self._told:
-                LOG.error("checkpoint not written", error=repr(error))  # noqa: TRY400
-            self._told = repr(error)
+            if described(error) != self._told:
+                LOG.error("checkpoint not written", error=described(error))  # noqa: TRY400
+            self._told = described(error)
         else:
             self._told = ""
 

@@ -22,6 +22,7 @@ from gateway.audit.cursor import Cursor
 from gateway.audit.log import AuditLog
 from gateway.audit.segments import Follower, has_line
 from gateway.errors import AuditBroken, StoreFull
+from gateway.log import described
 
 LOG = structlog.get_logger(component="audit")
 
@@ -192,7 +193,7 @@ class Forwarder:
     def _tell(self, error: Exception) -> None:
         """Log the first failure of a row."""
         if self._reached:
-            LOG.warning("collector-away", error=repr(error))
+            LOG.warning("collector-away", error=described(error))
             self._reached = False
 
     def _tell_back(self, link: Link) -> None:

@@ -27,7 +27,7 @@ from gateway.audit.segments import (
     locked,
 )
 from gateway.errors import AuditBroken
-from gateway.log import WITHHELD, is_personal
+from gateway.log import WITHHELD, described, is_personal
 from gateway.store.durable import sync_directory
 
 LOG = structlog.get_logger(component="audit")
@@ -121,7 +121,7 @@ class AuditLog:
         try:
             self.record(action, outcome, **fields)
         except (OSError, AuditBroken) as error:
-            LOG.warning("audit line lost", action=action, error=repr(error))
+            LOG.warning("audit line lost", action=action, error=described(error))
 
     def record_over(
         self,

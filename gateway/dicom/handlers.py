@@ -33,6 +33,7 @@ from gateway.errors import (
     StoreFull,
     UnsupportedObject,
 )
+from gateway.log import described
 from gateway.store.clock import timestamp, utc_now
 from gateway.store.deposit import Deposit, Source
 from gateway.store.files import FileStore, OriginalWriter
@@ -268,7 +269,7 @@ class StorageService:
             "sop_instance_uid": _printable(request.sop_instance_uid),
             "status": f"0x{status:04X}",
         }
-        LOG.warning("object not stored", error=repr(error), **fields)
+        LOG.warning("object not stored", error=described(error), **fields)
         self._audit.note("store", "refused", message=comment, **fields)
         return status, comment
 

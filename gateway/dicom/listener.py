@@ -83,7 +83,7 @@ class Ports:
 class GatewayServer(ThreadedAssociationServer):
     """Listens for one AE title."""
 
-    request_queue_size = 128  # with 5, the sixth at once waits a second
+    request_queue_size = 128  # of 5 a burst of connections would fill every place
 
     def __init__(
         self,

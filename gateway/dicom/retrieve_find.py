@@ -28,6 +28,7 @@ from gateway.errors import (
     InvalidObject,
     InvalidQuery,
 )
+from gateway.log import described
 from gateway.store.find import HIERARCHY_UIDS
 
 LOG = structlog.get_logger(component="find")
@@ -148,7 +149,7 @@ class FindHandler:
         asked: dict[str, dict[str, str]],
     ) -> None:
         call = association.call
-        LOG.warning("query refused", calling_ae=call.calling_ae, error=repr(error))
+        LOG.warning("query refused", calling_ae=call.calling_ae, error=described(error))
         self._audit.note(
             "query",
             "refused",

@@ -26,6 +26,7 @@ from gateway.errors import (
     TooManyMatches,
     UnknownDestination,
 )
+from gateway.log import described
 
 LOG = structlog.get_logger(component="retrieve")
 
@@ -170,7 +171,7 @@ class SubOperations:
         """Record and answer a request that is not carried out."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         caller = who(association.call)
-        LOG.warning("refused", action=self._action, error=repr(error), **caller)
+        LOG.warning("refused", action=self._action, error=described(error), **caller)
         details: dict[str, str] = {}
         if isinstance(error, GatewayError):
             details["message"] = str(error)
@@ -188,7 +189,7 @@ class SubOperations:
             "object not sent",
             sop_instance_uid=item.sop_instance_uid,
             destination=order.destination_ae,
-            error=repr(error),
+            error=described(error),
         )
         self._audit.note(
             "recover",

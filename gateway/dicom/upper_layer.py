@@ -9,6 +9,7 @@ with it ends the association by the abort of PS3.8 with one line in the log.
 
 from __future__ import annotations
 
+import queue
 import socket
 import struct
 import time
@@ -49,6 +50,7 @@ RECEIVE_BYTES: Final = 1 << 18
 DRAINED_BYTES: Final = 1 << 20
 CLOSED: Final = "Evt17"  # transport connection closed
 INVALID: Final = "Evt19"  # unrecognised or invalid PDU
+OUT_OF_TURN: Final = "AA-8"
 ENDING: Final = "Sta13"  # waits for the transport connection to be closed
 ABORT: Final = b"\x07\0\0\0\0\4\0\0\2\0"  # A-ABORT of the provider (PS3.8 9.3.8)
 
@@ -253,20 +255,17 @@ class BoundedUpperLayer(DULServiceProvider):
 
     def refuse(self, reason: str) -> None:
         """End the association because of what the peer sent (PS3.8 9.2, AA-8)."""
-        LOG.warning(
-            "association aborted",
-            reason=reason,
-            peer_address=self.assoc.requestor.address,
-        )
+        self.tell(reason)
         self.event_queue.put(INVALID)
+
+    def tell(self, reason: str) -> None:
+        """Log why the association is aborted."""
+        address = self.assoc.requestor.address
+        LOG.warning("association aborted", reason=reason, peer_address=address)
 
     def fail(self, error: Exception) -> None:
         """End the association at once: its state is not known any more."""
-        LOG.warning(
-            "association aborted",
-            reason=f"what it sent cannot be read: {type(error).__name__}",
-            peer_address=self.assoc.requestor.address,
-        )
+        self.tell(f"what it sent cannot be read: {type(error).__name__}")
         if self.socket is not None:
             with suppress(Exception):
                 self.socket.send(ABORT)
@@ -277,6 +276,16 @@ class BoundedUpperLayer(DULServiceProvider):
         self._kill_thread = True
         # It may wait for a request, or for an answer.
         self.to_user_queue.put(None)
+
+    @override
+    def _process_recv_primitive(self) -> bool:
+        """Send what is to be sent, unless the association is over."""
+        if self.state_machine.current_state != ENDING:
+            return super()._process_recv_primitive()
+        with suppress(queue.Empty):
+            while True:
+                self.to_provider_queue.get_nowait()
+        return False
 
     @override
     def _is_transport_event(self) -> bool:
@@ -320,7 +329,9 @@ class _Machine(StateMachine):
         dul = self.dul
         assert isinstance(dul, BoundedUpperLayer)
         try:
-            _, action, _ = ACTIONS[TRANSITION_TABLE[event, self.current_state]]
-            self.transition(action(dul))
+            name = TRANSITION_TABLE[event, self.current_state]
+            if name == OUT_OF_TURN and event != INVALID:
+                dul.tell("a PDU out of turn")
+            self.transition(ACTIONS[name][1](dul))
         except Exception as error:  # noqa: BLE001 - an odd PDU, or an event out of turn
             dul.fail(error)

@@ -6,15 +6,11 @@ what it did before and changes nothing.
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from config.errors import ConfigurationError
-from engine.errors import EngineError
 from gateway.dicom.parse import BOUNDS, Bounds, head_of
 from gateway.errors import (
     GatewayError,
@@ -23,7 +19,7 @@ from gateway.errors import (
     StoreFull,
     Unprotectable,
 )
-from gateway.log import get_logger
+from gateway.log import described, get_logger
 from gateway.route.attributes import attributes_of
 from gateway.route.router import Decision, Router
 from gateway.route.treatment import Treatment
@@ -340,21 +336,6 @@ def _reason(failure: GatewayError) -> str:
     if isinstance(failure, RecoveryRefused):
         return NOT_RECOVERABLE
     return DAMAGED if isinstance(failure, StoredObjectDamaged) else UNPROTECTED
-
-
-def described(error: BaseException) -> str:
-    """Return what an error is, without quoting the object it arose from.
-
-    Our own errors speak of UIDs, paths and settings only, so their text stays;
-    of all others the kind and the place.
-    """
-    if isinstance(error, GatewayError | EngineError | ConfigurationError):
-        return f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    where = (
-        f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    )
-    return f"{type(error).__name__}{where}"
 
 
 def _summary(decisions: Iterable[Decision]) -> list[dict[str, Any]]:

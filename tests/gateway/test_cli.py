@@ -183,3 +183,14 @@ def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:
     (dropped,) = report["dropped_instances"]
     assert dropped["sop_instance_uid"] == instance.sop_instance_uid
     assert "dropped-by-rule" in run("status", "--config", site).stdout
+
+
+def test_check_config_tells_of_less_safe_choices_and_strict_refuses_them(
+    site: Path,
+) -> None:
+    plain = run("check-config", "--config", site)
+    assert plain.returncode == 0
+    assert "warning: " in plain.stderr
+    assert "no [tls] table" in plain.stderr
+    assert "site.toml" in plain.stderr
+    assert run("check-config", "--config", site, "--strict").returncode == 1

@@ -309,9 +309,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], dict[str, Any], str]] = {
     ),
     "fragment of undefined length": (
         RLELossless,
-        lambda: (
-            encapsulate([bytes(64)])[:8] + struct.pack("<HHL", 0xFFFE, ITEM, UNDEFINED)
-        ),
+        lambda: NO_TABLE + struct.pack("<HHL", 0xFFFE, ITEM, UNDEFINED),
         {},
         "undecodable",
     ),

@@ -7,20 +7,25 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.schema import Site
 from gateway import log
+from gateway.access.access import Access
+from gateway.access.ledger import KEY_LENGTH, Books
 from gateway.audit.log import AuditLog
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
 from gateway.sealing.master import FileMasterKey
+from gateway.sealing.secretfile import load_or_create
 from gateway.store.files import FileStore, write_durably
 from gateway.store.index import Index, open_index, utc_now
 from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
@@ -29,6 +34,9 @@ from gateway.vault.vault import Vault
 if TYPE_CHECKING:
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
+
+
+TICK_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,16 @@ class Places:
         return self.root / "secrets" / "signer.pem"
 
     @property
+    def grants_key(self) -> Path:
+        """The secret that authenticates the tables of grants."""
+        return self.root / "secrets" / "grants"
+
+    @property
+    def anchor(self) -> Path:
+        """How far the tables of grants had come."""
+        return self.root / "access" / "anchor.json"
+
+    @property
     def audit(self) -> Path:
         """The audit trail."""
         return self.root / "audit" / "audit.jsonl"
@@ -107,6 +125,22 @@ def open_vault_of(site: Site) -> Vault:
     """
     places = Places(site.data_directory)
     return Vault(places.vault, FileMasterKey(places.master_key))
+
+
+def open_access_of(site: Site, index: Index, audit: AuditLog) -> Access:
+    """Open grants, approvals and their clock; their secret is made on first use.
+
+    Raises
+    ------
+    ConfigurationError
+        The secret cannot be read, or a node's or person's certificate.
+    AccessTampered
+        The tables of grants are not what was recorded.
+    """
+    places = Places(site.data_directory)
+    key = load_or_create(places.grants_key, KEY_LENGTH)
+    books = Books(index.database, key, places.anchor)
+    return Access(site=site, index=index, books=books, audit=audit)
 
 
 # serve: receiver and worker as children
@@ -155,15 +189,16 @@ def _receive(site: Site, places: Places, index: Index) -> None:
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
     )
+    access = open_access_of(site, index, audit)
     try:
-        running = start_receiver(site, store, index, audit, records)
+        running = start_receiver(site, store, index, audit, records, access)
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
         _write_ports(places, asdict(running.ports))
-        _wait_for_stop()
+        _wait_for_stop(access.tick)
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
@@ -285,10 +320,15 @@ def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
     return site, Places(site.data_directory)
 
 
-def _wait_for_stop() -> None:
+def _wait_for_stop(tick: Callable[[], None]) -> None:
+    """Wait for SIGTERM or SIGINT; see the time pass meanwhile."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
-        stop.wait()
+        while not stop.wait(TICK_SECONDS):
+            try:
+                tick()
+            except (GatewayError, SQLAlchemyError) as error:
+                log.get_logger("receiver").error("clock-not-kept", error=repr(error))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pynetdicom.transport import (
 from typing_extensions import override
 
 from config.schema import Receiver, Site
-from gateway.access.nodes import Nodes
+from gateway.access.access import Access
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
 from gateway.dicom.association import (
@@ -201,7 +201,12 @@ class Records:
 
 
 def start_receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, records: Records
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    records: Records,
+    access: Access,
 ) -> Running:
     """Listen on both AE titles of a site.
 
@@ -213,6 +218,8 @@ def start_receiver(
         Where objects, rows and the trail go.
     records
         Rebuilds originals and checks protected objects.
+    access
+        Who the nodes are, and which originals they may have.
 
     Returns
     -------
@@ -227,10 +234,9 @@ def start_receiver(
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    nodes = Nodes(site.nodes)
     ends = {
-        "receiver": _receiver(site, store, index, audit, records.verify, nodes),
-        "recovery": _recovery(site, store, index, audit, records.restore, nodes),
+        "receiver": _receiver(site, store, index, audit, records.verify, access),
+        "recovery": _recovery(site, store, index, audit, records.restore, access),
     }
     running = Running(_listening(site, ends))
     LOG.info("listening", **asdict(running.ports))
@@ -272,14 +278,14 @@ def _receiver(
     index: Index,
     audit: AuditLog,
     verify: Verify,
-    nodes: Nodes,
+    access: Access,
 ) -> End:
     """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        nodes=nodes,
+        nodes=access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
         audit=audit,
@@ -303,24 +309,24 @@ def _recovery(
     index: Index,
     audit: AuditLog,
     restore: Restore,
-    nodes: Nodes,
+    access: Access,
 ) -> End:
     """Answer queries of those who may have originals."""
     settings = site.recovery
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        nodes=nodes,
+        nodes=access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
         audit=audit,
     )
-    holdings = Originals(store, index, restore)
+    holdings = Originals(store, index, restore, access)
     return End(
         host=settings.host,
         plain_port=settings.plain_port,
         admission=admission,
-        service=RetrieveService(for_recovery(site), holdings, audit),
+        service=RetrieveService(for_recovery(site, access), holdings, audit),
     )
 
 

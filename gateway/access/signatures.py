@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.errors import ApprovalRefused
 from gateway.tls.certificates import PeerCertificate
@@ -82,6 +83,4 @@ def verify(certificate: x509.Certificate, signature: str, message: bytes) -> Non
 
 def shown_by(certificate: x509.Certificate) -> PeerCertificate:
     """Return a certificate as people are known by it."""
-    return PeerCertificate(
-        sha256=certificate.fingerprint(hashes.SHA256()).hex(), names=frozenset()
-    )
+    return PeerCertificate.from_der(certificate.public_bytes(Encoding.DER))

@@ -19,12 +19,14 @@ from gateway.dicom.header import read_attributes
 from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
 from gateway.errors import (
+    ConfigurationError,
     GatewayError,
     IdentifierMismatch,
     InvalidObject,
     InvalidUid,
     ObjectConflict,
     ObjectTooLarge,
+    StoredObjectDamaged,
     StoreFull,
     UnsupportedObject,
 )
@@ -48,6 +50,9 @@ STATUS_OF: tuple[tuple[type[Exception], StoreStatus], ...] = (
     (InvalidObject, StoreStatus.CANNOT_UNDERSTAND),
     # The index is full, locked or gone: the sender keeps the object.
     (SQLAlchemyError, StoreStatus.OUT_OF_RESOURCES),
+    # There is no master key to seal with.
+    (ConfigurationError, StoreStatus.OUT_OF_RESOURCES),
+    (StoredObjectDamaged, StoreStatus.PROCESSING_FAILURE),
     (OSError, StoreStatus.PROCESSING_FAILURE),
 )
 REFUSALS = tuple(error for error, _ in STATUS_OF)
@@ -222,7 +227,8 @@ class StorageService:
     ) -> str:
         """Make an object durable; return what the index made of it."""
         writer = incoming.received()
-        attributes = read_attributes(writer.path, writer.meta.transfer_syntax_uid)
+        with writer.open() as written:
+            attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
         _check_identity(attributes, incoming.request)
         tally.studies.add(attributes.study_instance_uid)
         call = association.call

@@ -148,8 +148,17 @@ def open_vault_of(site: Site, keys: Keys) -> Vault:
     return Vault(Places(site.data_directory).vault, keys)
 
 
-def open_access_of(site: Site, index: Index, audit: AuditLog, keys: Keys) -> Access:
+def open_access_of(
+    site: Site, index: Index, audit: AuditLog, keys: Keys, *, check: bool = True
+) -> Access:
     """Open grants, approvals and their clock.
+
+    Parameters
+    ----------
+    site, index, audit, keys
+        What else is open.
+    check
+        Whether tables with rows have to have an anchor.
 
     Raises
     ------
@@ -160,7 +169,7 @@ def open_access_of(site: Site, index: Index, audit: AuditLog, keys: Keys) -> Acc
     """
     places = Places(site.data_directory)
     key = open_secrets_of(site, keys).get("grants.key", KEY_LENGTH)
-    books = Books(index.database, key, places.anchor)
+    books = Books(index.database, key, places.anchor, check=check)
     return Access(site=site, index=index, books=books, audit=audit)
 
 

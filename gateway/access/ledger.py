@@ -212,6 +212,8 @@ class Books:
         32 octets; whoever has them can write the tables.
     anchor
         File outside the database, made on first use.
+    check
+        False for a look at tables whose anchor may be lost.
 
     Raises
     ------
@@ -219,14 +221,17 @@ class Books:
         There are rows, but no anchor.
     """
 
-    def __init__(self, database: Database, key: bytes, anchor: Path) -> None:
+    def __init__(
+        self, database: Database, key: bytes, anchor: Path, *, check: bool = True
+    ) -> None:
         if len(key) != KEY_LENGTH:
             raise ValueError(f"a key has {KEY_LENGTH} octets")
         self._database = database
         self._key = key
         self._anchor = Anchor(anchor, lambda value: self.mac("anchor", value))
         self._chains: dict[Name, _Chain] = {name: _Chain() for name in TABLES}
-        self._begin()
+        if check:
+            self._begin()
 
     @property
     def database(self) -> Database:

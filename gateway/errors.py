@@ -13,6 +13,7 @@ __all__ = [
     "ApprovalRefused",
     "AssociationLost",
     "AuditBroken",
+    "AuthorityRefused",
     "ConfigurationError",
     "GatewayError",
     "GrantRefused",
@@ -162,6 +163,10 @@ class UnprotectedExport(GatewayError):
 
 class AuditBroken(GatewayError):
     """The audit trail was altered or is cut; the message names the line."""
+
+
+class AuthorityRefused(GatewayError):
+    """A site's authority does not do what was asked; the message says why."""
 
 
 class InvalidQuery(GatewayError):

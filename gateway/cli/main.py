@@ -54,7 +54,16 @@ def build_app(*, children_only: bool = False) -> typer.Typer:
 
 
 def _add_tools(app: typer.Typer) -> None:
-    from gateway.cli import approvals, demo, experiment, files, grants, keys, models
+    from gateway.cli import (
+        approvals,
+        demo,
+        experiment,
+        files,
+        grants,
+        keys,
+        models,
+        pki,
+    )
 
     app.add_typer(files.app)
     app.add_typer(demo.app)
@@ -62,6 +71,7 @@ def _add_tools(app: typer.Typer) -> None:
     app.add_typer(grants.app, name="grants")
     app.add_typer(approvals.app, name="approvals")
     app.add_typer(models.app, name="models")
+    app.add_typer(pki.app, name="pki")
     app.add_typer(experiment.app, name="experiment")
 
 

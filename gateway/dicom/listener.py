@@ -78,6 +78,8 @@ class Ports:
 class GatewayServer(ThreadedAssociationServer):
     """Listens for one AE title."""
 
+    request_queue_size = 128  # with 5, the sixth at once waits a second
+
     def __init__(
         self,
         ae: AE,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from pydicom import Dataset
@@ -286,7 +287,11 @@ class Archive:
         self._answer = answer
 
     @contextmanager
-    def listening(self, contexts: Sequence[tuple[str, str]]) -> Iterator[None]:
+    def listening(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        ssl_context: SSLContext | None = None,
+    ) -> Iterator[None]:
         entity = AE(ARCHIVE)
         entity.maximum_pdu_size = 0
         syntaxes: dict[str, list[str]] = {}
@@ -297,6 +302,7 @@ class Archive:
         server = entity.start_server(
             ("127.0.0.1", 0),
             block=False,
+            ssl_context=ssl_context,
             evt_handlers=[
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_ACCEPTED, self._accepted),

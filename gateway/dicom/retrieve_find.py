@@ -121,7 +121,7 @@ class FindHandler:
         self, association: GatewayAssociation, query: Query, found: int
     ) -> None:
         """Record who asks, with what keys, and for how many objects at most."""
-        call = association.call
+        call, caller = association.call, association.caller
         header_keys = {key.keyword for key in query.header if not is_universal(key)}
         uids = {
             keyword: list(values)
@@ -131,6 +131,8 @@ class FindHandler:
         self._audit.record(
             "query",
             "success",
+            node=caller.node.name,
+            user=caller.user,
             calling_ae=call.calling_ae,
             called_ae=call.called_ae,
             peer_address=call.peer_address,

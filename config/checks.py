@@ -176,12 +176,20 @@ def _identity_mistakes(site: Site, sources: Sources) -> list[str]:
 
 def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
     known = {d.ae_title for d in site.recovery.destinations}
+    nodes = {node.name: node for node in site.nodes}
+    # Whoever gets originals itself, with C-GET, needs no address.
+    own = {title for node in site.nodes for title in node.ae_titles}
     asking: list[tuple[Key, str, str, Sequence[str]]] = [
         (("nodes", i), f"node {n.name!r}", "protected objects", n.move_destinations)
         for i, n in enumerate(site.nodes)
     ]
     asking += [
-        (("grants", i), f"grant {g.name!r}", "originals", g.move_destinations)
+        (
+            ("grants", i),
+            f"grant {g.name!r}",
+            "originals",
+            [title for title in g.move_destinations if title not in own],
+        )
         for i, g in enumerate(site.grants)
     ]
     mistakes = []
@@ -193,7 +201,6 @@ def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
                     f"{where}: {who} lets {what} be sent to {title!r}, which has no"
                     " address; add it to [[recovery.destinations]]"
                 )
-    nodes = {node.name: node for node in site.nodes}
     for position, grant in enumerate(site.grants):
         where = sources.describe(("grants", position, "nodes"))
         for name in grant.nodes:

@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from gateway.tls.certificates import shown
+from config.schema import Node
+from gateway.tls.certificates import PeerCertificate, shown
 
 
-class Caller(Protocol):
+class Call(Protocol):
     """An association request, or what else comes from a node."""
 
     @property
     def calling_ae(self) -> str:
-        """Its AE title."""
+        """AE title it calls as."""
 
     @property
     def called_ae(self) -> str:
-        """The AE title it calls."""
+        """AE title it calls."""
 
     @property
     def peer_address(self) -> str:
-        """Its IP address."""
+        """IP address it calls from."""
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """What it has shown; None without TLS."""
 
 
-def who(call: Caller) -> dict[str, str]:
+class Admitted(Protocol):
+    """Who was let in."""
+
+    @property
+    def node(self) -> Node:
+        """Which node of the configuration it is."""
+
+    @property
+    def user(self) -> str | None:
+        """In whose name it says it asks."""
+
+
+def who(call: Call, admitted: Admitted | None = None) -> dict[str, str]:
     """Return the fields that name a caller.
 
-    AE titles and address always; the node of the configuration, the certificate
-    it showed (fingerprint, as settings take it, and subject) and the user it
-    speaks for where known.
+    AE titles and address always; the certificate it showed (fingerprint, as
+    settings take it, and subject) with TLS; the node of the configuration and the
+    user it speaks for once it is admitted.
     """
     fields = {
         "calling_ae": call.calling_ae,
         "called_ae": call.called_ae,
         "peer_address": call.peer_address,
     }
-    certificate: Any = getattr(call, "certificate", None)
-    node: Any = getattr(call, "node", None)
-    known = {
-        "node": getattr(node, "name", node),
-        "certificate": shown(certificate.sha256) if certificate else None,
-        "subject": getattr(certificate, "subject", None),
-        "user": getattr(call, "user", None),
-    }
-    return fields | {name: str(value) for name, value in known.items() if value}
+    if call.certificate is not None:
+        fields["certificate"] = shown(call.certificate.sha256)
+        fields["subject"] = call.certificate.subject
+    if admitted is not None:
+        fields["node"] = admitted.node.name
+        if admitted.user is not None:
+            fields["user"] = admitted.user
+    return fields

@@ -220,7 +220,7 @@ class StorageService:
             self._audit.note(
                 "receive",
                 "success",
-                **who(association.call),
+                **who(association.call, association.admitted),
                 studies=sorted(tally.studies),
                 personal={"patients": patients_of(tally.kept.elements())},
                 **tally.outcomes,
@@ -265,7 +265,7 @@ class StorageService:
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         comment = str(error) if isinstance(error, GatewayError) else "Storage failed"
         fields = {
-            **who(association.call),
+            **who(association.call, association.admitted),
             "sop_instance_uid": _printable(request.sop_instance_uid),
             "status": f"0x{status:04X}",
         }

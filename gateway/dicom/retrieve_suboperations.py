@@ -19,10 +19,13 @@ from gateway.dicom.retrieve_identifier import parse_retrieve, read_identifier
 from gateway.dicom.retrieve_order import Order, Progress, respond
 from gateway.dicom.status import RetrieveStatus
 from gateway.errors import (
+    AccessTampered,
+    ApprovalNeeded,
     GatewayError,
     InvalidObject,
     InvalidQuery,
     MoveNotAuthorised,
+    NotGranted,
     TooManyMatches,
     UnknownDestination,
 )
@@ -34,6 +37,9 @@ MAX_SUBOPERATIONS = 65_535  # the counts and message ids are unsigned shorts
 
 STATUS_OF: tuple[tuple[type[Exception], RetrieveStatus], ...] = (
     (UnknownDestination, RetrieveStatus.DESTINATION_UNKNOWN),
+    (NotGranted, RetrieveStatus.NOT_AUTHORISED),
+    (ApprovalNeeded, RetrieveStatus.NOT_AUTHORISED),
+    (AccessTampered, RetrieveStatus.UNABLE_TO_PROCESS),
     (MoveNotAuthorised, RetrieveStatus.NOT_AUTHORISED),
     (TooManyMatches, RetrieveStatus.OUT_OF_RESOURCES_MATCHES),
     (InvalidQuery, RetrieveStatus.IDENTIFIER_DOES_NOT_MATCH),
@@ -71,24 +77,35 @@ class SubOperations:
     ) -> Order:
         """Read the identifier and look up what it selects, for a destination.
 
+        Parameters
+        ----------
+        association, request, context
+            Who asks for what.
+        destination_ae
+            Of C-MOVE; empty: who asks.
+
         Raises
         ------
         InvalidObject, InvalidQuery, TooManyMatches
             It cannot be read, is not one of the model, or selects too much.
+        NotGranted, ApprovalNeeded
+            Who asks may have nothing of it, or not all at once.
         """
         context_id, model, syntax = context
         query = parse_retrieve(read_identifier(request.Identifier, syntax), model)
-        items = self._holdings.matching(query.keys)
-        if len(items) > MAX_SUBOPERATIONS:
+        caller = association.caller
+        selected = self._holdings.matching(caller, query.keys, destination_ae)
+        if len(selected.items) > MAX_SUBOPERATIONS:
             raise TooManyMatches("More than 65535 objects match: ask for less")
+        selected.count_as_given()
         return Order(
             association=association,
             request=request,
             context_id=context_id,
             transfer_syntax=syntax,
-            destination_ae=destination_ae,
+            destination_ae=destination_ae or caller.ae_title,
             query=query,
-            items=items,
+            items=selected.items,
         )
 
     def send(
@@ -133,7 +150,7 @@ class SubOperations:
         self._audit.record(
             self._action,
             "success",
-            **who(order.association.call),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             level=order.query.level.value,
             studies=sorted({i.study_instance_uid for i in order.items}),
@@ -148,7 +165,7 @@ class SubOperations:
         self._audit.note(
             f"{self._action}-end",
             "success" if status is RetrieveStatus.SUCCESS else "failure",
-            **who(order.association.call),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             status=f"0x{status:04X}",
             completed=progress.completed,
@@ -170,17 +187,19 @@ class SubOperations:
     ) -> None:
         """Record and answer a request that is not carried out."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
-        caller = who(association.call)
+        caller = who(association.call, association.admitted)
         LOG.warning("refused", action=self._action, error=described(error), **caller)
-        details: dict[str, str] = {}
-        if isinstance(error, GatewayError):
-            details["message"] = str(error)
+        details: dict[str, str | int] = {"why": type(error).__name__}
         if isinstance(request, C_MOVE):
             details["destination"] = (request.MoveDestination or "").strip()
+        if isinstance(error, NotGranted):
+            details["outside"] = error.outside
         self._audit.note(
             self._action, "refused", **caller, **details, status=f"0x{status:04X}"
         )
-        comment = str(error) if isinstance(error, GatewayError) else "Retrieval failed"
+        told = isinstance(error, GatewayError)
+        told = told and not isinstance(error, AccessTampered)
+        comment = str(error) if told else "Retrieval failed"
         elements = [(command.ERROR_COMMENT, command.text(comment))]
         respond(association, request, context_id, status, (elements, b""))
 
@@ -194,7 +213,7 @@ class SubOperations:
         self._audit.note(
             "recover",
             "failure",
-            **who(order.association.call),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             sop_instance_uid=item.sop_instance_uid,
             error=type(error).__name__,

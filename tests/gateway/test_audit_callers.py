@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from lxml import etree
 from pydicom.filereader import read_dataset
 
 from config.schema import Node
+from gateway.access.caller import Caller
 from gateway.audit.mapping import Source, messages_of
 from gateway.audit.messages import split
 from gateway.audit.sealer import AesFieldSealer, open_fields
 from gateway.audit.who import who
-from gateway.tls.certificates import PeerCertificate
+from gateway.dicom.admission import Call
 from tests.gateway.pki_cases import Pki
 from tests.gateway.scp import (
     AUDIT_KEY,
@@ -103,7 +103,7 @@ def test_a_retrieval_says_whose_objects_went_and_came(running: Gateway) -> None:
 
 def test_every_line_says_who_asked(running: Gateway) -> None:
     for entry in running.audit.entries():
-        assert {"calling_ae", "called_ae", "peer_address"} <= set(entry), entry
+        assert {"calling_ae", "called_ae", "peer_address", "node"} <= set(entry), entry
 
 
 def test_no_patient_is_readable_in_the_file(running: Gateway) -> None:
@@ -127,23 +127,22 @@ def test_all_lines_become_valid_messages(running: Gateway) -> None:
 
 
 def test_a_caller_is_named_by_node_certificate_and_user(pki: Pki) -> None:
-    @dataclass(frozen=True)
-    class Asking:
-        calling_ae: str = "WORKSTATION"
-        called_ae: str = "MIAD-RECOVERY"
-        peer_address: str = "127.0.0.1"
-        certificate: PeerCertificate | None = None
-        node: Node | None = None
-        user: str | None = None
-
-    assert who(Asking()) == {
+    titles = {
         "calling_ae": "WORKSTATION",
         "called_ae": "MIAD-RECOVERY",
         "peer_address": "127.0.0.1",
     }
+    assert who(Call(**titles)) == titles
+    peer = pki.workstation.peer
     node = Node(name="reading-room", ae_titles=("WORKSTATION",), roles=("recover",))
-    asking = Asking(certificate=pki.workstation.peer, node=node, user="dr.house")
-    named = who(asking)
+    admitted = Caller(
+        node=node,
+        ae_title="WORKSTATION",
+        address="127.0.0.1",
+        certificate=peer,
+        user="dr.house",
+    )
+    named = who(Call(**titles, certificate=peer), admitted)
     assert named["node"] == "reading-room"
     assert named["certificate"] == pki.workstation.fingerprint
     assert named["subject"] == "CN=workstation"

@@ -49,6 +49,7 @@ from tests.gateway.scp import (
     gateway,
     small,
 )
+from tests.gateway.stored import content_of
 from tests.waiting import wait_until
 
 RECEIVER, RECOVERY = "MIAD-GATEWAY", "MIAD-RECOVERY"
@@ -83,7 +84,7 @@ def with_archive(directory: Path, pki: Pki, archive: Archive, **more: Any) -> Si
         directory,
         pki,
         recovery={"port": 0, "destinations": [place]},
-        grants=[{**grant, "move_destinations": [ARCHIVE]}],
+        grants=[{**grant, "move_destinations": [ARCHIVE, WORKSTATION]}],
     )
 
 
@@ -289,7 +290,7 @@ def test_large_objects_arrive_whole(running: Gateway, pki: Pki) -> None:
 
     instance = running.index.instance("1.2.3.88")
     assert instance is not None
-    stored = running.store.absolute(instance.path).read_bytes()
+    stored = content_of(running.store, instance.path)
     assert isinstance(item.data, bytes)
     assert stored.endswith(item.data)
 

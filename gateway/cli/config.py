@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -36,17 +37,22 @@ def check_config(config: ConfigOption, strict: StrictOption = False) -> None:
     """Check a site file: settings, rules and the rules' own tests.
 
     Exit code 0: the gateway would start with it; 2: it would not, and the
-    message names file, line, rule and column. Certificates that soon expire, and
-    choices that are less safe than they could be, are told on standard error;
-    with --strict, exit code 1 where one of them is a warning.
+    message names file, line, rule and column. Certificates and revocation lists
+    that soon end, and choices that are less safe than they could be, are told on
+    standard error; with --strict, exit code 1 where one of them is a warning.
     """
     from config.load import load
     from config.safety import insecurities
     from gateway.route.recipients import recipient_warnings
     from gateway.route.rules import load_checked
+    from gateway.tls.check import check_tls
+    from gateway.tls.reminder import tls_warnings
+    from gateway.tls.secrets import secret_reader
 
     site = load_checked(config)
-    warnings = list(recipient_warnings(site))
+    now = datetime.now(UTC)
+    check_tls(site, secret_reader(site.data_directory), now)
+    warnings = [*recipient_warnings(site), *tls_warnings(site, now)]
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     sources = load(config).sources

@@ -22,6 +22,7 @@ name = "outside"
 ae_title = "OUTSIDE"
 host = "127.0.0.1"
 port = 11130
+plain = true
 
 [[routing.rules]]
 name = "mr"
@@ -32,6 +33,9 @@ protect = true
 [[routing.rules.tests]]
 attributes = { Modality = "MR" }
 expect = true
+
+[receiver]
+plain_port = 0
 """
 
 
@@ -74,6 +78,8 @@ def test_check_config_of_a_good_site(site: Path) -> None:
 
     assert result.returncode == 0
     assert "good: 1 rules, 1 rule tests, 1 destinations" in result.stdout
+    assert "insecure: receiver.plain_port 0 takes calls without TLS" in result.stderr
+    assert "insecure: destination 'outside' is sent to without TLS" in result.stderr
     assert not (site.parent / "data").exists()
 
 
@@ -84,7 +90,7 @@ def test_a_wrong_site_is_told_without_a_traceback(site: Path, command: str) -> N
     result = run(command, "--config", site)
 
     assert result.returncode == 2
-    assert "line 11, column 8: rule 'mr': condition, line 1, column 10" in result.stderr
+    assert "line 12, column 8: rule 'mr': condition, line 1, column 10" in result.stderr
     assert "use == to compare" in result.stderr
     assert "Traceback" not in result.stderr
 

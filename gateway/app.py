@@ -16,19 +16,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from config.safety import insecurities
 from config.schema import Site
 from gateway import log
 from gateway.audit.log import AuditLog
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
-from gateway.sealing.master import FileMasterKey
-from gateway.store.files import FileStore, write_durably
+from gateway.sealing.process import harden_process
+from gateway.sealing.ring import open_ring
+from gateway.sealing.secrets import SecretStore
+from gateway.store.cipher import KEY_BYTES
+from gateway.store.convert import seal_clear_files
+from gateway.store.durable import write_durably
+from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now
+from gateway.store.names import SECRET_BYTES
+from gateway.store.private import close_to_others, use_private_temporary
 from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
+    from gateway.sealing.master import Keys
+    from gateway.sealing.ring import KeyRing
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
     from gateway.tls.identity import TlsIdentity
@@ -61,19 +71,9 @@ class Places:
         return self.root / "vault"
 
     @property
-    def master_key(self) -> Path:
-        """The key that wraps every record's key."""
-        return self.root / "secrets" / "master.key"
-
-    @property
-    def uid_key(self) -> Path:
-        """The secret that maps UIDs."""
-        return self.root / "secrets" / "uid.key"
-
-    @property
-    def signer(self) -> Path:
-        """The key that signs what is enclosed for recipients."""
-        return self.root / "secrets" / "signer.pem"
+    def secrets(self) -> Path:
+        """Sealed secrets; and the master key, if it is nowhere else."""
+        return self.root / "secrets"
 
     @property
     def audit(self) -> Path:
@@ -90,26 +90,52 @@ class Places:
         """Notes of the objects under work."""
         return self.root / "run" / "attempts"
 
+    def temporary(self, process: str) -> Path:
+        """Return where a process makes temporary files; emptied at its start."""
+        return self.root / "run" / "tmp" / process
+
     def lock(self, process: str) -> Path:
         """Return the file whose lock makes a process the only one of its kind."""
         return self.root / "run" / f"{process}.lock"
 
 
-def open_index_of(site: Site) -> Index:
-    """Open the index of a site; made where there is none."""
-    return open_index(Places(site.data_directory).index)
-
-
-def open_vault_of(site: Site) -> Vault:
-    """Open the vault of a site; its master key is made on first use.
+def open_keys_of(site: Site) -> KeyRing:
+    """Open the master keys of a site, once per process; made on first use.
 
     Raises
     ------
     ConfigurationError
-        Others may reach the master key, or it is not a key.
+        One is missing, others may reach it, or it is not a key.
     """
-    places = Places(site.data_directory)
-    return Vault(places.vault, FileMasterKey(places.master_key))
+    return open_ring(site.vault, site.data_directory)
+
+
+def open_secrets_of(site: Site, keys: Keys) -> SecretStore:
+    """Open what a site keeps sealed under its master key."""
+    return SecretStore(Places(site.data_directory).secrets, keys)
+
+
+def open_index_of(site: Site, keys: Keys) -> Index:
+    """Open the index of a site; made where there is none.
+
+    Raises
+    ------
+    ConfigurationError
+        It belongs to another key, or is damaged.
+    """
+    key = open_secrets_of(site, keys).get("index.key", KEY_BYTES)
+    return open_index(Places(site.data_directory).index, key)
+
+
+def open_store_of(site: Site, keys: Keys) -> FileStore:
+    """Open the store of a site, made where there is none."""
+    secret = open_secrets_of(site, keys).get("store.key", SECRET_BYTES)
+    return FileStore(Places(site.data_directory).store, keys, secret)
+
+
+def open_vault_of(site: Site, keys: Keys) -> Vault:
+    """Open the vault of a site."""
+    return Vault(Places(site.data_directory).vault, keys)
 
 
 # serve: receiver and worker as children
@@ -117,8 +143,11 @@ def open_vault_of(site: Site) -> Vault:
 
 def serve(config: Path, site: Site) -> None:
     """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    harden_process()
     log.configure(site.log.level, site.log.format)
     _check_tls(site)
+    _tell_insecurities(site)
+    close_to_others(site.data_directory)
     places = Places(site.data_directory)
     with _only_one(places, "serve"):
         places.ports.unlink(missing_ok=True)
@@ -129,6 +158,14 @@ def serve(config: Path, site: Site) -> None:
         with on_stop_signal(supervisor.stop):
             supervisor.run()
         places.ports.unlink(missing_ok=True)
+
+
+def _tell_insecurities(site: Site) -> None:
+    """Say at every start what is less safe than it could be."""
+    logger = log.get_logger("configuration")
+    for one in insecurities(site):
+        say = logger.warning if one.severity == "warning" else logger.info
+        say("less-safe", setting=".".join(map(str, one.key)), what=one.text)
 
 
 def _child(name: str, config: Path) -> Child:
@@ -143,19 +180,22 @@ def _child(name: str, config: Path) -> Child:
 def run_receiver(config: Path, lifeline: int | None = None) -> None:
     """Receive and give back until SIGTERM or SIGINT."""
     site, places = _begin(config, lifeline)
-    with _only_one(places, "receiver"), closing(open_index_of(site)) as index:
-        _receive(site, places, index)
+    with _only_one(places, "receiver"):
+        use_private_temporary(places.temporary("receiver"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _receive(site, places, index, keys)
 
 
-def _receive(site: Site, places: Places, index: Index) -> None:
+def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from gateway.dicom.listener import Records, start_receiver
     from gateway.dicom.restore import restorer
     from gateway.stages.export import verified_part
 
     _check_tls(site)
-    store = FileStore(places.store)
+    store = _sealed_store(site, places, index, keys)
     audit = AuditLog(places.audit)
-    vault = open_vault_of(site)
+    vault = open_vault_of(site, keys)
     records = Records(
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
@@ -195,13 +235,16 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
     and are taken up again at the next start.
     """
     site, places = _begin(config, lifeline)
-    with _only_one(places, "worker"), closing(open_index_of(site)) as index:
-        _limit_threads(site.worker.cpu_threads)
-        _work(site, places, index)
-        _leave()
+    with _only_one(places, "worker"):
+        use_private_temporary(places.temporary("worker"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _limit_threads(site.worker.cpu_threads)
+            _work(site, places, index, keys)
+            _leave()
 
 
-def _work(site: Site, places: Places, index: Index) -> None:
+def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from dbos import DBOS
 
     from gateway.stages.attempts import Attempts
@@ -211,7 +254,8 @@ def _work(site: Site, places: Places, index: Index) -> None:
 
     gate = Gate()
     DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
-    jobs = build_jobs(site, places, index, gate)
+    store = _sealed_store(site, places, index, keys)
+    jobs = build_jobs(site, index, store, keys, gate)
     DBOS.launch()
     declare_queues()
     sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
@@ -224,25 +268,29 @@ def _work(site: Site, places: Places, index: Index) -> None:
     Attempts(places.attempts).forget()
 
 
-def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
+def build_jobs(
+    site: Site, index: Index, store: FileStore, keys: Keys, gate: Gate
+) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
+    from gateway.dicom.parse import Bounds
     from gateway.dicom.sender import send_objects
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
     from gateway.stages.flow import Flow
-    from gateway.stages.recipes import Secrets, build_protection
+    from gateway.stages.recipes import build_protection
     from gateway.stages.workflows import Jobs
 
-    store = FileStore(places.store)
-    vault = open_vault_of(site)
+    places = Places(site.data_directory)
+    vault = open_vault_of(site, keys)
     flow = Flow(
         index=index,
         store=store,
         router=compile_router(site),
         protection=build_protection(
-            site, Secrets(places.uid_key, places.signer), index, store, vault
+            site, open_secrets_of(site, keys), index, store, vault
         ),
         attempts=Attempts(places.attempts),
+        bounds=Bounds.of(site.limits),
     )
     exporter = Exporter(
         index=index,
@@ -258,20 +306,28 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
 
 def _check_tls(site: Site) -> None:
     """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.sealing.providers import Environment, read_secret
     from gateway.tls.check import check_tls
-    from gateway.tls.secrets import secret_reader
 
-    check_tls(site, secret_reader(site.data_directory), datetime.now(UTC))
+    # A copy: the processes that are started after this need the passphrase too.
+    environment = Environment(dict(os.environ))
+
+    def read(source: str) -> bytes:
+        return read_secret(source, site.data_directory, environment)
+
+    check_tls(site, read, datetime.now(UTC))
 
 
 def _tls_of(site: Site) -> TlsIdentity | None:
     """Return what destinations know this side by; None: no ``[tls]`` table."""
+    from gateway.sealing.providers import read_secret
     from gateway.tls.identity import TlsIdentity
-    from gateway.tls.secrets import secret_reader
 
     if site.tls is None:
         return None
-    return TlsIdentity(site.tls, secret_reader(site.data_directory))
+    return TlsIdentity(
+        site.tls, partial(read_secret, base_directory=site.data_directory)
+    )
 
 
 def application_version() -> str:
@@ -301,11 +357,21 @@ def _leave() -> None:
 
 
 def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
+    harden_process()
     site = load_checked(config)
     log.configure(site.log.level, site.log.format)
     if lifeline is not None:
         end_with_parent(lifeline)
+    close_to_others(site.data_directory)
     return site, Places(site.data_directory)
+
+
+def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileStore:
+    """Open the store; whoever starts first seals what an earlier build left clear."""
+    store = open_store_of(site, keys)
+    with _only_one(places, "store"):
+        seal_clear_files(store, index)
+    return store
 
 
 def _wait_for_stop() -> None:

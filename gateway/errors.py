@@ -16,6 +16,7 @@ __all__ = [
     "HandshakeFailed",
     "IdentifierMismatch",
     "InvalidObject",
+    "InvalidPdu",
     "InvalidQuery",
     "InvalidSeal",
     "InvalidUid",
@@ -46,6 +47,10 @@ class GatewayError(Exception):
 
 class InvalidObject(GatewayError):
     """Received bytes are not a DICOM data set the gateway can identify."""
+
+
+class InvalidPdu(GatewayError):
+    """A peer sent what is no PDU, or one above a limit (PS3.8 9.3)."""
 
 
 class Unprotectable(GatewayError):

@@ -15,19 +15,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.audit.log import AuditLog
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
+from gateway.dicom.elements import DEEPEST
 from gateway.dicom.header import read_attributes
 from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
 from gateway.errors import (
+    ConfigurationError,
     GatewayError,
     IdentifierMismatch,
     InvalidObject,
     InvalidUid,
     ObjectConflict,
     ObjectTooLarge,
+    StoredObjectDamaged,
     StoreFull,
     UnsupportedObject,
 )
+from gateway.log import described
 from gateway.store.clock import timestamp, utc_now
 from gateway.store.deposit import Deposit, Source
 from gateway.store.files import FileStore, OriginalWriter
@@ -48,6 +52,9 @@ STATUS_OF: tuple[tuple[type[Exception], StoreStatus], ...] = (
     (InvalidObject, StoreStatus.CANNOT_UNDERSTAND),
     # The index is full, locked or gone: the sender keeps the object.
     (SQLAlchemyError, StoreStatus.OUT_OF_RESOURCES),
+    # There is no master key to seal with.
+    (ConfigurationError, StoreStatus.OUT_OF_RESOURCES),
+    (StoredObjectDamaged, StoreStatus.PROCESSING_FAILURE),
     (OSError, StoreStatus.PROCESSING_FAILURE),
 )
 REFUSALS = tuple(error for error, _ in STATUS_OF)
@@ -136,6 +143,8 @@ class StorageService:
         Where objects, rows and the trail go.
     max_object_bytes
         Larger data sets are refused with 0xA700 while they come in.
+    max_depth
+        Sequences within sequences; deeper ones are refused with 0xC000.
     clock
         Returns the time of reception, aware.
     """
@@ -147,12 +156,14 @@ class StorageService:
         audit: AuditLog,
         *,
         max_object_bytes: int,
+        max_depth: int = DEEPEST,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._deposit = Deposit(store, index)
         self._audit = audit
         self._max_object_bytes = max_object_bytes
+        self._max_depth = max_depth
         self._clock = clock
         self._tallies: dict[GatewayAssociation, Tally] = {}
         self._lock = threading.Lock()
@@ -222,7 +233,10 @@ class StorageService:
     ) -> str:
         """Make an object durable; return what the index made of it."""
         writer = incoming.received()
-        attributes = read_attributes(writer.path, writer.meta.transfer_syntax_uid)
+        with writer.open() as written:
+            attributes = read_attributes(
+                written, writer.meta.transfer_syntax_uid, self._max_depth
+            )
         _check_identity(attributes, incoming.request)
         tally.studies.add(attributes.study_instance_uid)
         call = association.call
@@ -247,7 +261,7 @@ class StorageService:
             "sop_instance_uid": _printable(request.sop_instance_uid),
             "status": f"0x{status:04X}",
         }
-        LOG.warning("object not stored", error=repr(error), **fields)
+        LOG.warning("object not stored", error=described(error), **fields)
         self._audit.note("store", "refused", message=comment, **fields)
         return status, comment
 

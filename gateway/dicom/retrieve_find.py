@@ -26,6 +26,7 @@ from gateway.errors import (
     InvalidObject,
     InvalidQuery,
 )
+from gateway.log import described
 from gateway.store.find import HIERARCHY_UIDS
 
 LOG = structlog.get_logger(component="find")
@@ -107,7 +108,8 @@ class FindHandler:
             return Dataset()
         try:
             tags = [element.tag for element in query.header]
-            return read_header(self._holdings.place(row), tags)
+            with self._holdings.open(row) as stream:
+                return read_header(stream, tags)
         except GatewayError as error:
             LOG.warning("head of a stored object not read", error=str(error))
             return Dataset()
@@ -139,7 +141,7 @@ class FindHandler:
         self, association: GatewayAssociation, status: FindStatus, error: Exception
     ) -> None:
         call = association.call
-        LOG.warning("query refused", calling_ae=call.calling_ae, error=repr(error))
+        LOG.warning("query refused", calling_ae=call.calling_ae, error=described(error))
         self._audit.note(
             "query",
             "refused",

@@ -24,6 +24,7 @@ from gateway.errors import (
     TooManyMatches,
     UnknownDestination,
 )
+from gateway.log import described
 
 LOG = structlog.get_logger(component="retrieve")
 
@@ -162,7 +163,7 @@ class SubOperations:
         """Record and answer a request that is not carried out."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         who = _who(association)
-        LOG.warning("refused", action=self._action, error=repr(error), **who)
+        LOG.warning("refused", action=self._action, error=described(error), **who)
         details = {}
         if isinstance(request, C_MOVE):
             details["destination"] = (request.MoveDestination or "").strip()
@@ -178,7 +179,7 @@ class SubOperations:
             "object not sent",
             sop_instance_uid=item.sop_instance_uid,
             destination=order.destination_ae,
-            error=repr(error),
+            error=described(error),
         )
         self._audit.note(
             "recover",

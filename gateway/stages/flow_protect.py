@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from io import BytesIO
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
-
-from pydicom import dcmread
 
 from gateway.dicom.follow import Counterpart, may_pass
 from gateway.dicom.header import read_attributes
 from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.parse import BOUNDS, Bounds, head_of
 from gateway.errors import (
     ConfigurationError,
     GatewayError,
@@ -105,6 +105,7 @@ class Protection:
     uids: UidMapper
     when_not_fooled: WhenNotFooled
     batch_frames: int
+    bounds: Bounds = BOUNDS
     memory: Memory = field(default_factory=Memory)
 
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
@@ -272,9 +273,7 @@ class Protection:
         rows = []
         for number, part in enumerate(made.parts):
             stored = self.store.write_protected(part.sop_instance_uid, part.part10)
-            attributes = read_attributes(
-                self.store.absolute(stored.path), part.transfer_syntax_uid
-            )
+            attributes = read_attributes(BytesIO(part.part10), part.transfer_syntax_uid)
             rows.append(
                 NewProtected(
                     **asdict(attributes),
@@ -296,8 +295,8 @@ class Protection:
         )
 
     def _attributes(self, instance: Instance) -> dict[str, Value]:
-        path = self.store.absolute(instance.path)
-        dataset = dcmread(path, stop_before_pixels=True)
+        with self.store.open(instance.path) as stream:
+            dataset = head_of(stream, self.bounds)
         return attributes_of(dataset, instance, self.protectors.keywords)
 
 

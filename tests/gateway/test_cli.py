@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from config.load import load_site
+from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.store.files import FileStore
-from gateway.store.index import Index, open_index, utc_now
+from gateway.store.index import Index, utc_now
 from tests.gateway.outside import receive
 
 SITE = """\
@@ -45,10 +47,16 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    opened = open_index(tmp_path / "data" / "index.sqlite")
+def index(site: Path) -> Iterator[Index]:
+    settings = load_site(site, environ={})
+    opened = open_index_of(settings, open_keys_of(settings))
     yield opened
     opened.close()
+
+
+def store_of(site: Path) -> FileStore:
+    settings = load_site(site, environ={})
+    return open_store_of(settings, open_keys_of(settings))
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -70,8 +78,7 @@ def test_check_config_of_a_good_site(site: Path) -> None:
 
     assert result.returncode == 0
     assert "good: 1 rules, 1 rule tests, 1 destinations" in result.stdout
-    assert "insecure: receiver.plain_port 0 takes calls without TLS" in result.stderr
-    assert "insecure: destination 'outside' is sent to without TLS" in result.stderr
+    assert "the receiver listens without TLS on port 0" in result.stderr
     assert not (site.parent / "data").exists()
 
 
@@ -113,7 +120,7 @@ def test_rules_test_that_fails(site: Path) -> None:
 
 
 def test_complete_closes_at_once(site: Path, index: Index) -> None:
-    receive(FileStore(site.parent / "data" / "store"), index)
+    receive(store_of(site), index)
 
     result = run("complete", "--config", site, "--series", "1.2.3.4")
 
@@ -137,7 +144,7 @@ def test_complete_finds_nothing(site: Path) -> None:
 
 
 def test_status_and_retry(site: Path, index: Index) -> None:
-    instance = receive(FileStore(site.parent / "data" / "store"), index)
+    instance = receive(store_of(site), index)
     revision = index.close_series("1.2.3.4", "MODALITY", utc_now())
     assert revision is not None
     index.hold_instance(instance.id, "too-small", "1 by 1 pixel")
@@ -167,7 +174,7 @@ def test_status_and_retry(site: Path, index: Index) -> None:
 
 
 def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:
-    instance = receive(FileStore(site.parent / "data" / "store"), index)
+    instance = receive(store_of(site), index)
     index.drop_instance(instance.id, "a rule drops it")
 
     report = json.loads(run("status", "--config", site, "--json").stdout)
@@ -175,3 +182,14 @@ def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:
     (dropped,) = report["dropped_instances"]
     assert dropped["sop_instance_uid"] == instance.sop_instance_uid
     assert "dropped-by-rule" in run("status", "--config", site).stdout
+
+
+def test_check_config_tells_of_less_safe_choices_and_strict_refuses_them(
+    site: Path,
+) -> None:
+    plain = run("check-config", "--config", site)
+    assert plain.returncode == 0
+    assert "warning: " in plain.stderr
+    assert "no [tls] table" in plain.stderr
+    assert "site.toml" in plain.stderr
+    assert run("check-config", "--config", site, "--strict").returncode == 1

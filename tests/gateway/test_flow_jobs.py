@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gateway.stages.attempts import LIMIT
-from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from tests.gateway.outside import FILES, Outside, receive, unused_port
+from tests.gateway.stored import INDEX_KEY, a_store
 from tests.waiting import wait_until
 
 CLASSES = (
@@ -44,13 +44,13 @@ def worker(directory: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    opened = open_index(tmp_path / "index.sqlite")
+    opened = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     yield opened
     opened.close()
 
 
 def received(directory: Path, index: Index) -> None:
-    store = FileStore(directory / "store")
+    store = a_store(directory / "store")
     for name in FILES:
         receive(store, index, name)
 
@@ -83,7 +83,7 @@ def test_a_silent_series_is_closed_protected_and_delivered(
 
 
 def test_what_comes_late_is_the_next_revision(tmp_path: Path, index: Index) -> None:
-    store = FileStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     receive(store, index, FILES[0])
     outside = Outside()
     with outside.listening(CLASSES), worker(tmp_path, outside.port):

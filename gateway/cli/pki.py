@@ -87,6 +87,9 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the site.")],
     key_type: KindOption = KeyKind.ECDSA,
     days: DaysOption = AUTHORITY_DAYS,
+    crl_url: Annotated[
+        str, typer.Option(help="http:// URL where the site publishes crl.pem, if any.")
+    ] = "",
     ca_passphrase: AuthorityPassphrase = None,
 ) -> None:
     """Make an authority: its key, its certificate, an empty revocation list.
@@ -107,7 +110,7 @@ def init(
             confirmation_prompt=True,
         )
         secret = asked.encode() or None
-    authority.create(name, key_type.value, secret, days)
+    authority.create(name, key_type.value, secret, days, crl_url)
     if secret is None:
         typer.echo(
             f"warning: {authority.key} is not encrypted: whoever reads it can make"

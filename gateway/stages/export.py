@@ -26,7 +26,7 @@ from gateway.errors import (
 from gateway.log import get_logger
 from gateway.store.files import FileStore
 from gateway.store.index import Index
-from gateway.store.rows import Delivery, Protected
+from gateway.store.rows import Delivery, Instance, Protected
 from gateway.vault.record import KeyRecord
 
 Send = Callable[[Destination, Sequence[OutboundObject], str], Iterator[SendResult]]
@@ -118,8 +118,9 @@ class Exporter:
         ready = []
         for delivery in deliveries:
             instance = self.index.instance_by_id(delivery.instance_id)
-            if instance is None or not self.store.exists(instance.path):
-                self._stop(delivery, "the stored original is missing")
+            why = _not_as_received(instance, self.store)
+            if instance is None or why:
+                self._stop(delivery, why)
                 continue
             outbound = OutboundObject(
                 sop_class_uid=instance.sop_class_uid,
@@ -207,6 +208,17 @@ _GRAVITY: Mapping[Verdict, int] = {
 }
 
 
+def _not_as_received(instance: Instance | None, store: FileStore) -> str:
+    """Say why the stored bytes of an original must not leave, or ''."""
+    if instance is None or not store.exists(instance.path):
+        return "the stored original is missing"
+    try:
+        found = store.digest(instance.path, data_set=True)
+    except StoredObjectDamaged:
+        return "the stored original is damaged"
+    return "" if found == instance.sha256 else "the stored original is another one"
+
+
 def verified_protected(
     rows: Sequence[Protected], store: FileStore, vault: Records
 ) -> Sequence[Protected]:
@@ -256,7 +268,7 @@ def _check_file(row: Protected, store: FileStore) -> None:
     uid = row.sop_instance_uid
     try:
         found = store.digest(row.path)
-    except (OSError, StoredObjectDamaged) as error:
+    except StoredObjectDamaged as error:
         raise UnprotectedExport(f"{uid}: its file cannot be read") from error
     if found != row.sha256:
         raise UnprotectedExport(f"{uid}: its file was altered after protection")

@@ -10,6 +10,7 @@ from config.errors import ConfigurationError
 __all__ = [
     "AssociationLost",
     "AuditBroken",
+    "BackupRefused",
     "ConfigurationError",
     "GatewayError",
     "IdentifierMismatch",
@@ -17,7 +18,10 @@ __all__ = [
     "InvalidQuery",
     "InvalidSeal",
     "InvalidUid",
+    "KeyErased",
+    "KeyInUse",
     "KeyNotEnclosed",
+    "KeyUnavailable",
     "MoveNotAuthorised",
     "NoPresentationContext",
     "NotIdentified",
@@ -118,8 +122,24 @@ class RecordMissing(GatewayError):
     """The vault holds no record for this object."""
 
 
+class KeyErased(RecordMissing):
+    """The key of an object was erased: its original cannot be had any more."""
+
+
+class KeyInUse(GatewayError):
+    """A master key cannot go: something is still sealed under it."""
+
+
+class BackupRefused(GatewayError):
+    """A backup of a master key cannot be made, or does not give the key back."""
+
+
 class KeyNotEnclosed(GatewayError):
     """A protected object carries no key for recipients."""
+
+
+class KeyUnavailable(GatewayError):
+    """A master key cannot be used now: its file or token is gone, or is not itself."""
 
 
 class PrivateKeyRefused(GatewayError):

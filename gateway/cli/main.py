@@ -13,6 +13,7 @@ from engine.errors import EngineError
 from gateway import log
 from gateway.cli import config, serve, site
 from gateway.errors import GatewayError
+from gateway.sealing.process import harden_process
 
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
@@ -26,6 +27,7 @@ def main() -> None:
 
     Exit codes: 0 done; 1 it could not be done; 2 wrong configuration or use.
     """
+    harden_process()  # any command may come to hold a key or a patient's image
     log.configure("warning")  # `serve` and its parts set what the site says
     try:
         build_app(children_only=sys.argv[1:2] in [[name] for name in CHILDREN])()

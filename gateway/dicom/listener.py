@@ -417,7 +417,7 @@ def _receiver(
         nodes=known.access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
     storage = StorageService(
         store,
@@ -451,7 +451,7 @@ def _recovery(
         nodes=known.access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
     holdings = Originals(store, index, restore, known.access)
     return End(

@@ -44,7 +44,13 @@ LOG_NAMES = re.compile(r"(.*\.log|audit.*\.jsonl)")
 SECRET_NAMES = re.compile(r"(.*\.key|.*secret.*|.*passphrase.*)")
 CACHE_KEY = "miad/phi-needles"
 
-_registered: dict[bytes, str] = {}
+MADE_UP = (
+    *("Doe^Jane", "Doe^John", "Müller", "Schönfärber", "Lieselotte"),
+    *("Secret^Name", "Somebody^Else", "Nobody^At All"),
+)
+"""Names that tests give to patients."""
+
+_registered: dict[bytes, str] = {name.encode(): "patient name" for name in MADE_UP}
 
 
 def register(value: str | bytes, kind: str) -> None:

@@ -257,8 +257,8 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
         ) from error
     try:
         with recorded(audit, "receiver", site):
-            _write_ports(places, asdict(running.ports))
-            _wait_for_stop(access.tick)
+            ready = partial(_write_ports, places, asdict(running.ports))
+            _wait_for_stop(ready, access.tick)
             places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
@@ -409,10 +409,12 @@ def run_auditor(config: Path, lifeline: int | None = None) -> None:
     keys = open_keys_of(site)
     audit = open_audit_of(site, keys)
     stop = threading.Event()
-    with _only_one(places, "auditor"), recorded(audit, "auditor", site):
-        auditor = build_auditor(site, audit, open_secrets_of(site, keys))
-        with on_stop_signal(stop.set):
-            auditor.run(stop)
+    with (
+        _only_one(places, "auditor"),
+        on_stop_signal(stop.set),
+        recorded(audit, "auditor", site),
+    ):
+        build_auditor(site, audit, open_secrets_of(site, keys)).run(stop)
 
 
 # what all processes share
@@ -436,10 +438,11 @@ def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileS
     return store
 
 
-def _wait_for_stop(tick: Callable[[], None]) -> None:
-    """Wait for SIGTERM or SIGINT; see the time pass meanwhile."""
+def _wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
+    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
+        ready()
         while not stop.wait(TICK_SECONDS):
             try:
                 tick()

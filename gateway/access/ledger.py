@@ -103,11 +103,7 @@ class View:
         self._books = books
         self._connection = connection
         self._marks = marks
-
-    @property
-    def connection(self) -> Connection:
-        """The transaction."""
-        return self._connection
+        self._entries: dict[Name, tuple[Entry, ...]] = {}
 
     def entries(self, name: Name) -> tuple[Entry, ...]:
         """Return all rows of a table.
@@ -117,7 +113,11 @@ class View:
         AccessTampered
             They are not what was recorded.
         """
-        return self._books.verified(name, self._connection, self._marks)
+        if name not in self._entries:
+            self._entries[name] = self._books.verified(
+                name, self._connection, self._marks
+            )
+        return self._entries[name]
 
     def clock(self) -> ClockMark | None:
         """Return the latest time seen; None before the first.

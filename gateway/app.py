@@ -359,20 +359,28 @@ def build_jobs(
 
 def _check_tls(site: Site) -> None:
     """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.sealing.providers import Environment, read_secret
     from gateway.tls.check import check_tls
-    from gateway.tls.secrets import secret_reader
 
-    check_tls(site, secret_reader(site.data_directory), datetime.now(UTC))
+    # A copy: the processes that are started after this need the passphrase too.
+    environment = Environment(dict(os.environ))
+
+    def read(source: str) -> bytes:
+        return read_secret(source, site.data_directory, environment)
+
+    check_tls(site, read, datetime.now(UTC))
 
 
 def _tls_of(site: Site) -> TlsIdentity | None:
     """Return what destinations know this side by; None: no ``[tls]`` table."""
+    from gateway.sealing.providers import read_secret
     from gateway.tls.identity import TlsIdentity
-    from gateway.tls.secrets import secret_reader
 
     if site.tls is None:
         return None
-    return TlsIdentity(site.tls, secret_reader(site.data_directory))
+    return TlsIdentity(
+        site.tls, partial(read_secret, base_directory=site.data_directory)
+    )
 
 
 def application_version() -> str:

@@ -222,7 +222,8 @@ class StorageService:
     ) -> str:
         """Make an object durable; return what the index made of it."""
         writer = incoming.received()
-        attributes = read_attributes(writer.path, writer.meta.transfer_syntax_uid)
+        with writer.open() as written:
+            attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
         _check_identity(attributes, incoming.request)
         tally.studies.add(attributes.study_instance_uid)
         call = association.call

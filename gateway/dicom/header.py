@@ -7,7 +7,7 @@ or wrong identifiers do.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import BinaryIO
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import UID
@@ -46,8 +46,15 @@ TEXTS = {
 DATES = frozenset({"patient_birth_date", "study_date"})
 
 
-def read_attributes(path: Path, transfer_syntax_uid: str) -> Attributes:
+def read_attributes(part10: BinaryIO, transfer_syntax_uid: str) -> Attributes:
     """Read what the index keeps of the data set in a Part 10 file.
+
+    Parameters
+    ----------
+    part10
+        The file, at its start; it can seek.
+    transfer_syntax_uid
+        How its data set is encoded.
 
     Raises
     ------
@@ -57,10 +64,9 @@ def read_attributes(path: Path, transfer_syntax_uid: str) -> Attributes:
     IdentifierMismatch
         One of them is missing.
     """
-    with path.open("rb") as stream:
-        read_head(stream)
-        last_tag = tag_for_keyword(LAST_KEYWORD) or 0
-        elements = read_elements(stream, UID(transfer_syntax_uid), last_tag)
+    read_head(part10)
+    last_tag = tag_for_keyword(LAST_KEYWORD) or 0
+    elements = read_elements(part10, UID(transfer_syntax_uid), last_tag)
     if not elements.values:
         raise InvalidObject("The bytes are no data set")
     uids = {column: _identifier(elements, keyword) for column, keyword in UIDS.items()}

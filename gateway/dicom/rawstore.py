@@ -2,17 +2,16 @@
 
 pynetdicom's own ``send_c_store`` decodes and encodes the data set again, which
 changes bytes. Here the encoded data set goes out as it is, in PDVs read from
-memory or from a Part 10 file, at most a few of them waiting at a time.
+memory or from a stored file, at most a few of them waiting at a time.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from pynetdicom.association import Association
@@ -25,6 +24,9 @@ from gateway.store.part10 import read_head
 
 POLL_SECONDS = 0.0005
 
+OpenPart10 = Callable[[], BinaryIO]
+"""Opens a Part 10 file of the store for reading, from its start."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutboundObject:
@@ -35,13 +37,13 @@ class OutboundObject:
     sop_class_uid, sop_instance_uid, transfer_syntax_uid
         What the C-STORE request and its presentation context say.
     data
-        The encoded data set, or the path of a Part 10 file that holds it.
+        The encoded data set, or what opens a Part 10 file that holds it.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    data: bytes | memoryview | Path
+    data: bytes | memoryview | OpenPart10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +180,11 @@ def _pause_reactor(association: Association) -> None:
 
 
 @contextmanager
-def _open_data_set(data: bytes | memoryview | Path) -> Iterator[BinaryIO]:
+def _open_data_set(data: bytes | memoryview | OpenPart10) -> Iterator[BinaryIO]:
     """Open a stream that stands at the first byte of the data set."""
-    if not isinstance(data, Path):
+    if not callable(data):
         yield io.BytesIO(data)
         return
-    with data.open("rb") as stream:
+    with data() as stream:
         read_head(stream)
         yield stream

@@ -107,7 +107,8 @@ class FindHandler:
             return Dataset()
         try:
             tags = [element.tag for element in query.header]
-            return read_header(self._holdings.place(row), tags)
+            with self._holdings.open(row) as stream:
+                return read_header(stream, tags)
         except GatewayError as error:
             LOG.warning("head of a stored object not read", error=str(error))
             return Dataset()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.dataelem import DataElement
@@ -39,13 +38,13 @@ def one_lenient() -> Iterator[None]:
         yield
 
 
-def read_header(path: Path, tags: Collection[int]) -> Dataset:
+def read_header(part10: BinaryIO, tags: Collection[int]) -> Dataset:
     """Read some attributes of a stored object.
 
     Parameters
     ----------
-    path
-        A Part 10 file of the store.
+    part10
+        A file of the store, at its start.
     tags
         Which ones; of sequences all items are read.
 
@@ -57,14 +56,13 @@ def read_header(path: Path, tags: Collection[int]) -> Dataset:
     Raises
     ------
     StoredObjectDamaged
-        The file is missing or cannot be read.
+        The file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            meta = read_head(stream)
-            return read_some(stream, UID(meta.transfer_syntax_uid), tags)
+        meta = read_head(part10)
+        return read_some(part10, UID(meta.transfer_syntax_uid), tags)
     except (OSError, InvalidObject) as error:
-        raise StoredObjectDamaged(f"{path.name} cannot be read: {error}") from error
+        raise StoredObjectDamaged(f"A stored file cannot be read: {error}") from error
 
 
 def read_some(

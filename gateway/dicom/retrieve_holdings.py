@@ -9,10 +9,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from gateway.dicom.rawstore import OutboundObject
+from gateway.dicom.rawstore import OpenPart10, OutboundObject
 from gateway.errors import RecoveryRefused
 from gateway.store.files import FileStore
 from gateway.store.find import ORIGINALS, PROTECTED, FindKeys, Level
@@ -57,7 +56,7 @@ class Offered:
     sop_class_uid, sop_instance_uid, transfer_syntax_uid, study_instance_uid
         Of the object.
     load
-        Returns its data set, or the path of its file, verified; raises a
+        Returns its data set, or what opens its file, verified; raises a
         GatewayError or OSError.
     """
 
@@ -65,7 +64,7 @@ class Offered:
     sop_instance_uid: str
     transfer_syntax_uid: str
     study_instance_uid: str
-    load: Callable[[], bytes | Path]
+    load: Callable[[], bytes | OpenPart10]
 
     def outbound(self) -> OutboundObject:
         """Read and verify it.
@@ -92,8 +91,14 @@ class Holdings(Protocol):
     def matching(self, keys: FindKeys) -> Sequence[Offered]:
         """Return the objects that keys select, in a stable order."""
 
-    def place(self, row: dict[str, Any]) -> Path:
-        """Return the file of the first object of what was found."""
+    def open(self, row: dict[str, Any]) -> BinaryIO:
+        """Open the file of the first object of what was found.
+
+        Raises
+        ------
+        StoredObjectDamaged
+            It cannot be opened.
+        """
 
     def syntaxes(self) -> list[tuple[str, str]]:
         """Return SOP classes with transfer syntaxes, the most frequent first."""
@@ -118,9 +123,9 @@ class Originals:
             for instance in self._index.originals_matching(keys)
         ]
 
-    def place(self, row: dict[str, Any]) -> Path:
-        """Return the file of a received object."""
-        return self._store.absolute(row["path"])
+    def open(self, row: dict[str, Any]) -> BinaryIO:
+        """Open the file of a received object."""
+        return self._store.open(row["path"])
 
     def syntaxes(self) -> list[tuple[str, str]]:
         """Return in what syntaxes objects were received."""
@@ -168,19 +173,21 @@ class ProtectedObjects:
             for row in self._index.protected_matching(keys)
         ]
 
-    def place(self, row: dict[str, Any]) -> Path:
-        """Return the file of a protected object."""
-        return self._store.absolute(row["path"])
+    def open(self, row: dict[str, Any]) -> BinaryIO:
+        """Open the file of a protected object."""
+        return self._store.open(row["path"])
 
     def syntaxes(self) -> list[tuple[str, str]]:
         """Return in what syntaxes protected objects are."""
         return self._index.syntaxes_held(PROTECTED)
 
-    def _load(self, row: Protected) -> Path:
-        return self._store.absolute(self._verify(row).path)
+    def _load(self, row: Protected) -> OpenPart10:
+        return partial(self._store.open, self._verify(row).path)
 
 
-def _offered(row: Instance | Protected, load: Callable[[], bytes | Path]) -> Offered:
+def _offered(
+    row: Instance | Protected, load: Callable[[], bytes | OpenPart10]
+) -> Offered:
     return Offered(
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,

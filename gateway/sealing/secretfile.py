@@ -37,22 +37,40 @@ def load_or_create(path: Path, length: int) -> bytes:
     try:
         if not path.exists():
             create_once(path, secrets.token_bytes(length))
-        return _load(path, length)
     except OSError as error:
-        raise ConfigurationError(
-            f"secret {path}: {error.strerror or error}; give this user a folder "
-            "it may write to, and put the file back if it was there before"
-        ) from error
+        raise _unreadable(path, error) from error
+    return load_existing(path, length)
 
 
-def _load(path: Path, length: int) -> bytes:
-    secret = read_private(path)
+def load_existing(path: Path, length: int) -> bytes:
+    """Secret of a file that is there.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there.
+    ConfigurationError
+        Others may reach it, it has another length, or it cannot be read.
+    """
+    try:
+        secret = read_private(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if len(secret) != length:
         raise ConfigurationError(
             f"secret {path} has {len(secret)} octets instead of {length}: "
             "put the right file back; a new one would open no existing record"
         )
     return secret
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"secret {path}: {error.strerror or error}; give this user a folder "
+        "it may write to, and put the file back if it was there before"
+    )
 
 
 def read_private(path: Path) -> bytes:
@@ -95,6 +113,13 @@ def write_durably(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def overwrite(path: Path) -> None:
+    """Write zeros over a file, as far as its disk writes in place."""
+    with path.open("r+b", buffering=0) as file:
+        file.write(bytes(path.stat().st_size))
         os.fsync(file.fileno())
 
 

@@ -7,18 +7,22 @@ branch in it that could reach original bytes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from config.schema import Destination
 from gateway.audit.log import AuditLog
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.sender import SendResult, Verdict
-from gateway.errors import InvalidObject, InvalidSeal, RecordMissing, UnprotectedExport
+from gateway.errors import (
+    InvalidSeal,
+    RecordMissing,
+    StoredObjectDamaged,
+    UnprotectedExport,
+)
 from gateway.log import get_logger
 from gateway.store.files import FileStore
 from gateway.store.index import Index
@@ -26,8 +30,6 @@ from gateway.store.rows import Delivery, Protected
 from gateway.vault.record import KeyRecord
 
 Send = Callable[[Destination, Sequence[OutboundObject], str], Iterator[SendResult]]
-
-_CHUNK_BYTES = 1 << 20
 
 
 class Records(Protocol):
@@ -104,7 +106,7 @@ class Exporter:
                     sop_class_uid=row.sop_class_uid,
                     sop_instance_uid=row.sop_instance_uid,
                     transfer_syntax_uid=row.transfer_syntax_uid,
-                    data=self.store.absolute(row.path),
+                    data=partial(self.store.open, row.path),
                 )
                 for row in rows
             ]
@@ -116,14 +118,14 @@ class Exporter:
         ready = []
         for delivery in deliveries:
             instance = self.index.instance_by_id(delivery.instance_id)
-            if instance is None or not self.store.absolute(instance.path).is_file():
+            if instance is None or not self.store.exists(instance.path):
                 self._stop(delivery, "the stored original is missing")
                 continue
             outbound = OutboundObject(
                 sop_class_uid=instance.sop_class_uid,
                 sop_instance_uid=instance.sop_instance_uid,
                 transfer_syntax_uid=instance.transfer_syntax_uid,
-                data=self.store.absolute(instance.path),
+                data=partial(self.store.open, instance.path),
             )
             ready.append(Parcel(delivery, [outbound]))
         return ready
@@ -253,16 +255,8 @@ def _record(row: Protected, vault: Records) -> KeyRecord:
 def _check_file(row: Protected, store: FileStore) -> None:
     uid = row.sop_instance_uid
     try:
-        found = _sha256(store.absolute(row.path))
-    except (OSError, InvalidObject) as error:
+        found = store.digest(row.path)
+    except (OSError, StoredObjectDamaged) as error:
         raise UnprotectedExport(f"{uid}: its file cannot be read") from error
     if found != row.sha256:
         raise UnprotectedExport(f"{uid}: its file was altered after protection")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

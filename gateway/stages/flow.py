@@ -310,9 +310,8 @@ class Flow:
 
     def _decide(self, instance: Instance) -> Decision:
         try:
-            dataset = dcmread(
-                self.store.absolute(instance.path), stop_before_pixels=True
-            )
+            with self.store.open(instance.path) as stream:
+                dataset = dcmread(stream, stop_before_pixels=True)
             attributes = attributes_of(dataset, instance, self.router.keywords)
         except Exception as error:  # noqa: BLE001 - pydicom raises anything on a broken file
             return Decision(held=UNREADABLE, message=described(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from io import BytesIO
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -272,9 +273,7 @@ class Protection:
         rows = []
         for number, part in enumerate(made.parts):
             stored = self.store.write_protected(part.sop_instance_uid, part.part10)
-            attributes = read_attributes(
-                self.store.absolute(stored.path), part.transfer_syntax_uid
-            )
+            attributes = read_attributes(BytesIO(part.part10), part.transfer_syntax_uid)
             rows.append(
                 NewProtected(
                     **asdict(attributes),
@@ -296,8 +295,8 @@ class Protection:
         )
 
     def _attributes(self, instance: Instance) -> dict[str, Value]:
-        path = self.store.absolute(instance.path)
-        dataset = dcmread(path, stop_before_pixels=True)
+        with self.store.open(instance.path) as stream:
+            dataset = dcmread(stream, stop_before_pixels=True)
         return attributes_of(dataset, instance, self.protectors.keywords)
 
 

@@ -1,17 +1,23 @@
-"""Connections to the index and its migrations; SQLite or PostgreSQL."""
+"""Connections to the index and its migrations; SQLCipher or PostgreSQL."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from sqlite3 import Connection as SqliteConnection
+from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlcipher3 import dbapi2
+
+from gateway.errors import ConfigurationError
+from gateway.log import get_logger
+from gateway.store.cipher import connector, seal_clear_index
 
 SCRIPTS = "gateway.store:migrations"
 BUSY_TIMEOUT_MS = 60_000
@@ -19,7 +25,7 @@ READING = "miad_reading"
 
 
 class Database:
-    """An engine whose transactions behave alike on SQLite and PostgreSQL.
+    """An engine whose transactions behave alike on SQLCipher and PostgreSQL.
 
     Several threads and processes share the file. SQLite takes its write lock
     at the start of a writing transaction (BEGIN IMMEDIATE), so that none fails
@@ -29,10 +35,17 @@ class Database:
     ----------
     url
         An SQLAlchemy URL.
+    key
+        Of an SQLite file, which is encrypted with it: 32 octets.
+
+    Raises
+    ------
+    ConfigurationError
+        The file belongs to another key, or there is none for it.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, pool_size=8, max_overflow=248)
+    def __init__(self, url: str, key: bytes | None = None) -> None:
+        self._engine = _engine(url, key)
         sqlite = self._engine.dialect.name == "sqlite"
         if sqlite:
             event.listen(self._engine, "connect", _configure_sqlite)
@@ -75,7 +88,30 @@ class Database:
         self._engine.dispose()
 
 
-def _configure_sqlite(connection: SqliteConnection, _record: object) -> None:
+def _engine(url: str, key: bytes | None) -> Engine:
+    location = make_url(url)
+    if location.get_backend_name() != "sqlite":
+        get_logger("index").warning(
+            "index-not-encrypted-here",
+            database=location.get_backend_name(),
+            remedy="keep its files on an encrypted volume; see docs/operations.md",
+        )
+        return create_engine(url, pool_size=8, max_overflow=248)
+    if key is None or not location.database:
+        raise ConfigurationError("an index in an SQLite file needs its key")
+    path = Path(location.database)
+    seal_clear_index(path, key)
+    return create_engine(
+        url,
+        module=dbapi2,
+        creator=connector(path, key),
+        pool_size=8,
+        max_overflow=248,
+        hide_parameters=True,  # rows name patients: not in exception texts
+    )
+
+
+def _configure_sqlite(connection: dbapi2.Connection, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
     for setting in (
         f"busy_timeout = {BUSY_TIMEOUT_MS}",

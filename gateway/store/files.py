@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
 from gateway.store.part10 import FileMeta, check_uid, encode_head, read_head
@@ -110,16 +110,44 @@ class FileStore:
         StoredObjectDamaged, InvalidObject
             It is not there; ``uid`` is not a UID.
         """
-        path = self._root / _protected_path(uid)
+        with self.open(_protected_path(uid)) as stream:
+            return stream.read()
+
+    def open(self, relative: str) -> BinaryIO:
+        """Open a stored file, a Part 10 file, for reading from its start.
+
+        Raises
+        ------
+        StoredObjectDamaged
+            It is missing or cannot be opened.
+        """
         try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
+            return self.path_of(relative).open("rb")
+        except (OSError, InvalidObject) as error:
             raise StoredObjectDamaged(
-                f"The protected object {uid} is missing"
+                f"The stored file {relative} cannot be read: {_why(error)}"
             ) from error
 
-    def absolute(self, relative: str) -> Path:
-        """Return the path of a file of the store.
+    def exists(self, relative: str) -> bool:
+        """Whether there is a file, whole or not."""
+        return self.path_of(relative).is_file()
+
+    def digest(self, relative: str) -> str:
+        """Return the SHA-256 of a whole Part 10 file, hex.
+
+        Raises
+        ------
+        StoredObjectDamaged
+            It is missing or cannot be read.
+        """
+        digest = hashlib.sha256()
+        with self.open(relative) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def path_of(self, relative: str) -> Path:
+        """Return where a file lies on the disk; what it holds is `open`'s to say.
 
         Raises
         ------
@@ -140,17 +168,17 @@ class FileStore:
             The file is missing or has no readable head.
         """
         try:
-            with self.absolute(relative).open("rb") as stream:
+            with self.open(relative) as stream:
                 meta = read_head(stream)
                 return stream.read(), meta.transfer_syntax_uid
         except (OSError, InvalidObject) as error:
             raise StoredObjectDamaged(
-                f"The stored file {relative} cannot be read: {error}"
+                f"The stored file {relative} cannot be read: {_why(error)}"
             ) from error
 
     def remove(self, relative: str) -> None:
         """Remove a file that no row of the index names."""
-        self.absolute(relative).unlink(missing_ok=True)
+        self.path_of(relative).unlink(missing_ok=True)
 
     def clear_incoming(self) -> int:
         """Remove what an interrupted reception left; return how many files.
@@ -200,11 +228,6 @@ class OriginalWriter:
         """The digest of the data set bytes so far."""
         return self._digest.hexdigest()
 
-    @property
-    def path(self) -> Path:
-        """Where the bytes are until they are committed."""
-        return self._path
-
     def write(self, piece: bytes | memoryview) -> None:
         """Append to the data set.
 
@@ -216,6 +239,10 @@ class OriginalWriter:
         self._append(piece)
         self._digest.update(piece)
         self._size_bytes += len(piece)
+
+    def open(self) -> BinaryIO:
+        """Open what is written so far, as a Part 10 file, for reading."""
+        return self._path.open("rb")
 
     def commit(self, kind: str = ORIGINALS) -> StoredFile:
         """Give the file its name, durably, and return it.
@@ -263,6 +290,12 @@ def _protected_path(uid: str) -> str:
     check_uid(uid, "SOP Instance UID")
     shelf = hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
     return f"{PROTECTED}/{shelf}/{uid}.dcm"
+
+
+def _why(error: Exception) -> str:
+    """Return what is wrong, without a path of this machine."""
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or str(error)
 
 
 def write_durably(path: Path, content: bytes) -> None:

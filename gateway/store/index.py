@@ -48,10 +48,27 @@ AddOutcome = Literal["stored", "duplicate", "conflict"]
 CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != "id")
 
 
-def open_index(path: Path) -> Index:
-    """Open the index in a SQLite file, made and migrated as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return Index(f"sqlite:///{path}")
+def open_index(
+    path: Path, key: bytes, clock: Callable[[], datetime] = utc_now
+) -> Index:
+    """Open the index in an encrypted SQLite file, made and migrated as needed.
+
+    Parameters
+    ----------
+    path
+        The file; a clear one of an earlier build is encrypted.
+    key
+        32 octets.
+    clock
+        Where the times that rows record come from.
+
+    Raises
+    ------
+    ConfigurationError
+        The file belongs to another key, or is damaged.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Index(f"sqlite:///{path}", key, clock)
 
 
 class Index(Care):
@@ -61,12 +78,19 @@ class Index(Care):
     ----------
     url
         SQLite or PostgreSQL.
+    key
+        Of an SQLite file.
     clock
         Where the times that rows record come from.
     """
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
-        super().__init__(Database(url), clock)
+    def __init__(
+        self,
+        url: str,
+        key: bytes | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        super().__init__(Database(url, key), clock)
         self._database.migrate()
 
     # Received objects

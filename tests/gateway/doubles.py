@@ -75,7 +75,8 @@ class MarkingDouble:
         self.made += 1
         digest = hashlib.sha256(instance.sop_instance_uid.encode()).digest()
         uid = f"2.25.{int.from_bytes(digest[:15], 'big')}"
-        dataset = dcmread(self.store.absolute(instance.path))
+        with self.store.open(instance.path) as stream:
+            dataset = dcmread(BytesIO(stream.read()))
         if dataset.file_meta.TransferSyntaxUID.is_compressed:
             dataset.decompress()
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid

@@ -43,7 +43,7 @@ def protect(
     vault.put(made.record)
     stored = store.write_protected(made.sop_instance_uid, part10)
     syntax = made.parts[0].transfer_syntax_uid
-    known = read_attributes(store.absolute(stored.path), syntax)
+    known = read_attributes(BytesIO(part10), syntax)
     index.add_protected(
         NewProtected(
             instance_id=instance.id,

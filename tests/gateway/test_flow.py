@@ -30,6 +30,7 @@ from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
+from tests.gateway.stored import INDEX_KEY, content_of, put_in_place
 
 CLASSES = (
     "1.2.840.10008.5.1.4.1.1.2",
@@ -43,7 +44,7 @@ class Stage:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.index: Index = open_index(directory / "index.sqlite")
+        self.index: Index = open_index(directory / "index.sqlite", INDEX_KEY)
         self.store = FileStore(directory / "store")
         self.records = RecordsDouble()
         self.protection = MarkingDouble(self.index, self.store, self.records)
@@ -202,7 +203,7 @@ def test_steps_may_be_repeated(stage: Stage) -> None:
 
 def test_an_object_that_cannot_be_read_is_held(stage: Stage) -> None:
     instance = receive(stage.store, stage.index)
-    stage.store.absolute(instance.path).write_bytes(b"nothing of use")
+    put_in_place(stage.store, instance.path, b"nothing of use")
     revision_id = stage.close()
 
     assert stage.through(stage.flow(("true", True)), revision_id) == []
@@ -317,21 +318,21 @@ def break_seal(stage: Stage, instance: Instance) -> None:
 def alter_file(stage: Stage, instance: Instance) -> None:
     row = stage.index.protected_of(instance.id)
     assert row is not None
-    path = stage.store.absolute(row.path)
-    path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
+    content = content_of(stage.store, row.path)
+    put_in_place(stage.store, row.path, content[:-2] + b"\1\1")
 
 
 def put_original_in_place(stage: Stage, instance: Instance) -> None:
     row = stage.index.protected_of(instance.id)
     assert row is not None
-    original = stage.store.absolute(instance.path).read_bytes()
-    stage.store.absolute(row.path).write_bytes(original)
+    original = content_of(stage.store, instance.path)
+    put_in_place(stage.store, row.path, original)
 
 
 def remove_file(stage: Stage, instance: Instance) -> None:
     row = stage.index.protected_of(instance.id)
     assert row is not None
-    stage.store.absolute(row.path).unlink()
+    stage.store.path_of(row.path).unlink()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from gateway.stages.attempts import LIMIT
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from tests.gateway.outside import FILES, Outside, receive, unused_port
+from tests.gateway.stored import INDEX_KEY
 from tests.waiting import wait_until
 
 CLASSES = (
@@ -44,7 +45,7 @@ def worker(directory: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    opened = open_index(tmp_path / "index.sqlite")
+    opened = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     yield opened
     opened.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from gateway.vault.vault import Vault
 from tests.gateway.follow_cases import as_part10, ct_image, key_object
 from tests.gateway.object_cases import FastProtector
 from tests.gateway.outside import FILES, receive, receive_file
+from tests.gateway.stored import INDEX_KEY, content_of, put_in_place
 
 
 class Choice:
@@ -57,7 +59,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    index = open_index(tmp_path / "index.sqlite")
+    index = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     store = FileStore(tmp_path / "store")
     vault = Vault(tmp_path / "vault", FileMasterKey(tmp_path / "master.key"))
     choice = Choice()
@@ -145,18 +147,18 @@ def test_a_row_whose_file_was_altered_is_not_made_again(site: Site) -> None:
     protect(site, instance)
     row = site.index.protected_of(instance.id)
     assert row is not None
-    site.store.absolute(row.path).write_bytes(b"altered")
+    put_in_place(site.store, row.path, b"altered")
 
     with pytest.raises(UnprotectedExport, match="altered after protection"):
         protect(site, instance)
 
-    assert site.store.absolute(row.path).read_bytes() == b"altered"
+    assert content_of(site.store, row.path) == b"altered"
 
 
 def test_a_stored_original_that_changed_is_not_protected(site: Site) -> None:
     instance = receive(site.store, site.index)
-    path = site.store.absolute(instance.path)
-    path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
+    content = content_of(site.store, instance.path)
+    put_in_place(site.store, instance.path, content[:-2] + b"\1\1")
 
     with pytest.raises(StoredObjectDamaged, match="not what was received"):
         protect(site, instance)
@@ -197,13 +199,13 @@ def test_a_key_object_follows_the_image_it_refers_to(site: Site) -> None:
 
     (row,) = rows(site, document)
     (of_image,) = rows(site, image)
-    sent = dcmread(site.store.absolute(row.path))
+    octets = content_of(site.store, row.path)
+    sent = dcmread(BytesIO(octets))
     item = sent.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
     assert item.SeriesInstanceUID == of_image.series_instance_uid
     reference = item.ReferencedSOPSequence[0]
     assert reference.ReferencedSOPInstanceUID == of_image.sop_instance_uid
     assert reference.ReferencedSOPClassUID == of_image.sop_class_uid
-    octets = site.store.absolute(row.path).read_bytes()
     assert image.sop_instance_uid.encode() not in octets
     original = site.store.read_data_set(document.path)[0]
     assert restorer(site.store, site.vault)(document, row) == original

@@ -14,7 +14,6 @@ from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
-from gateway.demo.nodes import data_set_of
 from gateway.dicom.rawstore import OutboundObject
 from gateway.vault.vault import open_vault
 from tests.gateway.scp import (
@@ -152,7 +151,7 @@ def test_a_protected_object_comes_as_it_is_stored(tmp_path: Path) -> None:
             None,
             (READER, "MIAD-GATEWAY"),
         )
-        stored = data_set_of(gate.store.absolute(row.path).read_bytes())
+        stored = gate.store.read_data_set(row.path)[0]
         (line,) = gate.audited("get", "success")
     assert counts(statuses[-1]) == (0x0000, 1, 0, 0)
     assert getter.arrivals == [(row.sop_instance_uid, EXPLICIT, stored)]

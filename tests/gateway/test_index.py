@@ -21,6 +21,7 @@ from gateway.store.index import FindKeys, Index, Level, open_index, timestamp
 from gateway.store.migrations.versions.v0002_treatments import ATTRIBUTES
 from gateway.store.rows import NewInstance, NewProtected, SeriesKey
 from gateway.store.schema import instances, metadata, protected
+from tests.gateway.stored import INDEX_KEY
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -45,7 +46,7 @@ def new(number: int = 1, **changes: object) -> NewInstance:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    opened = open_index(tmp_path / "index.sqlite")
+    opened = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     yield opened
     opened.close()
 
@@ -78,7 +79,7 @@ def test_the_migrations_make_the_tables_of_the_schema(index: Index) -> None:
 def test_the_migrations_run_from_anywhere(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from gateway.store.index import open_index; "
-        "open_index(Path('index.sqlite')).close()"
+        "open_index(Path('index.sqlite'), b'i' * 32).close()"
     )
     path = [str(Path(__file__).parents[2])]
     subprocess.run(
@@ -98,7 +99,9 @@ def test_the_migrations_run_from_anywhere(tmp_path: Path) -> None:
 def test_processes_that_open_a_new_index_at_once_all_succeed(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         opened = list(
-            pool.map(lambda _: open_index(tmp_path / "index.sqlite"), range(6))
+            pool.map(
+                lambda _: open_index(tmp_path / "index.sqlite", INDEX_KEY), range(6)
+            )
         )
     for number, one in enumerate(opened):
         assert one.add_instance(new(number)) == "stored"
@@ -106,10 +109,10 @@ def test_processes_that_open_a_new_index_at_once_all_succeed(tmp_path: Path) -> 
 
 
 def test_what_is_committed_survives_reopening(tmp_path: Path) -> None:
-    first = open_index(tmp_path / "index.sqlite")
+    first = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     first.add_instance(new())
     first.close()
-    second = open_index(tmp_path / "index.sqlite")
+    second = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     known = second.instance("1.2.3.1")
     second.close()
     assert known is not None
@@ -169,7 +172,7 @@ def test_many_threads_add_at_once_and_one_of_the_same_uid_wins(index: Index) -> 
 
 def test_two_processes_write_at_once_without_losing_a_row(tmp_path: Path) -> None:
     path = tmp_path / "index.sqlite"
-    open_index(path).close()
+    open_index(path, INDEX_KEY).close()
     code = f"""
 import sys
 from pathlib import Path
@@ -177,7 +180,7 @@ sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
 from gateway.store.index import open_index
 from tests.gateway.test_index import new
 start = int(sys.argv[1])
-index = open_index(Path({str(path)!r}))
+index = open_index(Path({str(path)!r}), {INDEX_KEY!r})
 for number in range(start, start + 50):
     assert index.add_instance(new(number)) == "stored"
 index.close()
@@ -187,7 +190,7 @@ index.close()
         for start in (100, 200)
     ]
     assert [child.wait(120) for child in children] == [0, 0]
-    index = open_index(path)
+    index = open_index(path, INDEX_KEY)
     assert len(index.instances_in_state("received")) == 100
     index.close()
 
@@ -336,7 +339,7 @@ def test_revisions_that_wait_for_something_in_a_study(index: Index) -> None:
 def test_an_index_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     """What was protected before treatments is plain, with attributes of its own."""
     url = f"sqlite:///{tmp_path / 'index.sqlite'}"
-    old = Database(url)
+    old = Database(url, INDEX_KEY)
     config = Config()
     config.set_main_option("script_location", SCRIPTS)
     with old.write() as connection:
@@ -355,7 +358,7 @@ def test_an_index_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> 
         )
     old.close()
 
-    index = Index(url)
+    index = Index(url, INDEX_KEY)
 
     (row_now,) = index.protected_parts(1, "")
     known = index.instance_by_id(1)
@@ -376,7 +379,7 @@ def test_a_protected_object_without_source_is_refused(index: Index) -> None:
 
 
 def test_deliveries_are_planned_once_and_counted(tmp_path: Path) -> None:
-    index = Index(f"sqlite:///{tmp_path / 'index.sqlite'}", clock=lambda: NOON)
+    index = open_index(tmp_path / "index.sqlite", INDEX_KEY, lambda: NOON)
     index.add_instance(new(1))
     index.add_instance(new(2))
     revision = index.close_series("1.6", "MODALITY", NOON)

@@ -31,6 +31,7 @@ from tests.gateway.scp import (
     site,
     small,
 )
+from tests.gateway.stored import content_of, put_in_place
 from tests.gateway.test_find import identifier
 from tests.gateway.test_receive import FILES
 from tests.waiting import wait_until
@@ -342,11 +343,11 @@ def test_a_damaged_file_of_the_store_is_not_sent(tmp_path: Path, damage: str) ->
     archive = Archive()
     with recovering(tmp_path, archive) as running:
         instance = received(running, encoded(small()))
-        path = running.store.absolute(instance.path)
         if damage == "changed":
-            path.write_bytes(path.read_bytes()[:-1] + b"X")
+            content = content_of(running.store, instance.path)
+            put_in_place(running.store, instance.path, content[:-1] + b"X")
         else:
-            path.unlink()
+            running.store.path_of(instance.path).unlink()
         statuses, failed = move(running, image(instance))
     assert counts(statuses[-1]) == (0xA702, 0, 1, 0)
     assert failed is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 from sqlalchemy import insert
 
-from gateway.demo.nodes import data_set_of
 from gateway.errors import InvalidSeal
 from gateway.store.rows import Instance, Protected
 from gateway.store.schema import protected as protected_rows
@@ -36,6 +36,7 @@ from tests.gateway.scp import (
     small,
 )
 from tests.gateway.seeding import protect
+from tests.gateway.stored import content_of, put_in_place
 from tests.gateway.test_find import ask, identifier
 from tests.gateway.test_move import counts
 
@@ -118,7 +119,7 @@ def move(seeded: Seeded, query: Dataset, calling: str = READER) -> list[Dataset]
 
 
 def test_protected_objects_are_found_as_they_are(seeded: Seeded) -> None:
-    stored = dcmread(seeded.running.store.absolute(seeded.protected.path))
+    stored = dcmread(BytesIO(content_of(seeded.running.store, seeded.protected.path)))
     query = identifier(
         "IMAGE",
         StudyInstanceUID=stored.StudyInstanceUID,
@@ -204,7 +205,7 @@ def test_the_recovery_ae_shows_the_original_for_the_protected_uid(
         "MIAD-RECOVERY",
     ) as association:
         (match,), _ = ask(association, query)
-    original = dcmread(seeded.running.store.absolute(seeded.original.path))
+    original = dcmread(BytesIO(content_of(seeded.running.store, seeded.original.path)))
     assert match.SOPInstanceUID == original.SOPInstanceUID
     assert match.SeriesInstanceUID == original.SeriesInstanceUID
     assert match.PatientName == original.PatientName
@@ -221,8 +222,8 @@ def test_a_protected_object_is_sent_as_it_is_stored(seeded: Seeded) -> None:
     statuses = move(seeded, query)
     assert counts(statuses[-1]) == (0x0000, 1, 0, 0)
     (arrival,) = seeded.archive.arrivals
-    stored = seeded.running.store.absolute(seeded.protected.path)
-    assert arrival.data == data_set_of(stored.read_bytes())
+    stored, _ = seeded.running.store.read_data_set(seeded.protected.path)
+    assert arrival.data == stored
     assert arrival.sop_instance_uid == seeded.protected.sop_instance_uid
     assert (arrival.calling_ae, arrival.originator) == ("MIAD-GATEWAY", READER)
     (line,) = seeded.running.audited("move", "success")[-1:]
@@ -249,8 +250,8 @@ def test_what_does_not_verify_is_not_sent(tmp_path: Path, damage: str) -> None:
         vault = open_vault(tmp_path / "vault", tmp_path / "master.key")
         row = protect(instance, running.store, running.index, vault)
         if damage == "file":
-            path = running.store.absolute(row.path)
-            path.write_bytes(path.read_bytes()[:-1] + b"X")
+            content = content_of(running.store, row.path)
+            put_in_place(running.store, row.path, content[:-1] + b"X")
         else:
             records.failure = InvalidSeal("does not open")
         seeded = Seeded(running, archive, instance, row, instance)

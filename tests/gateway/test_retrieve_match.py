@@ -246,7 +246,7 @@ def test_keys_of_the_header_are_supported_ones(running: Gateway) -> None:
 def test_a_file_that_is_gone_leaves_its_attributes_unknown(running: Gateway) -> None:
     instance = running.index.instance("1.2.3.5")
     assert instance is not None
-    path = running.store.absolute(instance.path)
+    path = running.store.path_of(instance.path)
     hidden = path.rename(path.with_suffix(".hidden"))
     try:
         query = series(SeriesInstanceUID="1.2.3.2", StationName="")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from gateway.dicom.sender import Verdict, send_objects, verdict_of
 from gateway.store.files import FileStore
 from gateway.store.index import open_index
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
+from tests.gateway.stored import INDEX_KEY
 
 
 @pytest.fixture
 def objects(tmp_path: Path) -> list[OutboundObject]:
     store = FileStore(tmp_path / "store")
-    index = open_index(tmp_path / "index.sqlite")
+    index = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     instances = [receive(store, index, name) for name in FILES]
     index.close()
     return [
@@ -24,7 +26,7 @@ def objects(tmp_path: Path) -> list[OutboundObject]:
             sop_class_uid=instance.sop_class_uid,
             sop_instance_uid=instance.sop_instance_uid,
             transfer_syntax_uid=instance.transfer_syntax_uid,
-            data=store.absolute(instance.path),
+            data=partial(store.open, instance.path),
         )
         for instance in instances
     ]
@@ -35,8 +37,9 @@ def classes(objects: list[OutboundObject]) -> tuple[str, ...]:
 
 
 def data_of(item: OutboundObject) -> bytes:
-    assert isinstance(item.data, Path)
-    return data_set_of(item.data.read_bytes())
+    assert callable(item.data)
+    with item.data() as stream:
+        return data_set_of(stream.read())
 
 
 def test_stored_bytes_arrive_unchanged_whatever_their_syntax(
@@ -117,7 +120,7 @@ def test_an_association_lost_midway_leaves_the_rest_for_later(
         sop_class_uid=objects[1].sop_class_uid,
         sop_instance_uid=objects[1].sop_instance_uid,
         transfer_syntax_uid=objects[1].transfer_syntax_uid,
-        data=tmp_path / "gone.dcm",
+        data=(tmp_path / "gone.dcm").open,
     )
     outside = Outside()
     with outside.listening(classes(objects)):

@@ -5,6 +5,7 @@ import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
 from gateway.store.files import CONFLICTS, FileStore, write_durably
 from gateway.store.part10 import FileMeta, check_uid, read_head
 from tests.gateway.scp import example
+from tests.gateway.stored import content_of
 
 META = FileMeta(
     sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
@@ -56,7 +58,7 @@ def test_a_stored_original_is_a_part10_file_around_the_bytes_received(
     assert stored.sha256 == hashlib.sha256(item.data).hexdigest()
     assert stored.size_bytes == len(item.data)
     assert store.read_data_set(stored.path) == (item.data, item.transfer_syntax_uid)
-    dataset = dcmread(store.absolute(stored.path))
+    dataset = dcmread(BytesIO(content_of(store, stored.path)))
     assert dataset.file_meta.MediaStorageSOPInstanceUID == item.sop_instance_uid
     assert dataset.pixel_array.shape == (64, 64)
 
@@ -107,7 +109,7 @@ def test_leftovers_of_a_killed_receiver_are_removed(store: FileStore) -> None:
     (store.root / "incoming" / "0.part").write_bytes(b"cut")
     assert len(files_of(store)) == 2
     assert store.clear_incoming() == 1
-    assert files_of(store) == [store.absolute(kept.path)]
+    assert files_of(store) == [store.path_of(kept.path)]
 
 
 def test_a_conflict_is_kept_apart_from_originals(store: FileStore) -> None:
@@ -128,10 +130,10 @@ def test_no_room_for_an_original_is_store_full_and_leaves_nothing(
 
 
 def test_no_room_for_a_protected_object_keeps_the_one_before(store: FileStore) -> None:
-    before = store.write_protected("2.25.1", b"before")
+    store.write_protected("2.25.1", b"before")
     with no_room_above(1000), pytest.raises(StoreFull):
         store.write_protected("2.25.1", bytes(2000))
-    assert store.absolute(before.path).read_bytes() == b"before"
+    assert store.read_protected("2.25.1") == b"before"
     assert len(files_of(store)) == 1
 
 
@@ -156,12 +158,12 @@ def test_what_is_no_uid_never_becomes_a_path(store: FileStore, uid: str) -> None
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "originals/../../x"])
 def test_a_path_out_of_the_store_is_refused(store: FileStore, path: str) -> None:
     with pytest.raises(InvalidObject, match="leads out"):
-        store.absolute(path)
+        store.path_of(path)
 
 
 def test_a_missing_or_cut_file_is_reported_as_damaged(store: FileStore) -> None:
     stored = store.write_original(b"data", META)
-    path = store.absolute(stored.path)
+    path = store.path_of(stored.path)
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(StoredObjectDamaged, match="cut short"):
         store.read_data_set(stored.path)

@@ -27,10 +27,11 @@ from gateway.store.index import open_index, utc_now
 from gateway.supervise import on_stop_signal
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import destination
+from tests.gateway.stored import INDEX_KEY
 
 
 def main(directory: Path, port: int) -> None:
-    index = open_index(directory / "index.sqlite")
+    index = open_index(directory / "index.sqlite", INDEX_KEY)
     store = FileStore(directory / "store")
     records = RecordsDouble()
     protection = MarkingDouble(index, store, records)

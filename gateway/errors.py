@@ -12,6 +12,7 @@ __all__ = [
     "AuditBroken",
     "ConfigurationError",
     "GatewayError",
+    "HandshakeFailed",
     "IdentifierMismatch",
     "InvalidObject",
     "InvalidQuery",
@@ -108,6 +109,22 @@ class NoPresentationContext(GatewayError):
 
 class AssociationLost(GatewayError):
     """An association ended, or its peer did not answer in time."""
+
+
+class HandshakeFailed(GatewayError):
+    """A TLS connection was not made; ``reason`` is a stable code.
+
+    Attributes
+    ----------
+    reason
+        Short code for logs and the audit trail: ``no-certificate``,
+        ``unknown-authority``, ``certificate-expired``, ``certificate-revoked``,
+        ``not-tls``, ``version-too-old``, ``handshake-timeout``, ``peer-left``, ...
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
 
 
 class InvalidSeal(GatewayError):

@@ -19,7 +19,6 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket
 from typing_extensions import override
 
 from gateway.dicom import command
@@ -31,6 +30,7 @@ from gateway.dicom.contexts import (
     contexts_for,
     contexts_in_roles,
 )
+from gateway.dicom.transport import GatewaySocket
 from gateway.errors import AssociationLost, InvalidObject
 from gateway.tls.certificates import PeerCertificate
 
@@ -292,7 +292,7 @@ class StreamingDimse(DIMSEServiceProvider):
         super().receive_primitive(primitive)
 
 
-class BoundedSocket(AssociationSocket):
+class BoundedSocket(GatewaySocket):
     """Reads a PDU in large pieces and none larger than was announced."""
 
     max_pdu_bytes = 0
@@ -326,14 +326,6 @@ class BoundedSocket(AssociationSocket):
         if not self.max_pdu_bytes:
             return None
         return max(self.max_pdu_bytes, LARGEST_REQUEST_BYTES)
-
-    @override
-    def _shutdown_socket(self) -> None:
-        """Close the socket, also where the peer has closed it before."""
-        connection = self.socket
-        super()._shutdown_socket()
-        if connection is not None:
-            connection.close()
 
 
 LARGEST_REQUEST_BYTES = 1 << 20  # A-ASSOCIATE-RQ is not bound by the maximum

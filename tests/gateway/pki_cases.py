@@ -1,0 +1,201 @@
+"""Two authorities and certificates of every kind, good and bad, for TLS tests.
+
+``pki_of(folder)`` makes them in well under a second; the fixture ``pki`` does so
+once a session. Files are those that ``[tls]`` and ``[[nodes]]`` name.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from gateway.tls.certificates import PeerCertificate, sha256_of, shown
+from gateway.tls.issuing import (
+    Issuer,
+    KeyType,
+    Period,
+    Revoked,
+    Subject,
+    certificate_pem,
+    key_pem,
+    make_authority,
+    make_certificate,
+    make_revocation_list,
+    new_key,
+    revocation_list_pem,
+)
+
+DAY = timedelta(days=1)
+HOST = "gateway.test"
+"""The DNS name in the gateway's own certificate, besides localhost, 127.0.0.1."""
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """A node's certificate and key, as PEM files."""
+
+    name: str
+    certificate: Path
+    key: Path
+
+    @property
+    def x509(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate(self.certificate.read_bytes())
+
+    @property
+    def fingerprint(self) -> str:
+        """As settings take it: ``sha256:AB:CD...``."""
+        return shown(sha256_of(self.x509))
+
+    @property
+    def peer(self) -> PeerCertificate:
+        """As an association carries it."""
+        return PeerCertificate.from_der(self.x509.public_bytes(Encoding.DER))
+
+
+class Authority:
+    """An authority of a test, with its files ``ca.pem`` and ``crl.pem``."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.certificate = folder / "ca.pem"
+        self.crl = folder / "crl.pem"
+        self._revoked: list[Revoked] = []
+        self._number = 0
+        self.issuer: Issuer = make_authority(
+            Subject(name=name), new_key("ecdsa"), period(-400 * DAY, 4000 * DAY)
+        )
+        self.certificate.write_bytes(certificate_pem(self.issuer.certificate))
+        self.write_crl()
+
+    def node(
+        self,
+        name: str,
+        *,
+        dns: Sequence[str] = (),
+        addresses: Sequence[str] = (),
+        valid: Period | None = None,
+        key_type: KeyType = "ecdsa",
+    ) -> NodeFiles:
+        """Issue a certificate; again under the same name replaces the files."""
+        key = new_key(key_type)
+        subject = Subject(
+            name=name,
+            dns=tuple(dns),
+            addresses=tuple(ip_address(one) for one in addresses),
+        )
+        made = make_certificate(
+            self.issuer, subject, key.public_key(), valid or period(-DAY, 365 * DAY)
+        )
+        files = NodeFiles(
+            name, self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        )
+        files.certificate.write_bytes(certificate_pem(made))
+        files.key.write_bytes(key_pem(key))
+        files.key.chmod(0o600)
+        return files
+
+    def revoke(self, node: NodeFiles) -> None:
+        """Put a certificate on the list, and write the list."""
+        serial = node.x509.serial_number
+        self._revoked.append(Revoked(serial=serial, at=now() - timedelta(hours=1)))
+        self.write_crl()
+
+    def write_crl(self, valid: Period | None = None) -> None:
+        """Write the revocation list anew."""
+        self._number += 1
+        made = make_revocation_list(
+            self.issuer, self._revoked, self._number, valid or period(-DAY, 365 * DAY)
+        )
+        self.crl.write_bytes(revocation_list_pem(made))
+
+
+@dataclass(frozen=True)
+class Pki:
+    """What a test of TLS needs.
+
+    Attributes
+    ----------
+    authority, other
+        The trusted one, with a revocation list, and one that nobody trusts.
+    gateway
+        The gateway's own: ``gateway.test``, ``localhost``, 127.0.0.1.
+    modality, workstation, archive
+        Good nodes; their DNS names are ``NAME.test``.
+    stranger
+        Of the right authority, for no node of any configuration.
+    expired, revoked
+        Of the right authority, no longer good.
+    unknown
+        Good dates, of the authority that nobody trusts, in the modality's name.
+    """
+
+    authority: Authority
+    other: Authority
+    gateway: NodeFiles
+    modality: NodeFiles
+    workstation: NodeFiles
+    archive: NodeFiles
+    stranger: NodeFiles
+    expired: NodeFiles
+    revoked: NodeFiles
+    unknown: NodeFiles
+
+    def tls(self, **settings: object) -> dict[str, object]:
+        """Return a ``[tls]`` table with the gateway's files."""
+        return {
+            "certificate": self.gateway.certificate,
+            "key": self.gateway.key,
+            "authorities": [self.authority.certificate],
+            "revocation_lists": [self.authority.crl],
+            **settings,
+        }
+
+
+def pki_of(folder: Path) -> Pki:
+    """Make authorities and certificates in a folder."""
+    right = Authority(folder / "right", "Test Authority")
+    wrong = Authority(folder / "wrong", "Other Authority")
+    revoked = right.node("revoked", dns=["modality.test"])
+    right.revoke(revoked)
+    return Pki(
+        authority=right,
+        other=wrong,
+        gateway=right.node("gateway", dns=[HOST, "localhost"], addresses=["127.0.0.1"]),
+        modality=right.node("modality", dns=["modality.test"]),
+        workstation=right.node("workstation", dns=["workstation.test"]),
+        archive=right.node(
+            "archive", dns=["archive.test", "localhost"], addresses=["127.0.0.1"]
+        ),
+        stranger=right.node("stranger", dns=["stranger.test"]),
+        expired=right.node(
+            "expired", dns=["modality.test"], valid=period(-30 * DAY, -DAY)
+        ),
+        revoked=revoked,
+        unknown=wrong.node("modality", dns=["modality.test"]),
+    )
+
+
+def client_context(pki: Pki, node: NodeFiles | None) -> ssl.SSLContext:
+    """Return a peer's context that trusts the gateway; None: no certificate."""
+    context = ssl.create_default_context(cafile=str(pki.authority.certificate))
+    if node is not None:
+        context.load_cert_chain(node.certificate, node.key)
+    return context
+
+
+def period(start: timedelta, end: timedelta) -> Period:
+    """Return a period around the present."""
+    return Period(start=now() + start, end=now() + end)
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

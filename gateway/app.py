@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from gateway.vault.vault import Vault
 if TYPE_CHECKING:
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
+    from gateway.tls.identity import TlsIdentity
 
 
 @dataclass(frozen=True)
@@ -246,9 +248,19 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
         audit=AuditLog(places.audit),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
-        send=send_objects,
+        send=partial(send_objects, tls=_tls_of(site)),
     )
     return Jobs(flow, exporter, gate)
+
+
+def _tls_of(site: Site) -> TlsIdentity | None:
+    """Return what destinations know this side by; None: no ``[tls]`` table."""
+    from gateway.tls.identity import TlsIdentity
+    from gateway.tls.secrets import secret_reader
+
+    if site.tls is None:
+        return None
+    return TlsIdentity(site.tls, secret_reader(site.data_directory))
 
 
 def application_version() -> str:

@@ -12,7 +12,7 @@ from ipaddress import IPv6Address, ip_address
 
 from config.schema import Node
 from gateway.errors import NotIdentified
-from gateway.tls.certificates import PeerCertificate, pinned
+from gateway.tls.certificates import PeerCertificate, fingerprint_of
 
 
 class Nodes:
@@ -32,7 +32,7 @@ class Nodes:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = tuple(nodes)
         self._fingerprints = {
-            node.name: pinned(node.certificates)
+            node.name: frozenset(fingerprint_of(c) for c in node.certificates)
             for node in nodes
         }
 
@@ -80,9 +80,8 @@ class Nodes:
         return known
 
     def _holds(self, node: Node, certificate: PeerCertificate) -> bool:
-        named = {name.lower() for name in node.certificate_names}
-        pinned_here = certificate.sha256 in self._fingerprints[node.name]
-        return pinned_here or not named.isdisjoint(certificate.names)
+        named = certificate.names & {n.lower() for n in node.certificate_names}
+        return certificate.sha256 in self._fingerprints[node.name] or bool(named)
 
     def _plain(self, ae_title: str, address: str) -> Node:
         titled = [node for node in self._nodes if ae_title in node.ae_titles]

@@ -92,6 +92,11 @@ class Admission:
         self._closed = False
 
     @property
+    def service(self) -> str:
+        """Its name in the audit trail."""
+        return self._service
+
+    @property
     def called_ae(self) -> str:
         """The AE title of this service."""
         return self._called_ae

@@ -19,7 +19,7 @@ from pynetdicom.transport import (
 )
 from typing_extensions import override
 
-from config.schema import Receiver, Site
+from config.schema import Receiver, Recovery, Site
 from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
@@ -39,9 +39,15 @@ from gateway.dicom.retrieve_holdings import (
     Restore,
     Verify,
 )
+from gateway.dicom.security import Security
+from gateway.errors import HandshakeFailed
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.tls.certificates import PeerCertificate
+from gateway.tls.identity import TlsIdentity
+from gateway.tls.reminder import Reminder
+from gateway.tls.secrets import secret_reader
 
 LOG = structlog.get_logger(component="listener")
 
@@ -78,9 +84,11 @@ class GatewayServer(ThreadedAssociationServer):
         address: tuple[str, int],
         admission: Admission,
         service: Service,
+        security: Security | None,
     ) -> None:
         self.admission = admission
         self.service = service
+        self.security = security
         super().__init__(
             ae,
             address,
@@ -105,8 +113,10 @@ class GatewayServer(ThreadedAssociationServer):
 
     @override
     def shutdown(self) -> None:
-        """Stop accepting and close the listening socket."""
+        """Stop accepting, end handshakes and close the listening socket."""
         TCPServer.shutdown(self)
+        if self.security is not None:
+            self.security.close()
         self.server_close()
 
 
@@ -114,12 +124,27 @@ class GatewayRequestHandler(RequestHandler):
     """Makes the association of an accepted connection."""
 
     server: GatewayServer
+    certificate: PeerCertificate | None = None
+
+    @override
+    def handle(self) -> None:
+        """Secure the connection if this port asks for it, then start."""
+        security = self.server.security
+        if security is not None:
+            address = self.client_address[0]
+            try:
+                self.request, self.certificate = security.secure(self.request, address)
+            except HandshakeFailed:
+                return
+            self.request.settimeout(self.ae.network_timeout)
+        super().handle()
 
     @override
     def _create_association(self) -> GatewayAssociation:
         server = self.server
         association = GatewayAssociation(self.ae, server.admission, server.service)
         association._server = server
+        association.certificate = self.certificate
         association.name = f"AcceptorThread@{self.client_address[0]}"
         connection = BoundedSocket(association, client_socket=self.request)
         connection.max_pdu_bytes = self.ae.maximum_pdu_size
@@ -143,6 +168,8 @@ class Running:
     ----------
     servers
         By the name of their port in `Ports`.
+    reminder
+        Reminds of certificates that end, until it is stopped.
 
     Attributes
     ----------
@@ -150,8 +177,11 @@ class Running:
         Where they listen.
     """
 
-    def __init__(self, servers: Mapping[str, GatewayServer]) -> None:
+    def __init__(
+        self, servers: Mapping[str, GatewayServer], reminder: Reminder
+    ) -> None:
         self._servers = tuple(servers.values())
+        self._reminder = reminder
         self.ports = Ports(**{n: s.server_address[1] for n, s in servers.items()})
         self._threads = [
             threading.Thread(
@@ -164,12 +194,14 @@ class Running:
         ]
         for thread in self._threads:
             thread.start()
+        reminder.start()
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Refuse new associations, let open ones finish, then abort the rest.
 
         Returns when no thread of theirs is left.
         """
+        self._reminder.stop()
         for server in self._servers:
             server.admission.close()
             server.shutdown()
@@ -223,47 +255,88 @@ def start_receiver(
     ------
     OSError
         An address cannot be bound.
+    ConfigurationError
+        A certificate, key or revocation list cannot be used.
     """
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    nodes = Nodes(site.nodes)
+    known = Known(nodes=Nodes(site.nodes), tls=_identity(site, audit))
     ends = {
-        "receiver": _receiver(site, store, index, audit, records.verify, nodes),
-        "recovery": _recovery(site, store, index, audit, records.restore, nodes),
+        "receiver": _receiver(site, store, index, audit, records.verify, known),
+        "recovery": _recovery(site, store, index, audit, records.restore, known),
     }
-    running = Running(_listening(site, ends))
+    running = Running(_listening(site, ends, known.tls, audit), Reminder(site))
     LOG.info("listening", **asdict(running.ports))
     return running
 
 
+def _identity(site: Site, audit: AuditLog) -> TlsIdentity | None:
+    """Load the ``[tls]`` table; every later change of its files is recorded."""
+    if site.tls is None:
+        return None
+
+    def report(fault: str) -> None:
+        audit.note("tls", "failure" if fault else "success", error=fault)
+
+    return TlsIdentity(site.tls, secret_reader(site.data_directory), report=report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Whom this site knows, and what it is known by itself."""
+
+    nodes: Nodes
+    tls: TlsIdentity | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """One AE title: who may call it, and what answers."""
+    """One AE title: where, who may call it, and what answers."""
 
-    host: str
-    plain_port: int | None
+    settings: Receiver | Recovery
     admission: Admission
     service: Service
 
 
-def _listening(site: Site, ends: Mapping[str, End]) -> dict[str, GatewayServer]:
+def _listening(
+    site: Site,
+    ends: Mapping[str, End],
+    identity: TlsIdentity | None,
+    audit: AuditLog,
+) -> dict[str, GatewayServer]:
     """Bind every port that is configured, or none."""
     servers: dict[str, GatewayServer] = {}
     try:
         for name, end in ends.items():
-            if end.plain_port is not None:
-                servers[f"plain_{name}"] = GatewayServer(
-                    _entity(end.admission.called_ae, site.receiver),
-                    (end.host, end.plain_port),
-                    end.admission,
-                    end.service,
+            if identity is not None:
+                security = Security(
+                    identity,
+                    service=end.admission.service,
+                    handshake_seconds=site.limits.handshake_seconds,
+                    audit=audit,
                 )
+                servers[name] = _server(site, end, end.settings.port, security)
+            if end.settings.plain_port is not None:
+                port = end.settings.plain_port
+                servers[f"plain_{name}"] = _server(site, end, port, None)
     except BaseException:
         for server in servers.values():
             server.server_close()
         raise
     return servers
+
+
+def _server(
+    site: Site, end: End, port: int, security: Security | None
+) -> GatewayServer:
+    return GatewayServer(
+        _entity(end.admission.called_ae, site.receiver),
+        (end.settings.host, port),
+        end.admission,
+        end.service,
+        security,
+    )
 
 
 def _receiver(
@@ -272,14 +345,14 @@ def _receiver(
     index: Index,
     audit: AuditLog,
     verify: Verify,
-    nodes: Nodes,
+    known: Known,
 ) -> End:
     """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        nodes=nodes,
+        nodes=known.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
         audit=audit,
@@ -288,10 +361,9 @@ def _receiver(
         store, index, audit, max_object_bytes=settings.max_object_bytes
     )
     holdings = ProtectedObjects(store, index, verify)
-    retrieval = RetrieveService(for_readers(site), holdings, audit)
+    retrieval = RetrieveService(for_readers(site), holdings, audit, known.tls)
     return End(
-        host=settings.host,
-        plain_port=settings.plain_port,
+        settings=settings,
         admission=admission,
         service=ReceiverService(storage, retrieval),
     )
@@ -303,24 +375,23 @@ def _recovery(
     index: Index,
     audit: AuditLog,
     restore: Restore,
-    nodes: Nodes,
+    known: Known,
 ) -> End:
     """Answer queries of those who may have originals."""
     settings = site.recovery
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        nodes=nodes,
+        nodes=known.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
         audit=audit,
     )
     holdings = Originals(store, index, restore)
     return End(
-        host=settings.host,
-        plain_port=settings.plain_port,
+        settings=settings,
         admission=admission,
-        service=RetrieveService(for_recovery(site), holdings, audit),
+        service=RetrieveService(for_recovery(site), holdings, audit, known.tls),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ class PeerCertificate:
         Of the certificate's DER octets: 64 lower-case hexadecimal digits.
     names
         DNS names of the Subject Alternative Name and the subject's common names,
-        in lower case, each once.
+        in lower case.
     subject
         For the audit trail, as RFC 4514 writes it.
     not_after
@@ -36,7 +35,7 @@ class PeerCertificate:
     """
 
     sha256: str
-    names: tuple[str, ...]
+    names: frozenset[str]
     subject: str
     not_after: datetime
 
@@ -58,7 +57,7 @@ class PeerCertificate:
         )
 
 
-def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+def names_of(certificate: x509.Certificate) -> frozenset[str]:
     """Return the DNS names and common names a certificate holds, in lower case."""
     try:
         alternative = certificate.extensions.get_extension_for_class(
@@ -70,7 +69,7 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
         str(attribute.value)
         for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     ]
-    return tuple(dict.fromkeys(name.lower() for name in [*alternative, *common]))
+    return frozenset(name.lower() for name in [*alternative, *common])
 
 
 def subject_of(certificate: x509.Certificate) -> str:
@@ -89,36 +88,20 @@ def shown(sha256: str) -> str:
     return PREFIX + ":".join(pairs).upper()
 
 
-def plain_fingerprint(setting: str) -> str:
-    """Return a fingerprint of the settings as 64 lower-case hexadecimal digits."""
-    return setting.removeprefix(PREFIX).replace(":", "").lower()
+def fingerprint_of(given: Path | str) -> str:
+    """Return the SHA-256 of a certificate: of a PEM file, or as it was written.
 
-
-def pinned(entries: Iterable[Path | str]) -> frozenset[str]:
-    """Return the fingerprints that settings name, by file or by themselves.
-
-    Parameters
-    ----------
-    entries
-        PEM files, of which every certificate counts, and ``sha256:...``.
-
-    Returns
-    -------
-    frozenset
-        As `PeerCertificate.sha256`.
+    Of a file with several certificates the first counts: the others are those of
+    authorities.
 
     Raises
     ------
     ConfigurationError
-        A file cannot be read or holds no certificate.
+        The file cannot be read or holds no certificate.
     """
-    found: set[str] = set()
-    for entry in entries:
-        if isinstance(entry, Path):
-            found |= {sha256_of(one) for one in read_certificates(entry)}
-        else:
-            found.add(plain_fingerprint(entry))
-    return frozenset(found)
+    if isinstance(given, Path):
+        return sha256_of(read_certificates(given)[0])
+    return given.removeprefix(PREFIX).replace(":", "").lower()
 
 
 def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:

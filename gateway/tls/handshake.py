@@ -21,6 +21,9 @@ AHEAD_BYTES: Final = 1 << 14  # a TLS record (RFC 8446 5.1)
 LINGER_SECONDS: Final = 0.5
 LINGER_READS: Final = 16
 
+# Failures that no alert goes out for.
+NOTHING_SAID: Final = frozenset({"handshake-timeout", "peer-left"})
+
 # X509_V_ERR_..., openssl-verification-options(1)
 _VERIFY_REASONS: Final = {
     2: "unknown-authority",
@@ -206,8 +209,10 @@ def secure_accepted(
     try:
         _shake_hands(connection, seconds)
         return _peer_of(connection, now)
-    except HandshakeFailed:
-        _linger(connection)
+    except HandshakeFailed as failure:
+        if failure.reason not in NOTHING_SAID:
+            _linger(connection)
+        connection.close()
         raise
 
 
@@ -307,7 +312,7 @@ def _check_pins(connection: TlsSocket, peer: Requested) -> None:
 
 
 def _linger(connection: TlsSocket) -> None:
-    """Close so that the peer can still read the alert that says why.
+    """Wait until the peer has read the alert that says why, but not long.
 
     A close with unread data resets the connection, and the alert is lost.
     """
@@ -318,4 +323,3 @@ def _linger(connection: TlsSocket) -> None:
             with contextlib.suppress(TimeoutError):
                 if not socket.socket.recv(connection, AHEAD_BYTES):
                     break
-    connection.close()

@@ -14,7 +14,7 @@ import structlog
 
 from config.schema import Tls
 from gateway.errors import ConfigurationError
-from gateway.tls.certificates import pinned
+from gateway.tls.certificates import fingerprint_of
 from gateway.tls.contexts import Contexts, make_contexts
 from gateway.tls.handshake import Requested
 from gateway.tls.material import (
@@ -126,7 +126,7 @@ class TlsIdentity:
             A certificate file of the peer cannot be read.
         """
         loaded = self._current()
-        pins = pinned(peer.certificates)
+        pins = frozenset(fingerprint_of(one) for one in peer.certificates)
         contexts = loaded.contexts
         return Requested(
             context=contexts.pinning if pins else contexts.client,

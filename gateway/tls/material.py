@@ -182,8 +182,8 @@ def pinned_endings(name: str, entries: tuple[Path | str, ...]) -> Iterator[Endin
     """Yield the ends of certificates that settings pin by file."""
     for entry in entries:
         if isinstance(entry, Path):
-            for certificate in read_certificates(entry):
-                yield _ending(f"certificate of {name}", entry, certificate)
+            own = read_certificates(entry)[0]
+            yield _ending(f"certificate of {name}", entry, own)
 
 
 def _ending(what: str, path: Path, certificate: x509.Certificate) -> Ending:

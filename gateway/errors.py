@@ -10,6 +10,7 @@ from config.errors import ConfigurationError
 __all__ = [
     "AssociationLost",
     "AuditBroken",
+    "BadRequest",
     "ConfigurationError",
     "GatewayError",
     "HandshakeFailed",
@@ -28,6 +29,7 @@ __all__ = [
     "PrivateKeyRefused",
     "RecordMissing",
     "RecoveryRefused",
+    "RequestRefused",
     "StoreFull",
     "StoredObjectDamaged",
     "TooManyMatches",
@@ -188,3 +190,24 @@ class MoveNotAuthorised(GatewayError):
 
 class TooManyMatches(GatewayError):
     """A C-MOVE selects more objects than its responses can count."""
+
+
+class RequestRefused(GatewayError):
+    """An HTTP request is not answered as asked.
+
+    Attributes
+    ----------
+    status
+        HTTP status code, 400 to 599.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadRequest(RequestRefused):
+    """An HTTP request cannot be understood."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message)

@@ -221,11 +221,6 @@ class StorageService:
         self, association: GatewayAssociation, incoming: IncomingObject, tally: Tally
     ) -> str:
         """Make an object durable; return what the index made of it."""
-        writer = incoming.received()
-        with writer.open() as written:
-            attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
-        _check_identity(attributes, incoming.request)
-        tally.studies.add(attributes.study_instance_uid)
         call = association.call
         source = Source(
             calling_ae=call.calling_ae,
@@ -233,7 +228,7 @@ class StorageService:
             peer_address=call.peer_address,
             received_at=timestamp(self._clock()),
         )
-        return self._deposit.keep(writer, attributes, source)
+        return make_durable(self._deposit, incoming, source, tally)
 
     def _refuse(
         self, association: GatewayAssociation, request: Request, error: Exception
@@ -251,6 +246,29 @@ class StorageService:
         LOG.warning("object not stored", error=repr(error), **fields)
         self._audit.note("store", "refused", message=comment, **fields)
         return status, comment
+
+
+def make_durable(
+    deposit: Deposit, incoming: IncomingObject, source: Source, tally: Tally
+) -> str:
+    """Check that an object is what was announced, and put it in store and index.
+
+    Returns
+    -------
+    str
+        ``stored`` or ``duplicate``.
+
+    Raises
+    ------
+    Exception
+        One of `REFUSALS`: nothing is stored, or it is kept aside.
+    """
+    writer = incoming.received()
+    with writer.open() as written:
+        attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
+    _check_identity(attributes, incoming.request)
+    tally.studies.add(attributes.study_instance_uid)
+    return deposit.keep(writer, attributes, source)
 
 
 def _file_meta(

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_FIND
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.audit.log import AuditLog
+from gateway.audit.log import AuditLog, Field
 from gateway.dicom import command
 from gateway.dicom.association import RELATIONAL, GatewayAssociation
 from gateway.dicom.message import send_message
@@ -94,46 +94,25 @@ class FindHandler:
                 return FindStatus.CANCEL
             if association.is_over():
                 raise AssociationLost("Who asked is gone")
-            header = self._header(query, row)
+            header = first_header(self._holdings, query, row)
             if not matches(query.header, header):
                 continue
             answer = encode_answer(query, (row, header), self._retrieve_ae, syntax)
             _respond(association, request, context_id, pending, answer)
         return FindStatus.SUCCESS
 
-    def _header(self, query: Query, row: dict[str, Any]) -> Dataset:
-        """Return what else is asked for of the first object of a match."""
-        if not query.header:
-            return Dataset()
-        try:
-            tags = [element.tag for element in query.header]
-            with self._holdings.open(row) as stream:
-                return read_header(stream, tags)
-        except GatewayError as error:
-            LOG.warning("head of a stored object not read", error=str(error))
-            return Dataset()
-
     def _record(
         self, association: GatewayAssociation, query: Query, found: int
     ) -> None:
         """Record who asks, with what keys, and for how many objects at most."""
         call = association.call
-        header_keys = {key.keyword for key in query.header if not is_universal(key)}
-        uids = {
-            keyword: list(values)
-            for keyword, values in query.keys.values.items()
-            if keyword in HIERARCHY_UIDS
-        }
         self._audit.record(
             "query",
             "success",
             calling_ae=call.calling_ae,
             called_ae=call.called_ae,
             peer_address=call.peer_address,
-            level=query.level.value,
-            keys=sorted({*query.keys.values, *header_keys}),
-            **{"candidates" if header_keys else "matches": found},
-            **uids,
+            **query_fields(query, found),
         )
 
     def _refuse(
@@ -149,6 +128,43 @@ class FindHandler:
             peer_address=call.peer_address,
             status=f"0x{status:04X}",
         )
+
+
+def first_header(holdings: Holdings, query: Query, row: dict[str, Any]) -> Dataset:
+    """Return what else is asked for of the first object of a match."""
+    if not query.header:
+        return Dataset()
+    try:
+        tags = [element.tag for element in query.header]
+        with holdings.open(row) as stream:
+            return read_header(stream, tags)
+    except GatewayError as error:
+        LOG.warning("head of a stored object not read", error=str(error))
+        return Dataset()
+
+
+def query_fields(query: Query, found: int) -> dict[str, Field]:
+    """Return what the trail says of a query: keys, not values, but for UIDs.
+
+    Parameters
+    ----------
+    query
+        What was asked.
+    found
+        For how many objects at most an answer leaves.
+    """
+    header_keys = {key.keyword for key in query.header if not is_universal(key)}
+    uids: dict[str, Field] = {
+        keyword: list(values)
+        for keyword, values in query.keys.values.items()
+        if keyword in HIERARCHY_UIDS
+    }
+    return {
+        "level": query.level.value,
+        "keys": sorted({*query.keys.values, *header_keys}),
+        "candidates" if header_keys else "matches": found,
+        **uids,
+    }
 
 
 def _is_relational(association: GatewayAssociation, model: str) -> bool:

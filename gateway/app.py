@@ -21,13 +21,17 @@ from gateway.audit.log import AuditLog
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
-from gateway.sealing.master import FileMasterKey
+from gateway.sealing.process import harden_process
+from gateway.sealing.ring import open_ring
+from gateway.sealing.secrets import SecretStore
 from gateway.store.files import FileStore, write_durably
 from gateway.store.index import Index, open_index, utc_now
 from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
+    from gateway.sealing.master import Keys
+    from gateway.sealing.ring import KeyRing
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
     from gateway.tls.identity import TlsIdentity
@@ -60,19 +64,9 @@ class Places:
         return self.root / "vault"
 
     @property
-    def master_key(self) -> Path:
-        """The key that wraps every record's key."""
-        return self.root / "secrets" / "master.key"
-
-    @property
-    def uid_key(self) -> Path:
-        """The secret that maps UIDs."""
-        return self.root / "secrets" / "uid.key"
-
-    @property
-    def signer(self) -> Path:
-        """The key that signs what is enclosed for recipients."""
-        return self.root / "secrets" / "signer.pem"
+    def secrets(self) -> Path:
+        """Sealed secrets; and the master key, if it is nowhere else."""
+        return self.root / "secrets"
 
     @property
     def audit(self) -> Path:
@@ -99,16 +93,25 @@ def open_index_of(site: Site) -> Index:
     return open_index(Places(site.data_directory).index)
 
 
-def open_vault_of(site: Site) -> Vault:
-    """Open the vault of a site; its master key is made on first use.
+def open_keys_of(site: Site) -> KeyRing:
+    """Open the master keys of a site, once per process; made on first use.
 
     Raises
     ------
     ConfigurationError
-        Others may reach the master key, or it is not a key.
+        One is missing, others may reach it, or it is not a key.
     """
-    places = Places(site.data_directory)
-    return Vault(places.vault, FileMasterKey(places.master_key))
+    return open_ring(site.vault, site.data_directory)
+
+
+def open_secrets_of(site: Site, keys: Keys) -> SecretStore:
+    """Open what a site keeps sealed under its master key."""
+    return SecretStore(Places(site.data_directory).secrets, keys)
+
+
+def open_vault_of(site: Site, keys: Keys) -> Vault:
+    """Open the vault of a site."""
+    return Vault(Places(site.data_directory).vault, keys)
 
 
 # serve: receiver and worker as children
@@ -116,6 +119,7 @@ def open_vault_of(site: Site) -> Vault:
 
 def serve(config: Path, site: Site) -> None:
     """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    harden_process()
     log.configure(site.log.level, site.log.format)
     places = Places(site.data_directory)
     with _only_one(places, "serve"):
@@ -152,7 +156,7 @@ def _receive(site: Site, places: Places, index: Index) -> None:
 
     store = FileStore(places.store)
     audit = AuditLog(places.audit)
-    vault = open_vault_of(site)
+    vault = open_vault_of(site, open_keys_of(site))
     records = Records(
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
@@ -227,17 +231,18 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
     from gateway.stages.flow import Flow
-    from gateway.stages.recipes import Secrets, build_protection
+    from gateway.stages.recipes import build_protection
     from gateway.stages.workflows import Jobs
 
     store = FileStore(places.store)
-    vault = open_vault_of(site)
+    keys = open_keys_of(site)
+    vault = open_vault_of(site, keys)
     flow = Flow(
         index=index,
         store=store,
         router=compile_router(site),
         protection=build_protection(
-            site, Secrets(places.uid_key, places.signer), index, store, vault
+            site, open_secrets_of(site, keys), index, store, vault
         ),
         attempts=Attempts(places.attempts),
     )
@@ -290,6 +295,7 @@ def _leave() -> None:
 
 
 def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
+    harden_process()
     site = load_checked(config)
     log.configure(site.log.level, site.log.format)
     if lifeline is not None:

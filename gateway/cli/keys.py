@@ -39,13 +39,15 @@ def signer(
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from gateway.stages.offline import default_site
-    from gateway.vault.signer import fingerprint, load_signer, signer_path
+    from gateway.sealing.process import harden_process
+    from gateway.stages.offline import OfflineSite, default_site
+    from gateway.vault.signer import fingerprint, load_signer
 
     if output is not None and output.exists():
         raise typer.BadParameter(f"{output} is there", param_hint="--output")
-    root = default_site().root if site is None else site
-    certificate = load_signer(signer_path(root)).certificate
+    harden_process()
+    chosen = default_site() if site is None else OfflineSite(site)
+    certificate = load_signer(chosen.secrets()).certificate
     pem = certificate.public_bytes(Encoding.PEM).decode("ascii")
     mark = fingerprint(certificate)
     if output is not None:

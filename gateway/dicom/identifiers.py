@@ -6,10 +6,11 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from gateway.sealing.secretfile import load_or_create
-
 if TYPE_CHECKING:
-    from pathlib import Path
+    from gateway.sealing.secrets import SecretStore
+
+UID_KEY: Final = "uid.key"
+"""Name of the site's UID secret."""
 
 SECRET_LENGTH: Final = 32
 """Octets of the site's UID secret."""
@@ -49,12 +50,12 @@ class UidMapper:
         return UUID_ROOT + str(int.from_bytes(digest[:16], "big"))
 
 
-def load_secret(path: Path) -> bytes:
-    """UID secret of a site, made with mode 0600 on first use.
+def load_secret(secrets: SecretStore) -> bytes:
+    """UID secret of a site, made on first use.
 
     Raises
     ------
     ConfigurationError
-        The file can be read by others or is not a secret.
+        It does not open, or is not a secret.
     """
-    return load_or_create(path, SECRET_LENGTH)
+    return secrets.get(UID_KEY, SECRET_LENGTH)

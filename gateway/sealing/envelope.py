@@ -109,6 +109,11 @@ class EnvelopeWriter:
         self.size = 0
         stream.write(self._start() + context)
 
+    @property
+    def key_id(self) -> str:
+        """Name of the master key that the envelope opens under."""
+        return self._master.key_id
+
     def write(self, piece: Buffer) -> int:
         """Seal further octets; returns how many they were."""
         if self._finished:

@@ -11,6 +11,9 @@ from typing import Final
 
 from gateway.errors import ConfigurationError
 
+WIPE: Final = 1 << 20
+"""Octets overwritten at once."""
+
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 """Permission bits that must not be set on a secret."""
 
@@ -119,7 +122,9 @@ def write_durably(path: Path, data: bytes) -> None:
 def overwrite(path: Path) -> None:
     """Write zeros over a file, as far as its disk writes in place."""
     with path.open("r+b", buffering=0) as file:
-        file.write(bytes(path.stat().st_size))
+        left = path.stat().st_size
+        while left > 0:
+            left -= file.write(bytes(min(left, WIPE)))
         os.fsync(file.fileno())
 
 

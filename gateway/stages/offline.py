@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from config.schema import Protection
+from config.schema import Vault as VaultSettings
 from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.dicom.lenient import lenient, text
 from gateway.dicom.parse import data_set_offset, parse_object
@@ -19,16 +20,19 @@ from gateway.dicom.restore import instance_uid, restore
 from gateway.errors import GatewayError, KeyNotEnclosed, RecoveryRefused
 from gateway.route.attributes import attributes_of
 from gateway.route.rules import load_checked
+from gateway.sealing.ring import KeyRing, open_ring
+from gateway.sealing.secrets import SecretStore
 from gateway.stages.draft import Original
 from gateway.stages.marking import Marking, Memory
 from gateway.stages.protect import ObjectProtection, protect_object
 from gateway.store.files import write_durably
 from gateway.store.part10 import FileMeta, encode_head
-from gateway.vault.vault import Vault, open_vault
+from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from config.schema import Site
     from gateway.route.keywords import Value
     from gateway.stages.marking import Progress
     from gateway.stages.protect import ProtectedObject
@@ -63,16 +67,36 @@ class OfflineSite:
 
     def vault(self) -> Vault:
         """Open the vault; its master key is made on first use."""
-        return open_vault(self.root / "vault", self.root / "secrets" / "master.key")
+        return Vault(self.root / "vault", self.keys)
 
     def uids(self) -> UidMapper:
         """Make the UID mapper; its secret is made on first use."""
-        return UidMapper(load_secret(self.root / "secrets" / "uid.key"))
+        return UidMapper(load_secret(self.secrets()))
+
+    def secrets(self) -> SecretStore:
+        """Open the secrets that are sealed under the master key."""
+        return SecretStore(self.root / "secrets", self.keys)
 
     def protection(self) -> Protection:
         """Read the settings of the site file; the defaults where there is none."""
-        settings = self.root / SITE_FILE
-        return load_checked(settings).protection if settings.is_file() else Protection()
+        return Protection() if self._settings is None else self._settings.protection
+
+    @cached_property
+    def keys(self) -> KeyRing:
+        """Master keys, from where the site file says.
+
+        Raises
+        ------
+        ConfigurationError
+            One is missing, others may reach it, or it is not a key.
+        """
+        settings = VaultSettings() if self._settings is None else self._settings.vault
+        return open_ring(settings, self.root)
+
+    @cached_property
+    def _settings(self) -> Site | None:
+        path = self.root / SITE_FILE
+        return load_checked(path) if path.is_file() else None
 
 
 def default_site(environ: Mapping[str, str] = os.environ) -> OfflineSite:

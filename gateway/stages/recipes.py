@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gateway.dicom.deidentify import Deidentifier
 from gateway.dicom.enclosed import enclose
@@ -21,17 +20,11 @@ if TYPE_CHECKING:
 
     from config.schema import Site
     from gateway.route.treatment import Treatment
+    from gateway.sealing.secrets import SecretStore
     from gateway.stages.recipe import Enclose
     from gateway.store.files import FileStore
     from gateway.store.index import Index
     from gateway.vault.vault import Vault
-
-
-class Secrets(NamedTuple):
-    """Where the secrets lie that protected objects are made with."""
-
-    uid_key: Path
-    signer: Path
 
 
 class Recipes:
@@ -43,14 +36,14 @@ class Recipes:
         Names profiles and recipients.
     uids
         Maps UIDs.
-    signer
-        Where the site's signing key lies; made on first use.
+    secrets
+        Hold the site's signing key; made on first use.
     """
 
-    def __init__(self, site: Site, uids: UidMapper, signer: Path) -> None:
+    def __init__(self, site: Site, uids: UidMapper, secrets: SecretStore) -> None:
         self._site = site
         self._uids = uids
-        self._signer = signer
+        self._secrets = secrets
         self.of = lru_cache(maxsize=None)(self._made)
 
     def _made(self, treatment: Treatment) -> Recipe:
@@ -76,7 +69,7 @@ class Recipes:
             return None
         found = next(d for d in self._site.destinations if d.name == destination)
         recipients = load_recipients(found.recipients)
-        signer = load_signer(self._signer)
+        signer = load_signer(self._secrets)
 
         def put_in(dataset: Dataset, record: bytes, original: Dataset) -> None:
             attributes = attributes_to_put_back(original, dataset)
@@ -92,17 +85,17 @@ class Recipes:
 
 
 def build_protection(
-    site: Site, secrets: Secrets, index: Index, store: FileStore, vault: Vault
+    site: Site, secrets: SecretStore, index: Index, store: FileStore, vault: Vault
 ) -> Protection:
     """Return the protection a site configures; models are loaded when used."""
     settings = site.protection
-    uids = UidMapper(load_secret(secrets.uid_key))
+    uids = UidMapper(load_secret(secrets))
     return Protection(
         index=index,
         store=store,
         vault=vault,
         protectors=Protectors(settings),
-        recipe=Recipes(site, uids, secrets.signer).of,
+        recipe=Recipes(site, uids, secrets).of,
         uids=uids,
         when_not_fooled=settings.when_not_fooled,
         batch_frames=settings.batch_frames,

@@ -17,7 +17,7 @@ from sqlcipher3 import dbapi2
 
 from gateway.errors import ConfigurationError
 from gateway.log import get_logger
-from gateway.store.files import sync_directory
+from gateway.store.durable import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

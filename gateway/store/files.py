@@ -1,26 +1,57 @@
-"""Durable files: every name appears whole and fsynced, or not at all."""
+"""The received and protected objects: sealed files, durable under their name.
+
+Nothing is ever written in clear, not even while it comes in. What is read is
+authentic, and the object of its name, or reading it raises.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
-from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
-from gateway.store.part10 import FileMeta, check_uid, encode_head, read_head
+from typing_extensions import override
 
-ORIGINALS = "originals"
-CONFLICTS = "conflicts"
-PROTECTED = "protected"
+from gateway.errors import InvalidObject, InvalidSeal, StoredObjectDamaged
+from gateway.sealing.envelope import EnvelopeReader, EnvelopeWriter, open_sealed
+from gateway.store.durable import (
+    WholeFile,
+    durably,
+    make_directory,
+    refused_when_full,
+    sync_directory,
+    write_durably,
+)
+from gateway.store.names import (
+    CONFLICTS,
+    ORIGINALS,
+    PROTECTED,
+    Names,
+    context_of,
+    context_of_object,
+)
+from gateway.store.part10 import FileMeta, encode_head, read_head
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from gateway.sealing.master import Keys
+
+__all__ = [
+    "CONFLICTS",
+    "ORIGINALS",
+    "PROTECTED",
+    "FileStore",
+    "OriginalWriter",
+    "StoredFile",
+    "write_durably",
+]
+
 INCOMING = "incoming"
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CHUNK_BYTES = 1 << 20
 
 
@@ -33,8 +64,8 @@ class StoredFile:
     path
         Relative to the store's root.
     sha256
-        Of the data set bytes only for received objects, of the whole file for
-        protected ones.
+        Of the data set bytes only for received objects, of the whole Part 10
+        file for protected ones; never of sealed bytes.
     size_bytes
         Of the data set, or of the whole file, likewise.
     """
@@ -51,10 +82,16 @@ class FileStore:
     ----------
     root
         Made with its sub-directories when absent.
+    keys
+        The master keys of the site.
+    secret
+        32 octets that names of files are made with.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keys: Keys, secret: bytes) -> None:
         self._root = root
+        self._keys = keys
+        self._names = Names(secret)
         for name in (ORIGINALS, CONFLICTS, PROTECTED, INCOMING):
             make_directory(root / name)
 
@@ -63,6 +100,16 @@ class FileStore:
         """The directory that all relative paths start from."""
         return self._root
 
+    @property
+    def keys(self) -> Keys:
+        """The master keys that files are sealed under."""
+        return self._keys
+
+    @property
+    def names(self) -> Names:
+        """What makes the names of files."""
+        return self._names
+
     def begin_original(self, meta: FileMeta) -> OriginalWriter:
         """Start to write a received object whose data set comes in pieces.
 
@@ -70,6 +117,8 @@ class FileStore:
         ------
         StoreFull, InvalidObject
             No room; a UID that is none.
+        ConfigurationError
+            There is no master key to seal with.
         """
         return OriginalWriter(self, meta)
 
@@ -97,10 +146,26 @@ class FileStore:
         StoreFull, InvalidObject
             No room; ``uid`` is not a UID.
         """
-        relative = _protected_path(uid)
+        relative = self._names.protected(uid)
         digest = hashlib.sha256(part10).hexdigest()
-        write_durably(self._root / relative, part10)
+        self.seal(relative, io.BytesIO(part10))
         return StoredFile(path=relative, sha256=digest, size_bytes=len(part10))
+
+    def seal(self, relative: str, content: BinaryIO) -> None:
+        """Write a file of the store, durably; its content is read in pieces.
+
+        Raises
+        ------
+        StoreFull
+            No room; nothing is left behind.
+        """
+        with durably(self.path_of(relative)) as stream:
+            envelope = EnvelopeWriter(
+                cast("BinaryIO", stream), self._keys, context_of(relative)
+            )
+            while piece := content.read(CHUNK_BYTES):
+                envelope.write(piece)
+            envelope.finish()
 
     def read_protected(self, uid: str) -> bytes:
         """Return the protected object of a UID, a Part 10 file.
@@ -108,32 +173,37 @@ class FileStore:
         Raises
         ------
         StoredObjectDamaged, InvalidObject
-            It is not there; ``uid`` is not a UID.
+            It is not there or not whole; ``uid`` is not a UID.
         """
-        with self.open(_protected_path(uid)) as stream:
-            return stream.read()
+        with self.open(self._names.protected(uid)) as stream:
+            return _all_of(stream)
 
     def open(self, relative: str) -> BinaryIO:
         """Open a stored file, a Part 10 file, for reading from its start.
 
+        It can seek, and holds one chunk of 64 KiB in memory.
+
         Raises
         ------
         StoredObjectDamaged
-            It is missing or cannot be opened.
+            It is missing, does not open, or is sealed as another one. Reading
+            raises the same where the rest of it was altered.
         """
         try:
-            return self.path_of(relative).open("rb")
-        except (OSError, InvalidObject) as error:
-            raise StoredObjectDamaged(
-                f"The stored file {relative} cannot be read: {_why(error)}"
-            ) from error
+            sealed = open_sealed(self.path_of(relative), self._keys)
+        except (OSError, InvalidObject, InvalidSeal) as error:
+            raise _damaged(relative, error) from error
+        if sealed.context != context_of(relative):
+            sealed.close()
+            raise _damaged(relative, InvalidSeal("it is the seal of another file"))
+        return cast("BinaryIO", StoredStream(sealed, relative))
 
     def exists(self, relative: str) -> bool:
         """Whether there is a file, whole or not."""
         return self.path_of(relative).is_file()
 
-    def digest(self, relative: str) -> str:
-        """Return the SHA-256 of a whole Part 10 file, hex.
+    def digest(self, relative: str, *, data_set: bool = False) -> str:
+        """Return the SHA-256 of a Part 10 file, or of its data set, hex.
 
         Raises
         ------
@@ -142,12 +212,14 @@ class FileStore:
         """
         digest = hashlib.sha256()
         with self.open(relative) as stream:
+            if data_set:
+                _head_of(stream, relative)
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
 
     def path_of(self, relative: str) -> Path:
-        """Return where a file lies on the disk; what it holds is `open`'s to say.
+        """Return where a sealed file lies on the disk; `open` reads it.
 
         Raises
         ------
@@ -165,16 +237,11 @@ class FileStore:
         Raises
         ------
         StoredObjectDamaged
-            The file is missing or has no readable head.
+            The file is missing, damaged, or has no readable head.
         """
-        try:
-            with self.open(relative) as stream:
-                meta = read_head(stream)
-                return stream.read(), meta.transfer_syntax_uid
-        except (OSError, InvalidObject) as error:
-            raise StoredObjectDamaged(
-                f"The stored file {relative} cannot be read: {_why(error)}"
-            ) from error
+        with self.open(relative) as stream:
+            meta = _head_of(stream, relative)
+            return _all_of(stream), meta.transfer_syntax_uid
 
     def remove(self, relative: str) -> None:
         """Remove a file that no row of the index names."""
@@ -192,7 +259,7 @@ class FileStore:
 
 
 class OriginalWriter:
-    """One received object on its way into the store.
+    """One received object on its way into the store, sealed piece by piece.
 
     A context manager: leaving it without ``commit`` removes what was written.
     """
@@ -203,12 +270,13 @@ class OriginalWriter:
         self._meta = meta
         self._digest = hashlib.sha256()
         self._size_bytes = 0
-        self._head_bytes = len(head)
         self._path = store.root / INCOMING / f"{secrets.token_hex(16)}.part"
-        with refused_when_full():
-            self._file = self._path.open("x+b", buffering=0)
+        self._file = WholeFile(self._path)
         try:
-            self._append(head)
+            context = context_of_object(store.names.label(meta))
+            file = cast("BinaryIO", self._file)
+            self._envelope = EnvelopeWriter(file, store.keys, context)
+            self._envelope.write(head)
         except BaseException:
             self.discard()
             raise
@@ -236,19 +304,33 @@ class OriginalWriter:
         StoreFull
             The disk has no room.
         """
-        self._append(piece)
+        self._envelope.write(piece)
         self._digest.update(piece)
         self._size_bytes += len(piece)
 
     def open(self) -> BinaryIO:
-        """Open what is written so far, as a Part 10 file, for reading."""
-        return self._path.open("rb")
+        """Open what was written, a Part 10 file; nothing more can be written.
+
+        Raises
+        ------
+        StoreFull
+            The disk has no room for the end.
+        StoredObjectDamaged
+            The disk does not give back what was written.
+        """
+        self._envelope.finish()
+        name = f"{INCOMING}/{self._path.name}"
+        try:
+            sealed = open_sealed(self._path, self._store.keys)
+        except (OSError, InvalidSeal) as error:
+            raise _damaged(name, error) from error
+        return cast("BinaryIO", StoredStream(sealed, name))
 
     def commit(self, kind: str = ORIGINALS) -> StoredFile:
         """Give the file its name, durably, and return it.
 
-        The name holds digest and transfer syntax, so that a file of that name
-        already there has the same content and stays.
+        The name holds a mark of the bytes and of the object, so that a file of
+        that name already there has the same content.
 
         Raises
         ------
@@ -256,11 +338,11 @@ class OriginalWriter:
             The disk has no room.
         """
         digest = self.sha256
-        name = f"{digest}.{self._meta.transfer_syntax_uid}.dcm"
-        relative = f"{kind}/{digest[:2]}/{name}"
-        final = self._store.root / relative
+        relative = self._store.names.original(kind, digest, self._meta)
+        final = self._store.path_of(relative)
+        self._envelope.finish()
+        self._file.sync()
         with refused_when_full():
-            os.fsync(self._file.fileno())
             make_directory(final.parent)
             self._path.replace(final)
             sync_directory(final.parent)
@@ -278,73 +360,80 @@ class OriginalWriter:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
-    def _append(self, piece: bytes | memoryview) -> None:
-        view = memoryview(piece)
-        with refused_when_full():
-            while view:
-                view = view[self._file.write(view) :]
+
+class StoredStream(io.RawIOBase):
+    """Content of a stored file; damage names the file."""
+
+    def __init__(self, sealed: EnvelopeReader, name: str) -> None:
+        super().__init__()
+        self._sealed = sealed
+        self._file = name
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._sealed.seek(offset, whence)
+
+    @override
+    def tell(self) -> int:
+        return self._sealed.tell()
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, fewer only at the end.
+
+        Raises
+        ------
+        StoredObjectDamaged
+            They are not those that were stored, or cannot be read.
+        """
+        try:
+            return self._sealed.read(size)
+        except (OSError, InvalidSeal) as error:
+            raise _damaged(self._file, error) from error
+
+    @override
+    def readall(self) -> bytes:
+        return self.read()
+
+    @override
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        content = self.read(len(view))
+        view[: len(content)] = content
+        return len(content)
+
+    @override
+    def close(self) -> None:
+        self._sealed.close()
+        super().close()
 
 
-def _protected_path(uid: str) -> str:
-    """Where a protected object lies; the UID is checked before it is a name."""
-    check_uid(uid, "SOP Instance UID")
-    shelf = hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
-    return f"{PROTECTED}/{shelf}/{uid}.dcm"
+def _all_of(stream: BinaryIO) -> bytes:
+    """Return the rest of a stream; memory holds it once, and a chunk."""
+    collected = io.BytesIO()
+    while piece := stream.read(CHUNK_BYTES):
+        collected.write(piece)
+    return collected.getvalue()
 
 
-def _why(error: Exception) -> str:
-    """Return what is wrong, without a path of this machine."""
+def _head_of(stream: BinaryIO, relative: str) -> FileMeta:
+    try:
+        return read_head(stream)
+    except InvalidObject as error:
+        raise _damaged(relative, error) from error
+
+
+def _damaged(name: str, error: Exception) -> StoredObjectDamaged:
+    """Say what is wrong with a file, without a path of this machine."""
     strerror = error.strerror if isinstance(error, OSError) else None
-    return strerror or str(error)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that its name shows the old or the new content, whole.
-
-    Raises
-    ------
-    StoreFull
-        The disk has no room; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with refused_when_full():
-            make_directory(path.parent)
-            with temporary.open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory, and its entry in its parent durable."""
-    if path.is_dir():
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def refused_when_full() -> Iterator[None]:
-    """Turn "no room" errors of the operating system into ``StoreFull``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise StoreFull(
-                "The store has no room: free disk space or enlarge the quota"
-            ) from error
-        raise
+    return StoredObjectDamaged(
+        f"The stored file {name} cannot be read: {strerror or error}"
+    )

@@ -151,6 +151,14 @@ class Index(Care):
         rows = self._rows(select(conflicts).where(chosen).order_by(conflicts.c.id))
         return [Conflict(**row) for row in rows]
 
+    def rename_file(self, before: str, after: str) -> None:
+        """Name another file of the store wherever a row names this one."""
+        with self._database.write() as connection:
+            for table in (instances, conflicts, protected):
+                connection.execute(
+                    update(table).where(table.c.path == before).values(path=after)
+                )
+
     def instance(self, sop_instance_uid: str) -> Instance | None:
         """Return the object received under a UID."""
         chosen = instances.c.sop_instance_uid == sop_instance_uid

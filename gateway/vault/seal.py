@@ -1,12 +1,13 @@
-"""Sealed records: AES-256-GCM under a data key of their own.
+"""Sealed records: a record in an envelope, with what it belongs to readable.
 
 One error for every way a seal can be wrong, so that trying teaches nothing.
+What is written is version 2 (`gateway.sealing.envelope`); version 1, which names
+no master key, is read for ever.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,17 +16,18 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
+from gateway.sealing.envelope import open_bytes, seal_bytes
 from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
 from gateway.vault.container import decode_record, encode_record
 
 if TYPE_CHECKING:
-    from gateway.sealing.master import MasterKey
+    from gateway.sealing.master import Keys, MasterKey
     from gateway.vault.record import KeyRecord, RecordLink
 
 MAGIC: Final = b"MIADSEAL"
-VERSION: Final = 1
-HEAD: Final = struct.Struct("<8sBI")
-"""Magic, version, length of the binding."""
+VERSION: Final = 2
+HEAD_1: Final = struct.Struct("<8sBI")
+"""Version 1: magic, version, length of the binding."""
 
 REFUSED: Final = (
     "the sealed record does not open: wrong master key, another object's record, "
@@ -45,85 +47,89 @@ class Binding:
     original_sha256: str
 
 
-def seal(record: KeyRecord | RecordLink, master: MasterKey) -> bytes:
+def seal(record: KeyRecord | RecordLink, keys: Keys) -> bytes:
     """Seal a record, or a link to one, under a new data key.
 
     Parameters
     ----------
     record
         What to seal.
-    master
-        Wraps the data key.
+    keys
+        The current one wraps the data key.
     """
-    return seal_encoded(encode_record(record), record, master)
+    return seal_encoded(encode_record(record), record, keys)
 
 
-def seal_encoded(
-    encoded: bytes, record: KeyRecord | RecordLink, master: MasterKey
-) -> bytes:
+def seal_encoded(encoded: bytes, record: KeyRecord | RecordLink, keys: Keys) -> bytes:
     """Seal a record whose octets are at hand; see `seal`."""
-    context = _context(_binding(record))
-    data_key = AESGCM.generate_key(bit_length=256)
-    nonce = os.urandom(NONCE_LENGTH)
-    sealed = AESGCM(data_key).encrypt(nonce, encoded, context)
-    return context + master.wrap(data_key, context) + nonce + sealed
+    return seal_bytes(encoded, keys, _context(_binding(record, VERSION)))
 
 
-def unseal(
-    sealed: bytes, protected_uid: str, master: MasterKey
-) -> KeyRecord | RecordLink:
+def unseal(sealed: bytes, protected_uid: str, keys: Keys) -> KeyRecord | RecordLink:
     """Open a sealed record, or a link to one.
 
     Parameters
     ----------
     sealed
-        From `seal`.
+        From `seal`, of this release or an earlier one.
     protected_uid
         The object whose record this has to be.
-    master
-        Unwraps the data key.
+    keys
+        One of them unwraps the data key.
 
     Raises
     ------
     InvalidSeal
         In every other case.
     """
-    encoded = unseal_encoded(sealed, master)
+    context, encoded = _opened(sealed, keys)
     try:
         record = decode_record(encoded)
-        binding = _read_binding(sealed)
+        binding = Binding(**json.loads(context))
     except (InvalidSeal, ValueError, TypeError, struct.error) as error:
         raise InvalidSeal(REFUSED) from error
-    if binding != _binding(record) or record.protected_uid != protected_uid:
+    expected = _binding(record, sealed[len(MAGIC)])
+    if binding != expected or record.protected_uid != protected_uid:
         raise InvalidSeal(REFUSED)
     return record
 
 
-def unseal_encoded(sealed: bytes, master: MasterKey) -> bytes:
+def unseal_encoded(sealed: bytes, keys: Keys) -> bytes:
     """Octets of the sealed record, authenticated but not read; see `unseal`."""
-    try:
-        _, _, length = HEAD.unpack_from(sealed)
-        context = sealed[: HEAD.size + length]
-        rest = sealed[len(context) :]
-        data_key = master.unwrap(rest[:WRAPPED_LENGTH], context)
-        nonce = rest[WRAPPED_LENGTH : WRAPPED_LENGTH + NONCE_LENGTH]
-        ciphertext = rest[WRAPPED_LENGTH + NONCE_LENGTH :]
-        return AESGCM(data_key).decrypt(nonce, ciphertext, context)
-    except (InvalidSeal, InvalidTag, ValueError, struct.error) as error:
-        raise InvalidSeal(REFUSED) from error
+    return _opened(sealed, keys)[1]
 
 
-def _read_binding(sealed: bytes) -> Binding:
-    magic, version, length = HEAD.unpack_from(sealed)
-    binding = Binding(**json.loads(sealed[HEAD.size : HEAD.size + length]))
-    if magic != MAGIC or version != VERSION or binding.version != VERSION:
-        raise ValueError("not a sealed record of this version")
-    return binding
+def is_version_1(sealed: bytes) -> bool:
+    """Whether octets start like a sealed record of version 1."""
+    return sealed[: len(MAGIC) + 1] == MAGIC + b"\1"
 
 
-def _binding(record: KeyRecord | RecordLink) -> Binding:
+def _opened(sealed: bytes, keys: Keys) -> tuple[bytes, bytes]:
+    """Binding and record, authenticated but not read."""
+    if not is_version_1(sealed):
+        return open_bytes(sealed, keys)
+    for master in keys.known():  # version 1 does not say which
+        try:
+            return _opened_1(sealed, master)
+        except (InvalidSeal, InvalidTag, ValueError, struct.error):
+            continue
+    raise InvalidSeal(REFUSED)
+
+
+def _opened_1(sealed: bytes, master: MasterKey) -> tuple[bytes, bytes]:
+    _, _, length = HEAD_1.unpack_from(sealed)
+    context = sealed[: HEAD_1.size + length]
+    rest = sealed[len(context) :]
+    data_key = master.unwrap(rest[:WRAPPED_LENGTH], context)
+    nonce = rest[WRAPPED_LENGTH : WRAPPED_LENGTH + NONCE_LENGTH]
+    ciphertext = rest[WRAPPED_LENGTH + NONCE_LENGTH :]
+    record = AESGCM(data_key).decrypt(nonce, ciphertext, context)
+    return context[HEAD_1.size :], record
+
+
+def _binding(record: KeyRecord | RecordLink, version: int) -> Binding:
     return Binding(
-        version=VERSION,
+        version=version,
         protected_uid=record.protected_uid,
         original_uid=record.original_uid,
         sop_class_uid=record.sop_class_uid,
@@ -133,6 +139,4 @@ def _binding(record: KeyRecord | RecordLink) -> Binding:
 
 
 def _context(binding: Binding) -> bytes:
-    """Head and binding: the associated data of data key and record."""
-    text = json.dumps(asdict(binding), sort_keys=True, separators=(",", ":")).encode()
-    return HEAD.pack(MAGIC, VERSION, len(text)) + text
+    return json.dumps(asdict(binding), sort_keys=True, separators=(",", ":")).encode()

@@ -31,13 +31,15 @@ from pyasn1.error import PyAsn1Error
 from pyasn1_modules import rfc5652
 
 from gateway.errors import ConfigurationError, InvalidSeal
-from gateway.sealing.secretfile import create_once, read_private
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from gateway.sealing.secrets import SecretStore
 
 COMMON_NAME: Final = "MIAD Gateway signer"
 """Of every site: objects without an institution's name shall not get one here."""
+
+SIGNER: Final = "signer.pem"
+"""Name of the secret that holds key and certificate."""
 
 NO_EXPIRY: Final = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 """A certificate without a meaningful end (RFC 5280 4.1.2.5)."""
@@ -90,33 +92,21 @@ class Signer:
         return self._key.sign(octets, ec.ECDSA(hashes.SHA256()))
 
 
-def load_signer(path: Path) -> Signer:
+def load_signer(secrets: SecretStore) -> Signer:
     """Signer of a site; its key and certificate are made on first use.
 
     Parameters
     ----------
-    path
-        PEM file, mode 0600: a private key (EC or RSA) and its certificate.
+    secrets
+        Keeps it sealed, as PEM: a private key (EC or RSA) and its certificate. A
+        site may bring its own in ``signer.pem``, mode 0600, in the same folder.
 
     Raises
     ------
     ConfigurationError
         Others may reach the file, or it does not hold what it should.
     """
-    try:
-        if not path.exists():
-            create_once(path, _new_signer())
-        return _parsed(read_private(path), path)
-    except OSError as error:
-        raise ConfigurationError(
-            f"signing key {path}: {error.strerror or error}; give this user a folder "
-            "it may write to, and put the file back if it was there before"
-        ) from error
-
-
-def signer_path(site: Path) -> Path:
-    """Where a site directory keeps its signing key."""
-    return site / "secrets" / "signer.pem"
+    return _parsed(secrets.get_or_make(SIGNER, _new_signer, _parsed))
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -300,20 +290,20 @@ def _signing_only() -> x509.KeyUsage:
     )
 
 
-def _parsed(pem: bytes, path: Path) -> Signer:
+def _parsed(pem: bytes) -> Signer:
     try:
         key = load_pem_private_key(pem, password=None)
         certificate = x509.load_pem_x509_certificate(pem)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
-        raise _not_a_signer(path) from None  # nothing of a key ends in a trace
+        raise _not_a_signer() from None  # nothing of a key ends in a trace
     if not isinstance(key, SigningKey) or key.public_key() != certificate.public_key():
-        raise _not_a_signer(path)
+        raise _not_a_signer()
     return Signer(certificate, key)
 
 
-def _not_a_signer(path: Path) -> ConfigurationError:
+def _not_a_signer() -> ConfigurationError:
     return ConfigurationError(
-        f"signing key {path} is not an EC or RSA private key, without passphrase, "
-        "and its certificate; put the right file back: recipients trust the "
-        "certificate they were given"
+        "the signing key (signer.pem) is not an EC or RSA private key, without "
+        "passphrase, and its certificate; put the right file back: recipients trust "
+        "the certificate they were given"
     )

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import os
 import re
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
+from gateway.sealing.envelope import rewrap, shred
 from gateway.sealing.master import FileMasterKey
-from gateway.sealing.secretfile import sync_folder, write_durably
+from gateway.sealing.secretfile import overwrite, sync_folder, write_durably
 from gateway.vault.container import encode_record
 from gateway.vault.record import RecordLink, links_of
-from gateway.vault.seal import REFUSED, seal_encoded, unseal, unseal_encoded
+from gateway.vault.seal import (
+    REFUSED,
+    is_version_1,
+    seal_encoded,
+    unseal,
+    unseal_encoded,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from gateway.sealing.master import MasterKey
+    from gateway.sealing.master import Keys
     from gateway.vault.record import KeyRecord
 
 UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 MAX_UID: Final = 64
 SUFFIX: Final = ".miad"
+VERSION_END: Final = 9
+"""Octets of a sealed record up to its version."""
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -34,13 +47,13 @@ class Vault:
     ----------
     root
         Folder of the vault; made with mode 0700.
-    master
-        The site's master key.
+    keys
+        The site's master keys.
     """
 
-    def __init__(self, root: Path, master: MasterKey) -> None:
+    def __init__(self, root: Path, keys: Keys) -> None:
         self._root = root
-        self._master = master
+        self._keys = keys
 
     def put(self, record: KeyRecord) -> None:
         """Seal and store a record; on return the disk has it and it opens.
@@ -61,23 +74,30 @@ class Vault:
 
     def _put(self, record: KeyRecord | RecordLink) -> None:
         path = self._path(record.protected_uid)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        encoded = encode_record(record)
-        sealed = seal_encoded(encoded, record, self._master)
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_durably(draft, sealed)
-            self._check_written(draft, encoded)
-            draft.replace(path)
-            sync_folder(path.parent)
             sync_folder(self._root)
+            with _locked(path.parent):
+                self._write(path, record)
         except OSError as error:
             if error.errno in FULL:
                 raise StoreFull("no room for a key record in the vault") from error
             raise
+
+    def _write(self, path: Path, record: KeyRecord | RecordLink) -> None:
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        master = self._keys.current()
+        encoded = encode_record(record)
+        try:
+            write_durably(draft, seal_encoded(encoded, record, self._keys))
+            self._check_written(draft, encoded)
+            draft.replace(path)
+            sync_folder(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+        if self._keys.current().key_id != master.key_id:
+            rewrap(path, self._keys)  # a rotation may have passed this name already
 
     def get(self, protected_uid: str) -> KeyRecord:
         """Open the record a protected object belongs to.
@@ -106,14 +126,111 @@ class Vault:
                 f"the vault has no record of {protected_uid}: the object was "
                 "protected by another site, or is not a protected object"
             ) from error
-        return unseal(sealed, protected_uid, self._master)
+        return unseal(sealed, protected_uid, self._keys)
 
     def has(self, protected_uid: str) -> bool:
         """Whether there is a record of a protected object."""
         return self._path(protected_uid).is_file()
 
+    def paths(self) -> Iterator[Path]:
+        """Files of all records and links, those of a crash left out."""
+        for path in self._root.glob(f"*/*{SUFFIX}"):
+            if not path.name.startswith("."):
+                yield path
+
+    def rewrap(self, path: Path) -> bool:
+        """Put a record under the current master key, and no other.
+
+        A record of version 1 is written anew as version 2.
+
+        Parameters
+        ----------
+        path
+            From `paths`.
+
+        Returns
+        -------
+        bool
+            Whether anything was changed.
+
+        Raises
+        ------
+        InvalidSeal
+            It opens under no known key; it was not touched.
+        FileNotFoundError
+            It was erased meanwhile.
+        """
+        with path.open("rb") as stream:
+            start = stream.read(VERSION_END)
+        if not is_version_1(start):
+            return rewrap(path, self._keys)
+        with _locked(path.parent):
+            sealed = path.read_bytes()
+            if not is_version_1(sealed):
+                return rewrap(path, self._keys)  # replaced meanwhile
+            uid = path.name.removesuffix(SUFFIX)
+            self._write(path, unseal(sealed, uid, self._keys))
+        return True
+
+    def erase(self, protected_uid: str) -> tuple[str, ...]:
+        """Destroy the data keys of a record and its links, and remove them.
+
+        Nothing gives the original back then, also from copies of the vault whose
+        slots were destroyed with it. May be repeated after it was interrupted.
+
+        Parameters
+        ----------
+        protected_uid
+            Any of the objects made of the original.
+
+        Returns
+        -------
+        tuple[str, ...]
+            The protected objects whose record or link was erased.
+
+        Raises
+        ------
+        RecordMissing
+            The vault has none.
+        """
+        first, parts = self._family(protected_uid)
+        others = [uid for uid in parts if uid not in (first, protected_uid)]
+        # The record before the link it was asked by: either finds the rest again.
+        ordered = dict.fromkeys([*others, first, protected_uid])
+        return tuple(uid for uid in ordered if self._erase_one(uid))
+
+    def _family(self, protected_uid: str) -> tuple[str, tuple[str, ...]]:
+        """UID the record is under, and all that belong to it, as far as they open."""
+        first = protected_uid
+        try:
+            record = self._open(protected_uid)
+            if isinstance(record, RecordLink):
+                first = record.first_uid
+                record = self._open(first)
+        except InvalidSeal:
+            return first, ()
+        except RecordMissing:
+            if first == protected_uid:
+                raise
+            return first, ()
+        if isinstance(record, RecordLink):
+            return protected_uid, ()
+        return first, tuple(part.uid for part in record.parts)
+
+    def _erase_one(self, protected_uid: str) -> bool:
+        path = self._path(protected_uid)
+        try:
+            shred(path)
+        except FileNotFoundError:
+            return False
+        except InvalidSeal:
+            overwrite(path)  # version 1, or damaged
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+        return True
+
     def _check_written(self, draft: Path, encoded: bytes) -> None:
-        if unseal_encoded(draft.read_bytes(), self._master) != encoded:
+        if unseal_encoded(draft.read_bytes(), self._keys) != encoded:
             raise InvalidSeal("the record read back is not the record written")
 
     def _path(self, protected_uid: str) -> Path:
@@ -133,3 +250,14 @@ def open_vault(root: Path, master_key: Path) -> Vault:
         Others may reach the master key, or it is not a key.
     """
     return Vault(root, FileMasterKey(master_key))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others from replacing records in a folder of the vault."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -25,12 +25,11 @@ from gateway.stages.flow import (
     StepFailed,
     Wanted,
 )
-from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
-from tests.gateway.stored import INDEX_KEY, content_of, put_in_place
+from tests.gateway.stored import INDEX_KEY, a_store, content_of, put_in_place
 
 CLASSES = (
     "1.2.840.10008.5.1.4.1.1.2",
@@ -45,7 +44,7 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.index: Index = open_index(directory / "index.sqlite", INDEX_KEY)
-        self.store = FileStore(directory / "store")
+        self.store = a_store(directory / "store")
         self.records = RecordsDouble()
         self.protection = MarkingDouble(self.index, self.store, self.records)
         self.audit = AuditLog(directory / "audit" / "audit.jsonl")

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from gateway.stages.attempts import LIMIT
-from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from tests.gateway.outside import FILES, Outside, receive, unused_port
-from tests.gateway.stored import INDEX_KEY
+from tests.gateway.stored import INDEX_KEY, a_store
 from tests.waiting import wait_until
 
 CLASSES = (
@@ -51,7 +50,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 
 def received(directory: Path, index: Index) -> None:
-    store = FileStore(directory / "store")
+    store = a_store(directory / "store")
     for name in FILES:
         receive(store, index, name)
 
@@ -84,7 +83,7 @@ def test_a_silent_series_is_closed_protected_and_delivered(
 
 
 def test_what_comes_late_is_the_next_revision(tmp_path: Path, index: Index) -> None:
-    store = FileStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     receive(store, index, FILES[0])
     outside = Outside()
     with outside.listening(CLASSES), worker(tmp_path, outside.port):

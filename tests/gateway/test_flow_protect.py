@@ -28,7 +28,7 @@ from gateway.vault.vault import Vault
 from tests.gateway.follow_cases import as_part10, ct_image, key_object
 from tests.gateway.object_cases import FastProtector
 from tests.gateway.outside import FILES, receive, receive_file
-from tests.gateway.stored import INDEX_KEY, content_of, put_in_place
+from tests.gateway.stored import INDEX_KEY, a_store, content_of, put_in_place
 
 
 class Choice:
@@ -60,7 +60,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     index = open_index(tmp_path / "index.sqlite", INDEX_KEY)
-    store = FileStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     vault = Vault(tmp_path / "vault", FileMasterKey(tmp_path / "master.key"))
     choice = Choice()
     protection = Protection(

@@ -21,7 +21,6 @@ from gateway.errors import RecoveryRefused
 from gateway.route.treatment import Treatment
 from gateway.stages.draft import Original
 from gateway.stages.recipe import Recipe
-from gateway.store.files import FileStore
 from gateway.vault.codec import pack_array, unpack_array
 from gateway.vault.record import KeyCustody, KeyRecord
 from gateway.vault.vault import open_vault
@@ -38,6 +37,7 @@ from tests.gateway.object_cases import (
     protect_one,
     protected_example,
 )
+from tests.gateway.stored import a_store
 
 APART = Reading(max_frames=9, split_frames="always")
 
@@ -206,7 +206,7 @@ class Row:
 
 def test_restorer_reads_store_and_vault(tmp_path: Path) -> None:
     made = protected_example()
-    store = FileStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     store.write_protected(made.sop_instance_uid, made.part10)
     vault = open_vault(tmp_path / "vault", tmp_path / "master.key")
     vault.put(made.record)

@@ -9,15 +9,14 @@ from pynetdicom import AllStoragePresentationContexts
 from gateway.demo.nodes import data_set_of
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.sender import Verdict, send_objects, verdict_of
-from gateway.store.files import FileStore
 from gateway.store.index import open_index
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
-from tests.gateway.stored import INDEX_KEY
+from tests.gateway.stored import INDEX_KEY, a_store
 
 
 @pytest.fixture
 def objects(tmp_path: Path) -> list[OutboundObject]:
-    store = FileStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     index = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     instances = [receive(store, index, name) for name in FILES]
     index.close()

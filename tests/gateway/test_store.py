@@ -15,7 +15,7 @@ from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
 from gateway.store.files import CONFLICTS, FileStore, write_durably
 from gateway.store.part10 import FileMeta, check_uid, read_head
 from tests.gateway.scp import example
-from tests.gateway.stored import content_of
+from tests.gateway.stored import a_store, content_of, put_in_place
 
 META = FileMeta(
     sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
@@ -26,7 +26,7 @@ META = FileMeta(
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "store")
+    return a_store(tmp_path / "store")
 
 
 def files_of(store: FileStore) -> list[Path]:
@@ -139,7 +139,7 @@ def test_no_room_for_a_protected_object_keeps_the_one_before(store: FileStore) -
 
 def test_a_protected_object_is_found_under_its_uid(store: FileStore) -> None:
     stored = store.write_protected("2.25.77", b"part 10")
-    assert stored.path.endswith("/2.25.77.dcm")
+    assert store.read_protected("2.25.77") == b"part 10"
     assert stored.sha256 == hashlib.sha256(b"part 10").hexdigest()
     assert store.write_protected("2.25.77", b"part 10") == stored
 
@@ -163,11 +163,10 @@ def test_a_path_out_of_the_store_is_refused(store: FileStore, path: str) -> None
 
 def test_a_missing_or_cut_file_is_reported_as_damaged(store: FileStore) -> None:
     stored = store.write_original(b"data", META)
-    path = store.path_of(stored.path)
-    path.write_bytes(path.read_bytes()[:150])
+    put_in_place(store, stored.path, content_of(store, stored.path)[:150])
     with pytest.raises(StoredObjectDamaged, match="cut short"):
         store.read_data_set(stored.path)
-    path.unlink()
+    store.path_of(stored.path).unlink()
     with pytest.raises(StoredObjectDamaged, match="cannot be read"):
         store.read_data_set(stored.path)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from config.errors import ConfigurationError
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull
-from gateway.sealing.master import WRAPPED_LENGTH, FileMasterKey
+from gateway.sealing.master import WRAPPED_LENGTH, FileMasterKey, LocalMasterKey
 from gateway.sealing.secretfile import load_or_create
 from gateway.vault.container import encode_record
 from gateway.vault.record import KeyRecord, RecordLink
@@ -80,14 +80,7 @@ def test_any_cut_is_noticed(length: int) -> None:
             unseal(SEALED[:length], UID, MemoryMaster)
 
 
-class _Memory(FileMasterKey):
-    def __init__(self, key: bytes) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        self._cipher = AESGCM(key)
-
-
-MemoryMaster = _Memory(b"m" * 32)
+MemoryMaster = LocalMasterKey(b"m" * 32)
 SEALED = seal(record_of(), MemoryMaster)
 
 
@@ -124,7 +117,7 @@ def test_every_failure_says_the_same() -> None:
     for octets, uid, master in (
         (flipped, UID, MemoryMaster),
         (SEALED, "2.25.9", MemoryMaster),
-        (SEALED, UID, _Memory(b"n" * 32)),
+        (SEALED, UID, LocalMasterKey(b"n" * 32)),
         (b"", UID, MemoryMaster),
     ):
         with pytest.raises(InvalidSeal) as refused:

@@ -22,17 +22,16 @@ from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
 from gateway.stages.sweep import Sweep
 from gateway.stages.workflows import Jobs, declare_queues, jobs_config
-from gateway.store.files import FileStore
 from gateway.store.index import open_index, utc_now
 from gateway.supervise import on_stop_signal
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import destination
-from tests.gateway.stored import INDEX_KEY
+from tests.gateway.stored import INDEX_KEY, a_store
 
 
 def main(directory: Path, port: int) -> None:
     index = open_index(directory / "index.sqlite", INDEX_KEY)
-    store = FileStore(directory / "store")
+    store = a_store(directory / "store")
     records = RecordsDouble()
     protection = MarkingDouble(index, store, records)
     if (directory / "fail-ct").exists():

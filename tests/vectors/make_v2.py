@@ -17,7 +17,7 @@ import numpy as np
 from gateway.dicom.identifiers import UidMapper
 from gateway.dicom.pixels import Reading
 from gateway.route.treatment import Treatment
-from gateway.sealing.master import FileMasterKey
+from gateway.sealing.master import LocalMasterKey
 from gateway.stages.draft import Original
 from gateway.stages.followers import follower_of
 from gateway.stages.protect import ProtectedObject
@@ -36,13 +36,6 @@ from tests.gateway.object_cases import (
 
 HERE = Path(__file__).parent
 MASTER = bytes(range(32))
-
-
-class _Master(FileMasterKey):
-    def __init__(self) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        self._cipher = AESGCM(MASTER)
 
 
 def _grey(frames: int) -> Original:
@@ -106,7 +99,7 @@ def main() -> None:
     """Write the vectors."""
     made = _made()
     records = {name: _described(name, each) for name, each in made.items()}
-    sealed = _write("sealed-v1-record-v2.bin", seal(made["key"].record, _Master()))
+    sealed = _write("sealed-v1-record-v2.bin", seal(made["key"].record, LocalMasterKey(MASTER)))
     hashed = hashlib.sha256((HERE / sealed).read_bytes()).hexdigest()
     table = {
         "comment": "Octets of format version 2; see docs/record-format.md. "

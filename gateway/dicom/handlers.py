@@ -249,9 +249,26 @@ class StorageService:
 
 
 def make_durable(
-    deposit: Deposit, incoming: IncomingObject, source: Source, tally: Tally
+    deposit: Deposit,
+    incoming: IncomingObject,
+    source: Source,
+    tally: Tally,
+    study_instance_uid: str | None = None,
 ) -> str:
     """Check that an object is what was announced, and put it in store and index.
+
+    Parameters
+    ----------
+    deposit
+        Where it is put.
+    incoming
+        The object, complete.
+    source
+        Where it comes from.
+    tally
+        Is told of its study.
+    study_instance_uid
+        The study it must be of; None: any.
 
     Returns
     -------
@@ -267,6 +284,8 @@ def make_durable(
     with writer.open() as written:
         attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
     _check_identity(attributes, incoming.request)
+    if study_instance_uid not in {None, attributes.study_instance_uid}:
+        raise IdentifierMismatch("StudyInstanceUID is not the request's")
     tally.studies.add(attributes.study_instance_uid)
     return deposit.keep(writer, attributes, source)
 

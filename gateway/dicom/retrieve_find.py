@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import structlog
 from pydicom.dataset import Dataset
@@ -37,6 +38,9 @@ STATUS_OF: tuple[tuple[type[Exception], FindStatus], ...] = (
     (SQLAlchemyError, FindStatus.OUT_OF_RESOURCES),
 )
 REFUSALS = tuple(error for error, _ in STATUS_OF)
+
+OpenFirst = Callable[[dict[str, Any]], BinaryIO]
+"""Opens the file of the first object of what was found."""
 
 
 class FindHandler:
@@ -94,7 +98,7 @@ class FindHandler:
                 return FindStatus.CANCEL
             if association.is_over():
                 raise AssociationLost("Who asked is gone")
-            header = first_header(self._holdings, query, row)
+            header = first_header(self._holdings.open, query, row)
             if not matches(query.header, header):
                 continue
             answer = encode_answer(query, (row, header), self._retrieve_ae, syntax)
@@ -130,13 +134,13 @@ class FindHandler:
         )
 
 
-def first_header(holdings: Holdings, query: Query, row: dict[str, Any]) -> Dataset:
+def first_header(open_first: OpenFirst, query: Query, row: dict[str, Any]) -> Dataset:
     """Return what else is asked for of the first object of a match."""
     if not query.header:
         return Dataset()
     try:
         tags = [element.tag for element in query.header]
-        with holdings.open(row) as stream:
+        with open_first(row) as stream:
             return read_header(stream, tags)
     except GatewayError as error:
         LOG.warning("head of a stored object not read", error=str(error))

@@ -15,11 +15,11 @@ JSON: Final = "application/json"
 MULTIPART: Final = "multipart/related"
 ANY_SYNTAX: Final = "*"
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_TYPE = re.compile(rf"\s*({_TOKEN}/{_TOKEN})\s*")
+_TYPE = re.compile(rf"\s*({_WORD}/{_WORD})\s*")
 # Devices send media types and UIDs unquoted in parameters, slash and all.
-_PARAMETER = re.compile(rf';\s*({_TOKEN})\s*=\s*({_QUOTED}|[^\s;,"]*)\s*')
+_PARAMETER = re.compile(rf';\s*({_WORD})\s*=\s*({_QUOTED}|[^\s;,"]*)\s*')
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from config.schema import Node, Person
 from gateway.access.nodes import Nodes
 from gateway.errors import NotIdentified
-from gateway.tls.certificates import PeerCertificate, pinned
+from gateway.tls.certificates import PeerCertificate, fingerprint_of
 from gateway.tls.identity import TlsIdentity
 from gateway.web.doorman import Connection
 
@@ -86,7 +86,10 @@ class Registry:
     ) -> None:
         self._nodes = nodes
         self._identity = identity
-        self._people = tuple((p, pinned(p.certificates)) for p in people)
+        self._people = tuple(
+            (person, frozenset(fingerprint_of(c) for c in person.certificates))
+            for person in people
+        )
 
     def is_known(self, certificate: PeerCertificate, address: str) -> bool:
         """Whether it is a node or a person of this site."""

@@ -1,0 +1,92 @@
+"""The web application: DICOMweb and console behind one gatekeeper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Router
+from starlette.types import ASGIApp
+
+from config.schema import Site
+from gateway.audit.log import AuditLog
+from gateway.audit.refusals import RefusalLog
+from gateway.dicom.listener import Records
+from gateway.dicom.retrieve_holdings import ProtectedObjects
+from gateway.store.deposit import Deposit
+from gateway.store.files import FileStore
+from gateway.store.index import Index
+from gateway.tls.identity import TlsIdentity
+from gateway.web import dicomweb
+from gateway.web.gatekeeper import Gatekeeper
+from gateway.web.shelves import ProtectedShelf
+from gateway.web.storing import StowParts
+from gateway.web.visitors import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebParts:
+    """What the web server shows and writes to.
+
+    Attributes
+    ----------
+    store, index, audit
+        Objects, rows and the trail.
+    records
+        Rebuilds originals and checks protected objects.
+    """
+
+    store: FileStore
+    index: Index
+    audit: AuditLog
+    records: Records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Who is known, by what, and where refusals are recorded."""
+
+    registry: Registry
+    identity: TlsIdentity
+    refusals: RefusalLog
+
+
+def build_application(site: Site, parts: WebParts, watch: Watch) -> ASGIApp:
+    """Put DICOMweb and console together."""
+    protected = ProtectedObjects(parts.store, parts.index, parts.records.verify)
+    services = [
+        dicomweb.Service(
+            name="protected",
+            called_ae=site.receiver.ae_title,
+            shelf=ProtectedShelf(protected),
+            audit=parts.audit,
+        ),
+    ]
+    intake = dicomweb.Intake(
+        parts=StowParts(
+            store=parts.store,
+            deposit=Deposit(parts.store, parts.index),
+            audit=parts.audit,
+            called_ae=site.receiver.ae_title,
+            max_object_bytes=site.receiver.max_object_bytes,
+        )
+    )
+    router = Router(routes=dicomweb.routes(services, intake), redirect_slashes=False)
+    # Answers 404 and 405 of the router as they are raised.
+    behind = ExceptionMiddleware(router, handlers={HTTPException: _plain})
+    return Gatekeeper(
+        app=behind,
+        registry=watch.registry,
+        audit=parts.audit,
+        refusals=watch.refusals,
+    )
+
+
+async def _plain(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(
+        f"{error.detail}\n", status_code=error.status_code, headers=error.headers
+    )

@@ -49,6 +49,7 @@ from config.schema import Protection as Settings
 from gateway.dicom.identifiers import UidMapper
 from gateway.dicom.pixels import Reading
 from gateway.route.treatment import PLAIN
+from gateway.sealing.master import FileMasterKey
 from gateway.stages.flow import Wanted
 from gateway.stages.flow_protect import Choosing, Protection
 from gateway.stages.protectors import Protectors
@@ -94,7 +95,7 @@ def measure(case: str, count: int, *, random: bool) -> Outcome:
     """Run one case in this process."""
     with tempfile.TemporaryDirectory(prefix="miad-series-") as folder:
         root = Path(folder)
-        index, store = open_index(root / "index.sqlite"), FileStore(root / "store")
+        index, store = _opened(root)
         choosing = RandomChoice() if random else Protectors(Settings())
         protection = _protection(root, index, store, choosing)
         warm_up = _received(store, index, _slice(_ct(), 0, 3), 0)
@@ -160,6 +161,13 @@ def _protection(
     )
 
 
+def _opened(root: Path) -> tuple[Index, FileStore]:
+    """Index and store, sealed as in a site."""
+    keys = FileMasterKey(root / "master.key")
+    index = open_index(root / "index.sqlite", bytes(32))
+    return index, FileStore(root / "store", keys, bytes(32))
+
+
 def _in_a_process_of_its_own(root: Path, case: str, count: int) -> None:
     """Receive a case: what making it takes is not the worker's memory."""
     maker = get_context("spawn").Process(target=_receive, args=(root, case, count))
@@ -170,7 +178,7 @@ def _in_a_process_of_its_own(root: Path, case: str, count: int) -> None:
 
 
 def _receive(root: Path, case: str, count: int) -> None:
-    index, store = open_index(root / "index.sqlite"), FileStore(root / "store")
+    index, store = _opened(root)
     for number, dataset in enumerate(_objects(case, count), start=1):
         _received(store, index, dataset, number)
     index.close()

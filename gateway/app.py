@@ -24,8 +24,13 @@ from gateway.route.rules import compile_router, load_checked
 from gateway.sealing.process import harden_process
 from gateway.sealing.ring import open_ring
 from gateway.sealing.secrets import SecretStore
-from gateway.store.files import FileStore, write_durably
+from gateway.store.cipher import KEY_BYTES
+from gateway.store.convert import seal_clear_files
+from gateway.store.durable import write_durably
+from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now
+from gateway.store.names import SECRET_BYTES
+from gateway.store.private import close_to_others, use_private_temporary
 from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
 from gateway.vault.vault import Vault
 
@@ -83,14 +88,13 @@ class Places:
         """Notes of the objects under work."""
         return self.root / "run" / "attempts"
 
+    def temporary(self, process: str) -> Path:
+        """Return where a process makes temporary files; emptied at its start."""
+        return self.root / "run" / "tmp" / process
+
     def lock(self, process: str) -> Path:
         """Return the file whose lock makes a process the only one of its kind."""
         return self.root / "run" / f"{process}.lock"
-
-
-def open_index_of(site: Site) -> Index:
-    """Open the index of a site; made where there is none."""
-    return open_index(Places(site.data_directory).index)
 
 
 def open_keys_of(site: Site) -> KeyRing:
@@ -109,6 +113,24 @@ def open_secrets_of(site: Site, keys: Keys) -> SecretStore:
     return SecretStore(Places(site.data_directory).secrets, keys)
 
 
+def open_index_of(site: Site, keys: Keys) -> Index:
+    """Open the index of a site; made where there is none.
+
+    Raises
+    ------
+    ConfigurationError
+        It belongs to another key, or is damaged.
+    """
+    key = open_secrets_of(site, keys).get("index.key", KEY_BYTES)
+    return open_index(Places(site.data_directory).index, key)
+
+
+def open_store_of(site: Site, keys: Keys) -> FileStore:
+    """Open the store of a site, made where there is none."""
+    secret = open_secrets_of(site, keys).get("store.key", SECRET_BYTES)
+    return FileStore(Places(site.data_directory).store, keys, secret)
+
+
 def open_vault_of(site: Site, keys: Keys) -> Vault:
     """Open the vault of a site."""
     return Vault(Places(site.data_directory).vault, keys)
@@ -121,6 +143,7 @@ def serve(config: Path, site: Site) -> None:
     """Supervise a receiver and a worker until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
+    close_to_others(site.data_directory)
     places = Places(site.data_directory)
     with _only_one(places, "serve"):
         places.ports.unlink(missing_ok=True)
@@ -145,18 +168,21 @@ def _child(name: str, config: Path) -> Child:
 def run_receiver(config: Path, lifeline: int | None = None) -> None:
     """Receive and give back until SIGTERM or SIGINT."""
     site, places = _begin(config, lifeline)
-    with _only_one(places, "receiver"), closing(open_index_of(site)) as index:
-        _receive(site, places, index)
+    with _only_one(places, "receiver"):
+        use_private_temporary(places.temporary("receiver"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _receive(site, places, index, keys)
 
 
-def _receive(site: Site, places: Places, index: Index) -> None:
+def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from gateway.dicom.listener import Records, start_receiver
     from gateway.dicom.restore import restorer
     from gateway.stages.export import verified_part
 
-    store = FileStore(places.store)
+    store = _sealed_store(site, places, index, keys)
     audit = AuditLog(places.audit)
-    vault = open_vault_of(site, open_keys_of(site))
+    vault = open_vault_of(site, keys)
     records = Records(
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
@@ -196,13 +222,16 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
     and are taken up again at the next start.
     """
     site, places = _begin(config, lifeline)
-    with _only_one(places, "worker"), closing(open_index_of(site)) as index:
-        _limit_threads(site.worker.cpu_threads)
-        _work(site, places, index)
-        _leave()
+    with _only_one(places, "worker"):
+        use_private_temporary(places.temporary("worker"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _limit_threads(site.worker.cpu_threads)
+            _work(site, places, index, keys)
+            _leave()
 
 
-def _work(site: Site, places: Places, index: Index) -> None:
+def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from dbos import DBOS
 
     from gateway.stages.attempts import Attempts
@@ -212,7 +241,8 @@ def _work(site: Site, places: Places, index: Index) -> None:
 
     gate = Gate()
     DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
-    jobs = build_jobs(site, places, index, gate)
+    store = _sealed_store(site, places, index, keys)
+    jobs = build_jobs(site, index, store, keys, gate)
     DBOS.launch()
     declare_queues()
     sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
@@ -225,7 +255,9 @@ def _work(site: Site, places: Places, index: Index) -> None:
     Attempts(places.attempts).forget()
 
 
-def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
+def build_jobs(
+    site: Site, index: Index, store: FileStore, keys: Keys, gate: Gate
+) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
     from gateway.dicom.sender import send_objects
     from gateway.stages.attempts import Attempts
@@ -234,8 +266,7 @@ def build_jobs(site: Site, places: Places, index: Index, gate: Gate) -> Jobs:
     from gateway.stages.recipes import build_protection
     from gateway.stages.workflows import Jobs
 
-    store = FileStore(places.store)
-    keys = open_keys_of(site)
+    places = Places(site.data_directory)
     vault = open_vault_of(site, keys)
     flow = Flow(
         index=index,
@@ -300,7 +331,16 @@ def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
     log.configure(site.log.level, site.log.format)
     if lifeline is not None:
         end_with_parent(lifeline)
+    close_to_others(site.data_directory)
     return site, Places(site.data_directory)
+
+
+def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileStore:
+    """Open the store; whoever starts first seals what an earlier build left clear."""
+    store = open_store_of(site, keys)
+    with _only_one(places, "store"):
+        seal_clear_files(store, index)
+    return store
 
 
 def _wait_for_stop() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,12 +44,12 @@ class Ledger:
 
     Parameters
     ----------
-    path
-        Its SQLite file, which the gateway has made.
+    database
+        Of its index; closed with this.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._database = Database(f"sqlite:///{path}")
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,10 @@ from benchmarks.corpus.find import FoundFile
 from benchmarks.corpus.ledger import Ledger, Received
 from benchmarks.corpus.node import Arrived, DiskNode
 from benchmarks.corpus.peers import retrieve_study, send_files
+from config.load import load_site
+from gateway.app import open_index_of, open_keys_of
 from gateway.demo.site import OUTSIDE, WORKSTATION, GatewayProcess, write_site
+from gateway.store.database import Database
 
 SUCCESS: Final = 0x0000
 YEAR_SECONDS: Final = 365 * 86400.0
@@ -109,7 +112,7 @@ def pass_through(
         with GatewayProcess(config, directory / "gateway.log") as gateway:
             ports = gateway.wait_for_ports(site / "data")
             statuses = send_files(files, ports.receiver)
-            with Ledger(site / "data" / "index.sqlite") as ledger:
+            with Ledger(_index(config)) as ledger:
                 refused = sum(status != SUCCESS for status in statuses)
                 wait = _Wait(ledger, refused, options.stall_seconds, told)
                 gateway.wait_until(wait.is_over, YEAR_SECONDS)
@@ -135,6 +138,11 @@ def _configured(
     further += QUICK if options.quick else ""
     path.write_text(path.read_text("utf-8") + further, "utf-8")
     return path
+
+
+def _index(config: Path) -> Database:
+    site = load_site(config)
+    return open_index_of(site, open_keys_of(site)).database
 
 
 def _studies(files: Sequence[FoundFile], statuses: Sequence[int]) -> list[str]:

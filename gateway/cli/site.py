@@ -163,9 +163,10 @@ def _print(report: dict[str, Any]) -> None:
 
 def _index(config: ConfigOption) -> Index:
     from config.load import load_site
-    from gateway.app import open_index_of
+    from gateway.app import open_index_of, open_keys_of
 
-    return open_index_of(load_site(config))
+    site = load_site(config)
+    return open_index_of(site, open_keys_of(site))
 
 
 def _is_of(item: SeriesKey | Revision, series: str | None, study: str | None) -> bool:

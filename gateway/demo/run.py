@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 
+from config.load import load_site
+from gateway.app import open_index_of, open_keys_of
 from gateway.demo.cases import demo_cases
 from gateway.demo.nodes import StorageNode, move_study, send_cases, write_arrivals
 from gateway.demo.outcome import (
@@ -34,7 +36,6 @@ from gateway.demo.site import (
     Ports,
     write_site,
 )
-from gateway.store.index import open_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,7 +101,8 @@ def _main_job(cases: Sequence[Case], directory: Path, console: Console) -> Outco
         with GatewayProcess(site, directory / "gateway.log") as gateway:
             ports = gateway.wait_for_ports(data)
             accepted = _send(cases, ports, progress)
-            index = open_index(data / "index.sqlite")
+            settings = load_site(site)
+            index = open_index_of(settings, open_keys_of(settings))
             _wait_for_arrivals(gateway, index, outside, len(cases), progress)
             _retrieve(cases, ports, progress)
             refused = _try_as_stranger(cases, ports, progress)

@@ -19,12 +19,14 @@ from gateway.dicom.header import read_attributes
 from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
 from gateway.errors import (
+    ConfigurationError,
     GatewayError,
     IdentifierMismatch,
     InvalidObject,
     InvalidUid,
     ObjectConflict,
     ObjectTooLarge,
+    StoredObjectDamaged,
     StoreFull,
     UnsupportedObject,
 )
@@ -48,6 +50,9 @@ STATUS_OF: tuple[tuple[type[Exception], StoreStatus], ...] = (
     (InvalidObject, StoreStatus.CANNOT_UNDERSTAND),
     # The index is full, locked or gone: the sender keeps the object.
     (SQLAlchemyError, StoreStatus.OUT_OF_RESOURCES),
+    # There is no master key to seal with.
+    (ConfigurationError, StoreStatus.OUT_OF_RESOURCES),
+    (StoredObjectDamaged, StoreStatus.PROCESSING_FAILURE),
     (OSError, StoreStatus.PROCESSING_FAILURE),
 )
 REFUSALS = tuple(error for error, _ in STATUS_OF)

@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from config.load import load_site
-from gateway.store.index import open_index
-from gateway.vault.vault import open_vault
+from gateway.app import open_index_of, open_keys_of, open_store_of, open_vault_of
 from tests.endtoend.peers import free_port
 from tests.endtoend.sites import plain_nodes, plain_places
 from tests.gateway.scp import gateway, send
 from tests.gateway.seeding import protect
+from tests.gateway.stored import content_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.dicom.rawstore import OutboundObject
+    from gateway.store.files import FileStore
     from gateway.store.rows import Instance, Protected
 
 RECEIVER = "MIAD-GATEWAY"
@@ -63,6 +64,7 @@ class Seeded:
     """
 
     data: Path
+    store: FileStore
     receiver_port: int
     recovery_port: int
     node_port: int
@@ -70,11 +72,10 @@ class Seeded:
     protected: dict[str, Protected]
 
     def original_file(self, uid: str) -> bytes:
-        return (self.data / "store" / self.originals[uid].path).read_bytes()
+        return content_of(self.store, self.originals[uid].path)
 
     def protected_file(self, original_uid: str) -> bytes:
-        row = self.protected[original_uid]
-        return (self.data / "store" / row.path).read_bytes()
+        return content_of(self.store, self.protected[original_uid].path)
 
 
 @contextmanager
@@ -99,19 +100,26 @@ def seeded(
             places=plain_places(WORKSTATION=node, READER=node, ORTHANC=orthanc_port),
         )
     )
-    with gateway(load_site(config, environ={})) as running:
+    site = load_site(config, environ={})
+    with gateway(site) as running:
         for item in objects:
             assert send(running.port, item) == [0x0000]
-    rows = _protect(running.store.root, data, protected_uids)
-    index = open_index(data / "index.sqlite")
-    originals = {
-        str(item.sop_instance_uid): index.instance(item.sop_instance_uid)
-        for item in objects
-    }
-    index.close()
+    keys = open_keys_of(site)
+    store, vault = open_store_of(site, keys), open_vault_of(site, keys)
+    with closing(open_index_of(site, keys)) as index:
+        originals = {
+            str(item.sop_instance_uid): index.instance(item.sop_instance_uid)
+            for item in objects
+        }
+        rows = {}
+        for uid in protected_uids:
+            instance = originals[uid]
+            assert instance is not None
+            rows[uid] = protect(instance, store, index, vault)
     with _serving(config, directory / "log", data) as ports:
         yield Seeded(
             data=data,
+            store=store,
             receiver_port=ports["plain_receiver"],
             recovery_port=ports["plain_recovery"],
             node_port=node,
@@ -136,19 +144,3 @@ def _serving(config: Path, log: Path, data: Path) -> Iterator[dict[str, int]]:
     finally:
         running.terminate()
         running.wait(timeout=30)
-
-
-def _protect(
-    store_root: Path, data: Path, uids: Collection[str]
-) -> dict[str, Protected]:
-    from gateway.store.files import FileStore
-
-    store, index = FileStore(store_root), open_index(data / "index.sqlite")
-    vault = open_vault(data / "vault", data / "secrets" / "master.key")
-    rows = {}
-    for uid in uids:
-        instance = index.instance(uid)
-        assert instance is not None
-        rows[uid] = protect(instance, store, index, vault)
-    index.close()
-    return rows

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from config.load import load_site
+from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.demo.nodes import StorageNode, data_set_of, send_cases
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, WORKSTATION, GatewayProcess
-from gateway.store.index import open_index
 from tests.endtoend.sites import plain_nodes, plain_places
 
 if TYPE_CHECKING:
@@ -132,7 +133,14 @@ class Gateway:
         self._process.kill()
 
     def index(self) -> Index:
-        return open_index(self.data / "index.sqlite")
+        site = load_site(self.config, environ={})
+        return open_index_of(site, open_keys_of(site))
+
+    def stored(self, relative: str) -> bytes:
+        """A whole file of the store, opened with the site's key."""
+        site = load_site(self.config, environ={})
+        with open_store_of(site, open_keys_of(site)).open(relative) as stream:
+            return stream.read()
 
     def send(self, cases: Sequence[Case], calling_ae: str = MODALITY) -> list[int]:
         return send_cases(

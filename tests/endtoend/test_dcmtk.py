@@ -112,10 +112,10 @@ def test_movescu_gets_originals_bit_for_bit(hospital: Hospital, tmp_path: Path) 
     for case in hospital.cases:
         instance = index.instance(case.sop_instance_uid)
         assert instance is not None
-        stored = hospital.gateway.data / "store" / instance.path
+        stored = hospital.gateway.stored(instance.path)
         copies = [p for p in received(tmp_path) if case.sop_instance_uid in p.name]
         assert len(copies) == 1
-        assert data_set_of(copies[0].read_bytes()) == data_set_of(stored.read_bytes())
+        assert data_set_of(copies[0].read_bytes()) == data_set_of(stored)
     index.close()
 
 

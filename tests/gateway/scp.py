@@ -18,6 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from config.schema import Site
+from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
 from gateway.dicom.listener import Records, Running, start_receiver
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
@@ -26,7 +27,7 @@ from gateway.dicom.restore import restorer as vault_restorer
 from gateway.errors import RecordMissing
 from gateway.stages.export import verified_part
 from gateway.store.files import FileStore
-from gateway.store.index import Index, open_index
+from gateway.store.index import Index
 from gateway.store.part10 import read_head
 from gateway.store.rows import Instance, NewProtected, Protected
 from gateway.vault.vault import Vault
@@ -195,8 +196,9 @@ def gateway(
     settings: Site, vault: RecordsDouble | Vault | None = None
 ) -> Iterator[Gateway]:
     """Listen; with a vault, originals come from it and not from the test."""
-    store = FileStore(settings.data_directory / "store")
-    index = open_index(settings.data_directory / "index.sqlite")
+    keys = open_keys_of(settings)
+    store = open_store_of(settings, keys)
+    index = open_index_of(settings, keys)
     audit = AuditLog(settings.data_directory / "audit" / "audit.jsonl")
     restorer = Restorer()
     opened = vault or RecordsDouble()

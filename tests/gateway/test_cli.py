@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from config.load import load_site
+from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.store.files import FileStore
-from gateway.store.index import Index, open_index, utc_now
+from gateway.store.index import Index, utc_now
 from tests.gateway.outside import receive
 
 SITE = """\
@@ -41,10 +43,16 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    opened = open_index(tmp_path / "data" / "index.sqlite")
+def index(site: Path) -> Iterator[Index]:
+    settings = load_site(site, environ={})
+    opened = open_index_of(settings, open_keys_of(settings))
     yield opened
     opened.close()
+
+
+def store_of(site: Path) -> FileStore:
+    settings = load_site(site, environ={})
+    return open_store_of(settings, open_keys_of(settings))
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -107,7 +115,7 @@ def test_rules_test_that_fails(site: Path) -> None:
 
 
 def test_complete_closes_at_once(site: Path, index: Index) -> None:
-    receive(FileStore(site.parent / "data" / "store"), index)
+    receive(store_of(site), index)
 
     result = run("complete", "--config", site, "--series", "1.2.3.4")
 
@@ -131,7 +139,7 @@ def test_complete_finds_nothing(site: Path) -> None:
 
 
 def test_status_and_retry(site: Path, index: Index) -> None:
-    instance = receive(FileStore(site.parent / "data" / "store"), index)
+    instance = receive(store_of(site), index)
     revision = index.close_series("1.2.3.4", "MODALITY", utc_now())
     assert revision is not None
     index.hold_instance(instance.id, "too-small", "1 by 1 pixel")
@@ -161,7 +169,7 @@ def test_status_and_retry(site: Path, index: Index) -> None:
 
 
 def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:
-    instance = receive(FileStore(site.parent / "data" / "store"), index)
+    instance = receive(store_of(site), index)
     index.drop_instance(instance.id, "a rule drops it")
 
     report = json.loads(run("status", "--config", site, "--json").stdout)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from gateway.audit.log import AuditLog, Field
 from gateway.dicom.retrieve_find import query_fields
@@ -108,7 +108,8 @@ class Service:
             (series + "/metadata", partial(self._metadata, Level.SERIES)),
             (instance + "/metadata", partial(self._metadata, Level.IMAGE)),
         ]
-        return Mount(f"/{self.name}", routes=[self._route(*row) for row in table])
+        rows = [self._route(*row) for row in table]
+        return Mount(f"/{self.name}", Router(rows, redirect_slashes=False))
 
     def _route(self, path: str, answer: Answer) -> Route:
         async def endpoint(request: Request) -> Response:

@@ -29,16 +29,19 @@ ASKED: dict[str, Callable[[httpx.Client], httpx.Response]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Web]:
-    officer = pki.authority.node("officer")
+@pytest.fixture
+def web(tmp_path: Path, pki: Pki, officer: NodeFiles) -> Iterator[Web]:
+    """One for each test: the trail holds few refusals of an address whole."""
     people = [person("officer", officer, "security")]
-    site = settings(tmp_path_factory.mktemp("web"), pki, people=people)
-    with serving(site, pki) as running:
+    with serving(settings(tmp_path, pki, people=people), pki) as running:
         yield running
 
 
-@pytest.mark.parametrize("asked", ASKED)
+@pytest.fixture(scope="module")
+def officer(pki: Pki) -> NodeFiles:
+    return pki.authority.node("officer")
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
@@ -49,30 +52,31 @@ def web(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Web]:
     ],
 )
 def test_a_certificate_that_is_none_ends_the_handshake(
-    web: Web, kind: str | None, why: str, asked: str
+    web: Web, kind: str | None, why: str
 ) -> None:
-    before = len(web.audited("association", "refused"))
     shown: NodeFiles | None = getattr(web.pki, kind) if kind else None
-    with web.client(shown) as client, pytest.raises(httpx.TransportError) as failure:
-        ASKED[asked](client)
-    # The peer is told why: an alert, not a broken connection.
-    assert "alert" in str(failure.value).lower()
-    wait_until(lambda: len(web.audited("association", "refused")) > before)
-    line = web.audited("association", "refused")[before]
-    assert line["why"] == why
-    assert (line["service"], line["peer_address"]) == ("web", "127.0.0.1")
+    for number, ask in enumerate(ASKED.values(), 1):
+        with web.client(shown) as client, pytest.raises(httpx.TransportError) as told:
+            ask(client)
+        # The peer is told why: an alert, not a broken connection.
+        assert "alert" in str(told.value).lower()
+        wait_until(lambda n=number: len(web.audited("association", "refused")) == n)
+    for line in web.audited("association", "refused"):
+        found = (line["why"], line["service"], line["peer_address"])
+        assert found == (why, "web", "127.0.0.1")
 
 
-@pytest.mark.parametrize("asked", ASKED)
-def test_a_certificate_of_nobody_is_refused(web: Web, asked: str) -> None:
-    action = "login" if asked in {"console", "unknown"} else "association"
-    before = len(web.audited(action, "refused"))
-    with web.client(web.pki.stranger) as client:
-        answer = ASKED[asked](client)
-    assert answer.status_code == 403
-    line = web.audited(action, "refused")[before]
-    assert line["why"] == "certificate-not-registered"
-    assert line["certificate"] == web.pki.stranger.peer.sha256
+def test_a_certificate_of_nobody_is_refused(web: Web) -> None:
+    for ask in ASKED.values():
+        with web.client(web.pki.stranger) as client:
+            assert ask(client).status_code == 403
+    logins, calls = (
+        web.audited(action, "refused") for action in ("login", "association")
+    )
+    assert (len(logins), len(calls)) == (2, 5)
+    for line in logins + calls:
+        assert line["why"] == "certificate-not-registered"
+        assert line["certificate"] == web.pki.stranger.peer.sha256
     assert web.index.instance("1.2.3.4") is None
 
 
@@ -94,13 +98,9 @@ def test_a_node_may_what_its_roles_say_and_no_more(
         assert refused is (asked not in allowed), asked
 
 
-def test_a_person_is_no_node(web: Web) -> None:
-    officer = web.pki.authority.folder / "officer"
-    shown = NodeFiles(
-        "officer", officer.with_suffix(".pem"), officer.with_suffix(".key")
-    )
+def test_a_person_is_no_node(web: Web, officer: NodeFiles) -> None:
     for asked, ask in ASKED.items():
-        with web.client(shown) as client:
+        with web.client(officer) as client:
             status = ask(client).status_code
         assert status == {"console": 200, "unknown": 404}.get(asked, 403), asked
     refusals = web.audited("association", "refused")
@@ -108,14 +108,12 @@ def test_a_person_is_no_node(web: Web) -> None:
     assert refusals[-1]["user"] == "officer"
 
 
-def test_a_log_in_is_recorded_once_per_connection(web: Web) -> None:
-    officer = web.pki.authority.folder / "officer"
-    shown = NodeFiles(
-        "officer", officer.with_suffix(".pem"), officer.with_suffix(".key")
-    )
+def test_a_log_in_is_recorded_once_per_connection(
+    web: Web, officer: NodeFiles
+) -> None:
     before = len(web.audited("login", "success"))
     for _ in range(2):
-        with web.client(shown) as client:
+        with web.client(officer) as client:
             assert client.get("/").status_code == 200
             assert client.get("/").status_code == 200
     lines = web.audited("login", "success")[before:]

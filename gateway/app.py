@@ -7,16 +7,20 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.schema import Site
 from gateway import log
+from gateway.access.access import Access
+from gateway.access.ledger import KEY_LENGTH, Books
 from gateway.audit.log import AuditLog
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
     from gateway.tls.identity import TlsIdentity
+
+
+TICK_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,11 @@ class Places:
     def secrets(self) -> Path:
         """Sealed secrets; and the master key, if it is nowhere else."""
         return self.root / "secrets"
+
+    @property
+    def anchor(self) -> Path:
+        """How far the tables of grants had come."""
+        return self.root / "access" / "anchor.json"
 
     @property
     def audit(self) -> Path:
@@ -136,6 +148,31 @@ def open_vault_of(site: Site, keys: Keys) -> Vault:
     return Vault(Places(site.data_directory).vault, keys)
 
 
+def open_access_of(
+    site: Site, index: Index, audit: AuditLog, keys: Keys, *, check: bool = True
+) -> Access:
+    """Open grants, approvals and their clock.
+
+    Parameters
+    ----------
+    site, index, audit, keys
+        What else is open.
+    check
+        Whether tables with rows have to have an anchor.
+
+    Raises
+    ------
+    ConfigurationError
+        The secret cannot be read, or a node's or person's certificate.
+    AccessTampered
+        The tables of grants are not what was recorded.
+    """
+    places = Places(site.data_directory)
+    key = open_secrets_of(site, keys).get("grants.key", KEY_LENGTH)
+    books = Books(index.database, key, places.anchor, check=check)
+    return Access(site=site, index=index, books=books, audit=audit)
+
+
 # serve: receiver and worker as children
 
 
@@ -187,15 +224,16 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
     )
+    access = open_access_of(site, index, audit, keys)
     try:
-        running = start_receiver(site, store, index, audit, records)
+        running = start_receiver(site, store, index, audit, records, access)
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
         _write_ports(places, asdict(running.ports))
-        _wait_for_stop()
+        _wait_for_stop(access.tick)
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
@@ -343,10 +381,15 @@ def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileS
     return store
 
 
-def _wait_for_stop() -> None:
+def _wait_for_stop(tick: Callable[[], None]) -> None:
+    """Wait for SIGTERM or SIGINT; see the time pass meanwhile."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
-        stop.wait()
+        while not stop.wait(TICK_SECONDS):
+            try:
+                tick()
+            except (GatewayError, SQLAlchemyError) as error:
+                log.get_logger("receiver").error("clock-not-kept", error=repr(error))
 
 
 @contextmanager

@@ -8,11 +8,15 @@ from __future__ import annotations
 from config.errors import ConfigurationError
 
 __all__ = [
+    "AccessTampered",
+    "ApprovalNeeded",
+    "ApprovalRefused",
     "AssociationLost",
     "AuditBroken",
     "BadRequest",
     "ConfigurationError",
     "GatewayError",
+    "GrantRefused",
     "HandshakeFailed",
     "IdentifierMismatch",
     "InvalidObject",
@@ -22,6 +26,7 @@ __all__ = [
     "KeyNotEnclosed",
     "MoveNotAuthorised",
     "NoPresentationContext",
+    "NotGranted",
     "NotIdentified",
     "ObjectConflict",
     "ObjectTooLarge",
@@ -211,3 +216,43 @@ class BadRequest(RequestRefused):
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)
+
+
+class NotGranted(GatewayError):
+    """No grant covers what a node asks for.
+
+    Attributes
+    ----------
+    outside
+        How many objects it asked for that are here: for the trail.
+    """
+
+    def __init__(self, message: str, outside: int = 0) -> None:
+        super().__init__(message)
+        self.outside = outside
+
+
+class GrantRefused(GatewayError):
+    """A grant cannot be added or revoked as asked; the message says why."""
+
+
+class AccessTampered(GatewayError):
+    """The tables of grants are not what was recorded: nothing is granted."""
+
+
+class ApprovalNeeded(GatewayError):
+    """So many originals leave only when two people have approved it.
+
+    Attributes
+    ----------
+    approval
+        Under which the request was recorded; empty where it was not.
+    """
+
+    def __init__(self, approval: str, message: str) -> None:
+        super().__init__(message)
+        self.approval = approval
+
+
+class ApprovalRefused(GatewayError):
+    """An approval is not accepted; the message says why."""

@@ -54,11 +54,13 @@ def build_app(*, children_only: bool = False) -> typer.Typer:
 
 
 def _add_tools(app: typer.Typer) -> None:
-    from gateway.cli import demo, experiment, files, keys, models
+    from gateway.cli import approvals, demo, experiment, files, grants, keys, models
 
     app.add_typer(files.app)
     app.add_typer(demo.app)
     app.add_typer(keys.app, name="keys")
+    app.add_typer(grants.app, name="grants")
+    app.add_typer(approvals.app, name="approvals")
     app.add_typer(models.app, name="models")
     app.add_typer(experiment.app, name="experiment")
 

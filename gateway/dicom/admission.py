@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from config.schema import Node, Role
+from gateway.access.caller import Caller
 from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
 from gateway.dicom.contexts import Purpose
@@ -17,8 +18,10 @@ from gateway.dicom.status import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
     LOCAL_LIMIT_EXCEEDED,
+    NO_REASON_GIVEN,
     Rejection,
 )
+from gateway.dicom.user_identity import UserIdentity
 from gateway.errors import NotIdentified
 from gateway.tls.certificates import PeerCertificate
 
@@ -33,17 +36,21 @@ class Call:
     ----------
     certificate
         The one the peer has shown; None without TLS.
+    identity
+        The user it names (PS3.7 D.3.3.7); None where it names none.
     """
 
     calling_ae: str
     called_ae: str
     peer_address: str
     certificate: PeerCertificate | None = None
+    identity: UserIdentity | None = None
 
 
 class Active(Protocol):
-    """An association that counts while it is alive."""
+    """An association that counts while it is alive, and is told who it is of."""
 
+    admitted: Caller | None
     is_released: bool
     is_aborted: bool
     is_rejected: bool
@@ -174,11 +181,23 @@ class Admission:
         node = self._node(call)
         if not set(node.roles) & set(self._roles.values()):
             return CALLING_AE_NOT_RECOGNISED, "no-role-here"
+        identity = call.identity
+        if identity is not None:
+            why_not = identity.why_not(secure=call.certificate is not None)
+            if why_not is not None:
+                return NO_REASON_GIVEN, why_not
         with self._lock:
             self._admitted = [a for a in self._admitted if _is_active(a)]
             if self._closed or len(self._admitted) >= self._max_associations:
                 return LOCAL_LIMIT_EXCEEDED, "too-many-associations"
             self._admitted.append(association)
+        association.admitted = Caller(
+            node=node,
+            ae_title=call.calling_ae,
+            address=call.peer_address,
+            certificate=call.certificate,
+            user=identity.name if identity is not None else None,
+        )
         return None, ""
 
     def _node(self, call: Call) -> Node:

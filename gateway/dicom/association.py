@@ -18,9 +18,10 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_ECHO
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import P_DATA, UserIdentityNegotiation
 from typing_extensions import override
 
+from gateway.access.caller import Caller
 from gateway.dicom import command
 from gateway.dicom.admission import Admission, Call
 from gateway.dicom.contexts import (
@@ -31,6 +32,7 @@ from gateway.dicom.contexts import (
     contexts_in_roles,
 )
 from gateway.dicom.transport import GatewaySocket
+from gateway.dicom.user_identity import identity_in
 from gateway.errors import AssociationLost, InvalidObject
 from gateway.tls.certificates import PeerCertificate
 
@@ -99,6 +101,8 @@ class GatewayAssociation(Association):
         super().__init__(ae, "acceptor")
         self.certificate: PeerCertificate | None = None
         """The one the peer has shown; None without TLS."""
+        self.admitted: Caller | None = None
+        """Who was admitted; None before."""
         self._service = service
         self.acse = AdmittingACSE(self, admission, service)
         self.dimse: StreamingDimse = StreamingDimse(self, service)
@@ -115,7 +119,14 @@ class GatewayAssociation(Association):
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
             certificate=self.certificate,
+            identity=identity_in(self.requestor.user_identity),
         )
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks, for every decision; there is one once it was admitted."""
+        assert self.admitted is not None
+        return self.admitted
 
     def is_over(self) -> bool:
         """Whether the peer is gone, though this thread may not have seen it yet."""
@@ -202,6 +213,12 @@ class AdmittingACSE(ACSE):
         self.send_reject(*rejection)
         evt.trigger(self.assoc, evt.EVT_REJECTED, {})
         self.assoc.kill()
+
+    @override
+    def _check_user_identity(self) -> tuple[bool, UserIdentityNegotiation | None]:
+        """Answer the user identity that admission has let pass."""
+        identity = self._association.call.identity
+        return True, identity.response() if identity is not None else None
 
     def _offer(self, call: Call) -> None:
         """Support what the node that calls may use, in the roles it proposed."""

@@ -20,7 +20,7 @@ from pynetdicom.transport import (
 from typing_extensions import override
 
 from config.schema import Receiver, Recovery, Site
-from gateway.access.nodes import Nodes
+from gateway.access.access import Access
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
 from gateway.dicom.association import (
@@ -233,7 +233,12 @@ class Records:
 
 
 def start_receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, records: Records
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    records: Records,
+    access: Access,
 ) -> Running:
     """Listen on both AE titles of a site.
 
@@ -245,6 +250,8 @@ def start_receiver(
         Where objects, rows and the trail go.
     records
         Rebuilds originals and checks protected objects.
+    access
+        Who the nodes are, and which originals they may have.
 
     Returns
     -------
@@ -261,7 +268,7 @@ def start_receiver(
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    known = Known(nodes=Nodes(site.nodes), tls=_identity(site, audit))
+    known = Known(access=access, tls=_identity(site, audit))
     ends = {
         "receiver": _receiver(site, store, index, audit, records.verify, known),
         "recovery": _recovery(site, store, index, audit, records.restore, known),
@@ -286,7 +293,7 @@ def _identity(site: Site, audit: AuditLog) -> TlsIdentity | None:
 class Known:
     """Whom this site knows, and what it is known by itself."""
 
-    nodes: Nodes
+    access: Access
     tls: TlsIdentity | None
 
 
@@ -352,7 +359,7 @@ def _receiver(
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        nodes=known.nodes,
+        nodes=known.access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
         audit=audit,
@@ -382,16 +389,18 @@ def _recovery(
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        nodes=known.nodes,
+        nodes=known.access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
         audit=audit,
     )
-    holdings = Originals(store, index, restore)
+    holdings = Originals(store, index, restore, known.access)
     return End(
         settings=settings,
         admission=admission,
-        service=RetrieveService(for_recovery(site), holdings, audit, known.tls),
+        service=RetrieveService(
+            for_recovery(site, known.access), holdings, audit, known.tls
+        ),
     )
 
 

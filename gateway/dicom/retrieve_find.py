@@ -22,6 +22,7 @@ from gateway.dicom.retrieve_identifier import Query, parse_find, read_identifier
 from gateway.dicom.retrieve_match import is_universal, matches
 from gateway.dicom.status import FindStatus
 from gateway.errors import (
+    AccessTampered,
     AssociationLost,
     GatewayError,
     InvalidObject,
@@ -34,6 +35,7 @@ LOG = structlog.get_logger(component="find")
 STATUS_OF: tuple[tuple[type[Exception], FindStatus], ...] = (
     (InvalidQuery, FindStatus.IDENTIFIER_DOES_NOT_MATCH),
     (InvalidObject, FindStatus.UNABLE_TO_PROCESS),
+    (AccessTampered, FindStatus.UNABLE_TO_PROCESS),
     (OSError, FindStatus.OUT_OF_RESOURCES),
     (SQLAlchemyError, FindStatus.OUT_OF_RESOURCES),
 )
@@ -66,13 +68,15 @@ class FindHandler:
         try:
             identifier = read_identifier(request.Identifier, syntax)
             query = parse_find(identifier, model, _is_relational(association, model))
-            rows = self._holdings.find(query.keys, query.level)
+            rows = self._holdings.find(association.caller, query.keys, query.level)
             # Nothing of the answer leaves unless the trail says who asked.
             self._record(association, query, len(rows))
         except REFUSALS as error:
             status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
             self._refuse(association, status, error)
-            comment = str(error) if isinstance(error, GatewayError) else ""
+            told = isinstance(error, GatewayError)
+            told = told and not isinstance(error, AccessTampered)
+            comment = str(error) if told else ""
             _respond(association, request, context_id, status, comment=comment)
             return
         status = self._answer_all(association, request, context, (query, rows))

@@ -17,10 +17,13 @@ from gateway.dicom.retrieve_identifier import parse_retrieve, read_identifier
 from gateway.dicom.retrieve_order import Order, Progress, respond
 from gateway.dicom.status import RetrieveStatus
 from gateway.errors import (
+    AccessTampered,
+    ApprovalNeeded,
     GatewayError,
     InvalidObject,
     InvalidQuery,
     MoveNotAuthorised,
+    NotGranted,
     TooManyMatches,
     UnknownDestination,
 )
@@ -31,6 +34,9 @@ MAX_SUBOPERATIONS = 65_535  # the counts and message ids are unsigned shorts
 
 STATUS_OF: tuple[tuple[type[Exception], RetrieveStatus], ...] = (
     (UnknownDestination, RetrieveStatus.DESTINATION_UNKNOWN),
+    (NotGranted, RetrieveStatus.NOT_AUTHORISED),
+    (ApprovalNeeded, RetrieveStatus.NOT_AUTHORISED),
+    (AccessTampered, RetrieveStatus.UNABLE_TO_PROCESS),
     (MoveNotAuthorised, RetrieveStatus.NOT_AUTHORISED),
     (TooManyMatches, RetrieveStatus.OUT_OF_RESOURCES_MATCHES),
     (InvalidQuery, RetrieveStatus.IDENTIFIER_DOES_NOT_MATCH),
@@ -68,24 +74,35 @@ class SubOperations:
     ) -> Order:
         """Read the identifier and look up what it selects, for a destination.
 
+        Parameters
+        ----------
+        association, request, context
+            Who asks for what.
+        destination_ae
+            Of C-MOVE; empty: who asks.
+
         Raises
         ------
         InvalidObject, InvalidQuery, TooManyMatches
             It cannot be read, is not one of the model, or selects too much.
+        NotGranted, ApprovalNeeded
+            Who asks may have nothing of it, or not all at once.
         """
         context_id, model, syntax = context
         query = parse_retrieve(read_identifier(request.Identifier, syntax), model)
-        items = self._holdings.matching(query.keys)
-        if len(items) > MAX_SUBOPERATIONS:
+        caller = association.caller
+        selected = self._holdings.matching(caller, query.keys, destination_ae)
+        if len(selected.items) > MAX_SUBOPERATIONS:
             raise TooManyMatches("More than 65535 objects match: ask for less")
+        selected.count_as_given()
         return Order(
             association=association,
             request=request,
             context_id=context_id,
             transfer_syntax=syntax,
-            destination_ae=destination_ae,
+            destination_ae=destination_ae or caller.ae_title,
             query=query,
-            items=items,
+            items=selected.items,
         )
 
     def send(
@@ -163,13 +180,17 @@ class SubOperations:
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         who = _who(association)
         LOG.warning("refused", action=self._action, error=repr(error), **who)
-        details = {}
+        details: dict[str, str | int] = {"why": type(error).__name__}
         if isinstance(request, C_MOVE):
             details["destination"] = (request.MoveDestination or "").strip()
+        if isinstance(error, NotGranted):
+            details["outside"] = error.outside
         self._audit.note(
             self._action, "refused", **who, **details, status=f"0x{status:04X}"
         )
-        comment = str(error) if isinstance(error, GatewayError) else "Retrieval failed"
+        told = isinstance(error, GatewayError)
+        told = told and not isinstance(error, AccessTampered)
+        comment = str(error) if told else "Retrieval failed"
         elements = [(command.ERROR_COMMENT, command.text(comment))]
         respond(association, request, context_id, status, (elements, b""))
 
@@ -191,9 +212,11 @@ class SubOperations:
 
 
 def _who(association: GatewayAssociation) -> dict[str, str]:
-    call = association.call
-    return {
+    call, caller = association.call, association.caller
+    who = {
+        "node": caller.node.name,
         "calling_ae": call.calling_ae,
         "called_ae": call.called_ae,
         "peer_address": call.peer_address,
     }
+    return who if caller.user is None else {**who, "user": caller.user}

@@ -1,7 +1,7 @@
 """The durable jobs: DBOS workflows around the steps of `flow` and `export`.
 
 A job is a revision, never an instance. Arguments and results are row ids and
-names, so the jobs' database holds nothing about a patient. Ids are made from
+names, so the jobs' database holds nothing about a patient, not even a UID. Ids are made from
 what the job is for: a job asked for twice runs once.
 """
 
@@ -289,9 +289,11 @@ def _batches(items: list[Routed]) -> Iterator[list[Routed]]:
 
 
 def deliver_id(revision: Revision) -> str:
-    """Return the id of a revision's job, without its run."""
-    series, ae = revision.series_instance_uid, revision.calling_ae
-    return f"deliver:{series}:{ae}:{revision.revision}"
+    """Return the id of a revision's job, without its run.
+
+    No UID in it: the jobs' database is not encrypted.
+    """
+    return f"deliver:{revision.id}"
 
 
 def export_id(revision_id: int, destination: str) -> str:

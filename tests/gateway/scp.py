@@ -18,6 +18,8 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from config.schema import Site
+from gateway.access.access import Access
+from gateway.access.ledger import Books
 from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
 from gateway.dicom.listener import Records, Running, start_receiver
@@ -39,6 +41,7 @@ ARCHIVE = "ARCHIVE"
 LOOPBACK = ["127.0.0.1/32"]
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
+GRANTS_KEY = b"g" * 32
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -119,6 +122,7 @@ class Gateway:
     index: Index
     audit: AuditLog
     restorer: Restorer
+    access: Access
     running: Running
 
     @property
@@ -206,12 +210,20 @@ def gateway(
         restore=vault_restorer(store, vault) if isinstance(vault, Vault) else restorer,
         verify=lambda row: verified_part(row, store, opened),
     )
-    running = start_receiver(settings, store, index, audit, records)
+    access = access_of(settings, index, audit)
+    running = start_receiver(settings, store, index, audit, records, access)
     try:
-        yield Gateway(settings, store, index, audit, restorer, running)
+        yield Gateway(settings, store, index, audit, restorer, access, running)
     finally:
         running.stop()
         index.close()
+
+
+def access_of(settings: Site, index: Index, audit: AuditLog, **clocks: Any) -> Access:
+    """Grants under a key of the test."""
+    anchor = settings.data_directory / "access" / "anchor.json"
+    books = Books(index.database, GRANTS_KEY, anchor)
+    return Access(site=settings, index=index, books=books, audit=audit, **clocks)
 
 
 @contextmanager

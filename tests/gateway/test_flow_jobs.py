@@ -13,6 +13,7 @@ import pytest
 
 from gateway.stages.attempts import LIMIT
 from gateway.store.index import Index, open_index
+from tests.endtoend.scan import layers
 from tests.gateway.outside import FILES, Outside, receive, unused_port
 from tests.gateway.stored import INDEX_KEY, a_store
 from tests.waiting import wait_until
@@ -221,7 +222,15 @@ def test_the_jobs_database_holds_nothing_about_a_patient(
     with outside.listening(CLASSES), worker(tmp_path, outside.port):
         wait_until(lambda: [r.state for r in index.revisions()] == ["held"])
 
-    content = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.sqlite*"))
+    contents = [path.read_bytes() for path in tmp_path.glob("jobs.sqlite*")]
+    # Results and errors are pickles in base64: those are looked into as well.
+    content = b"\n".join(layer for octets in contents for layer in layers(octets))
     assert b"deliver" in content
-    for secret in (b"CompressedSamples", b"unforeseen"):
+    assert b"StepFailed" in content
+    (held,) = index.instances_in_state("held")
+    for secret in (
+        *(b"CompressedSamples", b"unforeseen", b"1CT1"),
+        *(held.study_instance_uid.encode(), held.series_instance_uid.encode()),
+        *(held.sop_instance_uid.encode(), held.sha256.encode()),
+    ):
         assert secret not in content

@@ -35,7 +35,7 @@ def main(directory: Path, port: int) -> None:
     records = RecordsDouble()
     protection = MarkingDouble(index, store, records)
     if (directory / "fail-ct").exists():
-        protection.fail_for["CT"] = ValueError("unforeseen")
+        protection.fail_for["CT"] = ValueError("unforeseen CompressedSamples^CT1")
     if (directory / "crash-ct").exists():
         protection.crash_for = "CT"
     rule = CompiledRule(

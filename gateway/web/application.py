@@ -12,17 +12,17 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from config.schema import Site
+from gateway.access.access import Access
 from gateway.audit.log import AuditLog
 from gateway.audit.refusals import RefusalLog
 from gateway.dicom.listener import Records
-from gateway.dicom.retrieve_holdings import ProtectedObjects
+from gateway.dicom.retrieve_holdings import Originals, ProtectedObjects
 from gateway.store.deposit import Deposit
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.tls.identity import TlsIdentity
 from gateway.web import dicomweb
 from gateway.web.gatekeeper import Gatekeeper
-from gateway.web.shelves import ProtectedShelf
 from gateway.web.storing import StowParts
 from gateway.web.visitors import Registry
 
@@ -37,12 +37,15 @@ class WebParts:
         Objects, rows and the trail.
     records
         Rebuilds originals and checks protected objects.
+    access
+        Who is known, and who may have what.
     """
 
     store: FileStore
     index: Index
     audit: AuditLog
     records: Records
+    access: Access
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +59,19 @@ class Watch:
 
 def build_application(site: Site, parts: WebParts, watch: Watch) -> ASGIApp:
     """Put DICOMweb and console together."""
-    protected = ProtectedObjects(parts.store, parts.index, parts.records.verify)
     services = [
         dicomweb.Service(
             name="protected",
             called_ae=site.receiver.ae_title,
-            shelf=ProtectedShelf(protected),
+            holdings=ProtectedObjects(parts.store, parts.index, parts.records.verify),
+            audit=parts.audit,
+        ),
+        dicomweb.Service(
+            name="originals",
+            called_ae=site.recovery.ae_title,
+            holdings=Originals(
+                parts.store, parts.index, parts.records.restore, parts.access
+            ),
             audit=parts.audit,
         ),
     ]

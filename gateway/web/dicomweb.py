@@ -22,11 +22,15 @@ from starlette.routing import Mount, Route, Router
 
 from gateway.audit.log import AuditLog, Field
 from gateway.dicom.retrieve_find import query_fields
+from gateway.dicom.retrieve_holdings import Holdings
 from gateway.errors import (
+    AccessTampered,
+    ApprovalNeeded,
     AuditBroken,
     BadRequest,
     GatewayError,
     InvalidObject,
+    NotGranted,
     RequestRefused,
 )
 from gateway.store.find import FindKeys, Level
@@ -37,7 +41,6 @@ from gateway.web.retrieve import (
     JSON_END,
     MULTIPART_DICOM,
     Delivery,
-    NothingThere,
     alone,
     attributes,
     parts,
@@ -45,7 +48,6 @@ from gateway.web.retrieve import (
     wanted_of,
 )
 from gateway.web.search import answers, parse_search
-from gateway.web.shelves import Shelf
 from gateway.web.storing import Outcome, Sender, StowParts, StowRequest
 from gateway.web.streams import PieceByPiece
 from gateway.web.visitors import NodeVisitor
@@ -64,6 +66,8 @@ HOST: Final = re.compile(
     r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?"
 )
 
+NOTHING: Final = "Nothing is held under these UIDs"
+
 Answer = Callable[[Request], Response]
 
 
@@ -77,7 +81,7 @@ class Service:
         First part of its paths.
     called_ae
         AE title that lists and gives the same.
-    shelf
+    holdings
         What it has for whom.
     audit
         Where every request is recorded before it is answered.
@@ -85,7 +89,7 @@ class Service:
 
     name: str
     called_ae: str
-    shelf: Shelf
+    holdings: Holdings
     audit: AuditLog
 
     def routes(self) -> Mount:
@@ -129,7 +133,7 @@ class Service:
         search = parse_search(
             request.query_params.multi_items(), level, uids_of(request)
         )
-        found = self.shelf.find(visitor, search.query.keys, level)
+        found = self.holdings.find(visitor.caller, search.query.keys, level)
         # Nothing of the answer leaves unless the trail says who asked.
         self.audit.record(
             "query",
@@ -137,7 +141,7 @@ class Service:
             **who_of(visitor, self.called_ae),
             **query_fields(search.query, len(found)),
         )
-        made = list(answers(search, found, self.shelf.open, base))
+        made = list(answers(search, found, self.holdings.open, base))
         remarks = list(search.remarks)
         if len(made) > search.limit:
             made = made[: search.limit]
@@ -189,9 +193,9 @@ class Service:
         """
         visitor = node_of(request)
         keys = FindKeys({key: [uid] for key, uid in uids_of(request).items()})
-        selected = self.shelf.select(visitor, keys)
+        selected = self.holdings.matching(visitor.caller, keys, "")
         if not selected.items:
-            raise NothingThere(selected.outside)
+            raise RequestRefused(404, NOTHING)
         who = who_of(visitor, self.called_ae)
         return Delivery(audit=self.audit, who=who, selected=selected)
 
@@ -258,7 +262,10 @@ async def _taken_in(stow: StowRequest, request: Request) -> Outcome:
 # What keeps a request from being answered as asked, and its HTTP status.
 STATUS_OF: Final[tuple[tuple[type[Exception], int], ...]] = (
     (InvalidObject, 400),
+    (NotGranted, 404),
+    (ApprovalNeeded, 403),
     (AuditBroken, 503),
+    (AccessTampered, 503),
     (GatewayError, 500),
     (OSError, 503),
     (SQLAlchemyError, 503),
@@ -274,13 +281,16 @@ def refused(
         status = error.status
     else:
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
-    known = isinstance(error, GatewayError) and not isinstance(error, AuditBroken)
-    comment = str(error) if known else "The request cannot be answered now"
-    LOG.warning("refused", action=action, error=type(error).__name__, **who)
     fields: dict[str, Field] = {"status": status, "reason": type(error).__name__}
-    if isinstance(error, NothingThere):
+    if isinstance(error, NotGranted):
         fields["outside"] = error.outside
+    LOG.warning("refused", action=action, error=type(error).__name__, **who)
     audit.note(action, "refused", **who, **fields)
+    comment = str(error) if isinstance(error, GatewayError) else ""
+    if isinstance(error, NotGranted):  # who may not have it cannot tell that it is
+        comment = NOTHING
+    elif status >= 500 and not isinstance(error, RequestRefused):
+        comment = "The request cannot be answered now"
     return PlainTextResponse(comment + "\n", status_code=status)
 
 

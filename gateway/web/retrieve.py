@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.audit.log import AuditLog, Field
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.retrieve_header import read_some
-from gateway.dicom.retrieve_holdings import Offered
+from gateway.dicom.retrieve_holdings import Offered, Selected
 from gateway.dicom.retrieve_identifier import FIRST_BULK_TAG
 from gateway.errors import GatewayError, RequestRefused
 from gateway.store.part10 import FileMeta, encode_head, read_head
@@ -26,7 +26,6 @@ from gateway.web.media import (
     parse_accept,
 )
 from gateway.web.multipart import last_boundary, part_head
-from gateway.web.shelves import Selected
 
 LOG = structlog.get_logger(component="web")
 
@@ -95,20 +94,6 @@ def wanted_of(accept: str, *, single: bool) -> Wanted:
     return Wanted(multipart=order[0], syntaxes=frozenset(syntaxes[order[0]]))
 
 
-class NothingThere(RequestRefused):
-    """There is nothing, or nothing that this node may have: it cannot tell.
-
-    Attributes
-    ----------
-    outside
-        How many there are that it may not have: for the trail only.
-    """
-
-    def __init__(self, outside: int) -> None:
-        super().__init__(404, "Nothing is held under these UIDs")
-        self.outside = outside
-
-
 @dataclass
 class Delivery:
     """One retrieval under way, and what the trail says of it.
@@ -144,7 +129,7 @@ class Delivery:
         GatewayError
             So much may not leave.
         """
-        self.selected.release()
+        self.selected.count_as_given()
         self.audit.record(
             "get",
             "success",
@@ -152,7 +137,6 @@ class Delivery:
             level=level,
             studies=sorted({item.study_instance_uid for item in self.items}),
             instances=len(self.items),
-            outside=self.selected.outside,
         )
 
     def end(self) -> None:

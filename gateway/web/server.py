@@ -13,7 +13,6 @@ import structlog
 import uvicorn
 
 from config.schema import Site
-from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
 from gateway.audit.refusals import RefusalLog
 from gateway.dicom.connections import ConnectionGate
@@ -91,7 +90,7 @@ def start_web(site: Site, parts: WebParts) -> RunningWeb:
     identity = TlsIdentity(
         site.tls, secret_reader(site.data_directory), report=_reporter(parts.audit)
     )
-    registry = Registry(Nodes(site.nodes), site.people, identity)
+    registry = Registry(parts.access, identity)
     refusals = RefusalLog(parts.audit)
     door = Door(
         gate=ConnectionGate(site.limits, refusals),

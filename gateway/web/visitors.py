@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from config.schema import Node, Person
-from gateway.access.nodes import Nodes
+from gateway.access.access import Access
+from gateway.access.caller import Caller
 from gateway.errors import NotIdentified
-from gateway.tls.certificates import PeerCertificate, fingerprint_of
+from gateway.tls.certificates import PeerCertificate
 from gateway.tls.identity import TlsIdentity
 from gateway.web.doorman import Connection
 
@@ -19,17 +19,21 @@ class NodeVisitor:
 
     Attributes
     ----------
-    node
-        As configured.
-    address
-        Where it asks from.
-    certificate
-        The one it has shown.
+    caller
+        As grants know it.
     """
 
-    node: Node
-    address: str
-    certificate: PeerCertificate
+    caller: Caller
+
+    @property
+    def node(self) -> Node:
+        """As configured."""
+        return self.caller.node
+
+    @property
+    def address(self) -> str:
+        """Where it asks from."""
+        return self.caller.address
 
     @property
     def ae_title(self) -> str:
@@ -68,28 +72,15 @@ class Registry:
 
     Parameters
     ----------
-    nodes
-        The table of nodes.
-    people
-        As configured.
+    access
+        Holds the tables of both.
     identity
         Says what has been revoked since.
-
-    Raises
-    ------
-    ConfigurationError
-        A certificate file cannot be read.
     """
 
-    def __init__(
-        self, nodes: Nodes, people: Sequence[Person], identity: TlsIdentity
-    ) -> None:
-        self._nodes = nodes
+    def __init__(self, access: Access, identity: TlsIdentity) -> None:
+        self._access = access
         self._identity = identity
-        self._people = tuple(
-            (person, frozenset(fingerprint_of(c) for c in person.certificates))
-            for person in people
-        )
 
     def is_known(self, certificate: PeerCertificate, address: str) -> bool:
         """Whether it is a node or a person of this site."""
@@ -115,10 +106,23 @@ class Registry:
         return self._visitor(shown.peer, connection.address)
 
     def _visitor(self, certificate: PeerCertificate, address: str) -> Visitor:
-        for person, certificates in self._people:
-            if certificate.sha256 in certificates:
-                return PersonVisitor(
-                    person=person, address=address, certificate=certificate
-                )
-        node = self._nodes.showing(certificate, address)
-        return NodeVisitor(node=node, address=address, certificate=certificate)
+        person = self._person(certificate)
+        try:
+            caller = self._access.nodes.caller(certificate, address)
+        except NotIdentified:
+            if person is None:
+                raise
+            return PersonVisitor(
+                person=person, address=address, certificate=certificate
+            )
+        if person is not None:
+            raise NotIdentified("certificate-of-node-and-person")
+        return NodeVisitor(caller=caller)
+
+    def _person(self, certificate: PeerCertificate) -> Person | None:
+        try:
+            return self._access.people.showing(certificate)
+        except NotIdentified as error:
+            if error.reason == "certificate-not-registered":
+                return None
+            raise

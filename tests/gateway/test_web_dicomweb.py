@@ -88,7 +88,8 @@ def test_keys_select_as_with_c_find(web: Web) -> None:
         ({"StudyDate": f"{row.study_date}-{row.study_date}"}, 1),
         ({"StudyDate": "19000101-19000102"}, 0),
         ({"ModalitiesInStudy": "MR"}, 1),
-        ({"Manufacturer": "*GE*"}, 1),  # not in the index: read from the object
+        ({"ConversionType": "WSD"}, 2),  # not in the index: read from the object
+        ({"ConversionType": "DV"}, 0),
     ]
     with web.client(web.pki.archive) as client:
         for params, expected in cases:

@@ -16,6 +16,7 @@ import httpx
 from pydicom import Dataset
 
 from config.schema import Site
+from gateway.access.access import Access
 from gateway.audit.log import AuditLog
 from gateway.dicom.header import read_attributes
 from gateway.dicom.listener import Records
@@ -31,6 +32,7 @@ from gateway.store.rows import Instance
 from gateway.vault.vault import Vault
 from gateway.web.server import RunningWeb, WebParts, start_web
 from tests.gateway.pki_cases import NodeFiles, Pki, client_context
+from tests.gateway.scp import access_of
 from tests.gateway.stored import INDEX_KEY, MASTER_KEY, a_store
 
 RECEIVED_AT = "2026-01-02T03:04:05.000000Z"
@@ -47,6 +49,7 @@ class Web:
     index: Index
     audit: AuditLog
     vault: Vault
+    access: Access
     running: RunningWeb
 
     @property
@@ -133,10 +136,13 @@ def serving(site: Site, pki: Pki) -> Iterator[Web]:
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
     )
-    parts = WebParts(store=store, index=index, audit=audit, records=records)
+    access = access_of(site, index, audit)
+    parts = WebParts(
+        store=store, index=index, audit=audit, records=records, access=access
+    )
     running = start_web(site, parts)
     try:
-        yield Web(site, pki, store, index, audit, vault, running)
+        yield Web(site, pki, store, index, audit, vault, access, running)
     finally:
         running.stop()
         index.close()

@@ -108,9 +108,7 @@ def test_a_person_is_no_node(web: Web, officer: NodeFiles) -> None:
     assert refusals[-1]["user"] == "officer"
 
 
-def test_a_log_in_is_recorded_once_per_connection(
-    web: Web, officer: NodeFiles
-) -> None:
+def test_a_log_in_is_recorded_once_per_connection(web: Web, officer: NodeFiles) -> None:
     before = len(web.audited("login", "success"))
     for _ in range(2):
         with web.client(officer) as client:

@@ -39,6 +39,7 @@ from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
+    from gateway.dicom.listener import Records
     from gateway.sealing.master import Keys
     from gateway.sealing.ring import KeyRing
     from gateway.stages.gate import Gate
@@ -94,6 +95,11 @@ class Places:
     def ports(self) -> Path:
         """The ports in use, while the receiver listens."""
         return self.root / "run" / "ports.json"
+
+    @property
+    def web_port(self) -> Path:
+        """The port in use, while the web server listens."""
+        return self.root / "run" / "web.json"
 
     @property
     def attempts(self) -> Path:
@@ -177,7 +183,7 @@ def open_access_of(
 
 
 def serve(config: Path, site: Site) -> None:
-    """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    """Supervise receiver, worker and web server until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
     close_to_others(site.data_directory)
@@ -185,12 +191,16 @@ def serve(config: Path, site: Site) -> None:
     with _only_one(places, "serve"):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
-            [_child(name, config) for name in ("receiver", "worker")],
+            [_child(name, config) for name in _children(site)],
             stop_seconds=site.worker.stop_seconds + 5.0,
         )
         with on_stop_signal(supervisor.stop):
             supervisor.run()
         places.ports.unlink(missing_ok=True)
+
+
+def _children(site: Site) -> tuple[str, ...]:
+    return ("receiver", "worker", "web") if site.web.enabled else ("receiver", "worker")
 
 
 def _child(name: str, config: Path) -> Child:
@@ -213,17 +223,11 @@ def run_receiver(config: Path, lifeline: int | None = None) -> None:
 
 
 def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
-    from gateway.dicom.listener import Records, start_receiver
-    from gateway.dicom.restore import restorer
-    from gateway.stages.export import verified_part
+    from gateway.dicom.listener import start_receiver
 
     store = _sealed_store(site, places, index, keys)
     audit = AuditLog(places.audit)
-    vault = open_vault_of(site, keys)
-    records = Records(
-        restore=restorer(store, vault),
-        verify=lambda row: verified_part(row, store, vault),
-    )
+    records = _records(site, store, keys)
     access = open_access_of(site, index, audit, keys)
     try:
         running = start_receiver(site, store, index, audit, records, access)
@@ -232,7 +236,7 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
-        _write_ports(places, asdict(running.ports))
+        _write_ports(places.ports, asdict(running.ports))
         _wait_for_stop(access.tick)
     finally:
         places.ports.unlink(missing_ok=True)
@@ -246,8 +250,62 @@ def _addresses(site: Site) -> str:
     return ", ".join(f"{host}:{port}" for host, port in ports)
 
 
-def _write_ports(places: Places, ports: dict[str, int | None]) -> None:
-    write_durably(places.ports, json.dumps(ports | {"pid": os.getpid()}).encode())
+def _records(site: Site, store: FileStore, keys: Keys) -> Records:
+    """Return what rebuilds originals and checks protected objects."""
+    from gateway.dicom.listener import Records
+    from gateway.dicom.restore import restorer
+    from gateway.stages.export import verified_part
+
+    vault = open_vault_of(site, keys)
+    return Records(
+        restore=restorer(store, vault),
+        verify=lambda row: verified_part(row, store, vault),
+    )
+
+
+def _write_ports(path: Path, ports: dict[str, int | None]) -> None:
+    write_durably(path, json.dumps(ports | {"pid": os.getpid()}).encode())
+
+
+# web: console and DICOMweb; never loads torch
+
+
+def run_web(config: Path, lifeline: int | None = None) -> None:
+    """Answer over HTTPS until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no ``[tls]`` table, or its files cannot be used.
+    """
+    site, places = _begin(config, lifeline)
+    with _only_one(places, "web"):
+        use_private_temporary(places.temporary("web"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _answer(site, places, index, keys)
+
+
+def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
+    from gateway.web.server import WebParts, start_web
+
+    store = _sealed_store(site, places, index, keys)
+    audit = AuditLog(places.audit)
+    access = open_access_of(site, index, audit, keys)
+    parts = WebParts(
+        store=store,
+        index=index,
+        audit=audit,
+        records=_records(site, store, keys),
+        access=access,
+    )
+    running = start_web(site, parts)
+    try:
+        _write_ports(places.web_port, {"web": running.port})
+        _wait_for_stop(access.tick)
+    finally:
+        places.web_port.unlink(missing_ok=True)
+        running.stop()
 
 
 # worker: completion, routing, protection, export

@@ -287,7 +287,7 @@ def run_web(config: Path, lifeline: int | None = None) -> None:
 
 
 def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
-    from gateway.web.application import WebParts
+    from gateway.web.parts import WebParts
     from gateway.web.server import start_web
 
     store = _sealed_store(site, places, index, keys)

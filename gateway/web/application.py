@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
@@ -12,49 +10,13 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from config.schema import Site
-from gateway.access.access import Access
-from gateway.audit.log import AuditLog
-from gateway.audit.refusals import RefusalLog
-from gateway.dicom.listener import Records
 from gateway.dicom.retrieve_holdings import Originals, ProtectedObjects
 from gateway.store.deposit import Deposit
-from gateway.store.files import FileStore
-from gateway.store.index import Index
-from gateway.tls.identity import TlsIdentity
 from gateway.web import dicomweb
+from gateway.web.console import console_routes
 from gateway.web.gatekeeper import Gatekeeper
+from gateway.web.parts import Watch, WebParts
 from gateway.web.storing import StowParts
-from gateway.web.visitors import Registry
-
-
-@dataclass(frozen=True, kw_only=True)
-class WebParts:
-    """What the web server shows and writes to.
-
-    Attributes
-    ----------
-    store, index, audit
-        Objects, rows and the trail.
-    records
-        Rebuilds originals and checks protected objects.
-    access
-        Who is known, and who may have what.
-    """
-
-    store: FileStore
-    index: Index
-    audit: AuditLog
-    records: Records
-    access: Access
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """Who is known, by what, and where refusals are recorded."""
-
-    registry: Registry
-    identity: TlsIdentity
-    refusals: RefusalLog
 
 
 def build_application(site: Site, parts: WebParts, watch: Watch) -> ASGIApp:
@@ -84,7 +46,10 @@ def build_application(site: Site, parts: WebParts, watch: Watch) -> ASGIApp:
             max_object_bytes=site.receiver.max_object_bytes,
         )
     )
-    router = Router(routes=dicomweb.routes(services, intake), redirect_slashes=False)
+    pages = console_routes(site, parts, watch)
+    router = Router(
+        routes=[*dicomweb.routes(services, intake), *pages], redirect_slashes=False
+    )
     # Answers 404 and 405 of the router as they are raised.
     behind = ExceptionMiddleware(router, handlers={HTTPException: _plain})
     return Gatekeeper(

@@ -19,8 +19,9 @@ from gateway.dicom.connections import ConnectionGate
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.tls.identity import TlsIdentity
 from gateway.tls.secrets import secret_reader
-from gateway.web.application import Watch, WebParts, build_application
+from gateway.web.application import build_application
 from gateway.web.doorman import Door, Doorman
+from gateway.web.parts import Watch, WebParts
 from gateway.web.visitors import Registry
 
 LOG = structlog.get_logger(component="web")

@@ -30,7 +30,8 @@ from gateway.store.index import Index, open_index
 from gateway.store.part10 import FileMeta, encode_head
 from gateway.store.rows import Instance
 from gateway.vault.vault import Vault
-from gateway.web.server import RunningWeb, WebParts, start_web
+from gateway.web.parts import WebParts
+from gateway.web.server import RunningWeb, start_web
 from tests.gateway.pki_cases import NodeFiles, Pki, client_context
 from tests.gateway.scp import access_of
 from tests.gateway.stored import INDEX_KEY, MASTER_KEY, a_store

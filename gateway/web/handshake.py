@@ -24,6 +24,9 @@ from gateway.tls.handshake import failure_of
 LINGER_SECONDS: Final = 0.5
 """How long a peer has to read the alert."""
 
+GOODBYE_SECONDS: Final = 1.0
+"""How long a peer has to say goodbye as well (RFC 8446 6.1)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
@@ -119,6 +122,7 @@ async def secure(
             context,
             server_side=True,
             ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=GOODBYE_SECONDS,
         )
     except ConnectionAbortedError as error:  # what asyncio says at the deadline
         raise failure_of(attempt.failure or TimeoutError("too slow")) from error

@@ -172,7 +172,8 @@ class Doorman(asyncio.Protocol):
                 self._door.limits.handshake_seconds,
             )
         except HandshakeFailed as error:
-            if not entered.passage.dropped:
+            # A browser leaves to ask its user for a certificate, and comes again.
+            if not entered.passage.dropped and error.reason != "peer-left":
                 self._door.refuse(address, error.reason)
             entered.leave()
             return

@@ -221,7 +221,8 @@ def _certificates(
             rows.append({"what": f"{one[:26]}…", "end": "", "late": False})
             continue
         try:
-            rows += [_ending(e, now, days) for e in pinned_endings(whose, (one,))]
+            ends = pinned_endings(whose, (one,))
+            rows += [_ending(e, now, days) | {"what": one.name} for e in ends]
         except ConfigurationError:
             rows.append({"what": one.name, "end": "cannot be read", "late": True})
     return rows

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from config.safety import insecurities
 from config.schema import Site
 from gateway import log
 from gateway.access.access import Access
 from gateway.access.ledger import KEY_LENGTH, Books
 from gateway.audit.log import AuditLog
+from gateway.audit.process import recorded
+from gateway.audit.sealer import KEY_LENGTH as AUDIT_KEY_LENGTH
+from gateway.audit.sealer import AesFieldSealer
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
@@ -154,6 +159,12 @@ def open_vault_of(site: Site, keys: Keys) -> Vault:
     return Vault(Places(site.data_directory).vault, keys)
 
 
+def open_audit_of(site: Site, keys: Keys) -> AuditLog:
+    """Open the audit trail of a site; personal fields are sealed."""
+    key = open_secrets_of(site, keys).get("audit", AUDIT_KEY_LENGTH)
+    return AuditLog(Places(site.data_directory).audit, sealer=AesFieldSealer(key))
+
+
 def open_access_of(
     site: Site, index: Index, audit: AuditLog, keys: Keys, *, check: bool = True
 ) -> Access:
@@ -179,16 +190,20 @@ def open_access_of(
     return Access(site=site, index=index, books=books, audit=audit)
 
 
-# serve: receiver and worker as children
+# serve: receiver, worker and auditor as children
 
 
 def serve(config: Path, site: Site) -> None:
-    """Supervise receiver, worker and web server until SIGTERM or SIGINT."""
+    """Supervise the parts of a gateway until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
+    _check_tls(site)
+    _tell_insecurities(site)
     close_to_others(site.data_directory)
     places = Places(site.data_directory)
-    with _only_one(places, "serve"):
+    # Not a key is opened here: one in the environment is left to the children.
+    audit = AuditLog(places.audit)
+    with _only_one(places, "serve"), recorded(audit, "serve", site):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
             [_child(name, config) for name in _children(site)],
@@ -199,8 +214,17 @@ def serve(config: Path, site: Site) -> None:
         places.ports.unlink(missing_ok=True)
 
 
+def _tell_insecurities(site: Site) -> None:
+    """Say at every start what is less safe than it could be."""
+    logger = log.get_logger("configuration")
+    for one in insecurities(site):
+        say = logger.warning if one.severity == "warning" else logger.info
+        say("less-safe", setting=".".join(map(str, one.key)), what=one.text)
+
+
 def _children(site: Site) -> tuple[str, ...]:
-    return ("receiver", "worker", "web") if site.web.enabled else ("receiver", "worker")
+    web = ("web",) if site.web.enabled else ()
+    return ("receiver", "worker", "auditor", *web)
 
 
 def _child(name: str, config: Path) -> Child:
@@ -225,8 +249,9 @@ def run_receiver(config: Path, lifeline: int | None = None) -> None:
 def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from gateway.dicom.listener import start_receiver
 
+    _check_tls(site)
     store = _sealed_store(site, places, index, keys)
-    audit = AuditLog(places.audit)
+    audit = open_audit_of(site, keys)
     records = _records(site, store, keys)
     access = open_access_of(site, index, audit, keys)
     try:
@@ -236,8 +261,10 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
-        _write_ports(places.ports, asdict(running.ports))
-        _wait_for_stop(access.tick)
+        with recorded(audit, "receiver", site):
+            _write_ports(places.ports, asdict(running.ports))
+            _wait_for_stop(access.tick)
+            places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
@@ -291,7 +318,7 @@ def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
     from gateway.web.server import start_web
 
     store = _sealed_store(site, places, index, keys)
-    audit = AuditLog(places.audit)
+    audit = open_audit_of(site, keys)
     access = open_access_of(site, index, audit, keys)
     parts = WebParts(
         store=store,
@@ -302,8 +329,10 @@ def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
     )
     running = start_web(site, parts)
     try:
-        _write_ports(places.web_port, {"web": running.port})
-        _wait_for_stop(access.tick)
+        with recorded(audit, "web", site):
+            _write_ports(places.web_port, {"web": running.port})
+            _wait_for_stop(access.tick)
+            places.web_port.unlink(missing_ok=True)
     finally:
         places.web_port.unlink(missing_ok=True)
         running.stop()
@@ -322,9 +351,11 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
     with _only_one(places, "worker"):
         use_private_temporary(places.temporary("worker"))
         keys = open_keys_of(site)
+        audit = open_audit_of(site, keys)
         with closing(open_index_of(site, keys)) as index:
             _limit_threads(site.worker.cpu_threads)
-            _work(site, places, index, keys)
+            with recorded(audit, "worker", site):
+                _work(site, places, index, keys)
             _leave()
 
 
@@ -356,6 +387,7 @@ def build_jobs(
     site: Site, index: Index, store: FileStore, keys: Keys, gate: Gate
 ) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
+    from gateway.dicom.parse import Bounds
     from gateway.dicom.sender import send_objects
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
@@ -373,17 +405,26 @@ def build_jobs(
             site, open_secrets_of(site, keys), index, store, vault
         ),
         attempts=Attempts(places.attempts),
+        bounds=Bounds.of(site.limits),
     )
     exporter = Exporter(
         index=index,
         store=store,
         vault=vault,
-        audit=AuditLog(places.audit),
+        audit=open_audit_of(site, keys),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
         send=partial(send_objects, tls=_tls_of(site)),
     )
     return Jobs(flow, exporter, gate)
+
+
+def _check_tls(site: Site) -> None:
+    """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.tls.check import check_tls
+    from gateway.tls.secrets import secret_reader
+
+    check_tls(site, secret_reader(site.data_directory), datetime.now(UTC))
 
 
 def _tls_of(site: Site) -> TlsIdentity | None:
@@ -419,7 +460,24 @@ def _leave() -> None:
     os._exit(0)
 
 
-# what both processes share
+# auditor: checkpoints of the trail, and its way to a collector
+
+
+def run_auditor(config: Path, lifeline: int | None = None) -> None:
+    """Sign the trail and bring it to the collector until SIGTERM or SIGINT."""
+    from gateway.audit.compose import build_auditor
+
+    site, places = _begin(config, lifeline)
+    keys = open_keys_of(site)
+    audit = open_audit_of(site, keys)
+    stop = threading.Event()
+    with _only_one(places, "auditor"), recorded(audit, "auditor", site):
+        auditor = build_auditor(site, audit, open_secrets_of(site, keys))
+        with on_stop_signal(stop.set):
+            auditor.run(stop)
+
+
+# what all processes share
 
 
 def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:

@@ -184,8 +184,9 @@ class GrantBook:
             if "recover" not in nodes[name].roles:
                 return f'node {name!r} lacks the role "recover"'
         places = {d.ae_title for d in self._site.recovery.destinations}
+        own = {title for node in self._site.nodes for title in node.ae_titles}
         for title in grant.move_destinations:
-            if title not in places:
+            if title not in places | own:
                 return f"{title!r} has no address; add it to [[recovery.destinations]]"
         return None
 

@@ -13,6 +13,7 @@ from config.schema import Node, Role
 from gateway.access.caller import Caller
 from gateway.access.nodes import Nodes
 from gateway.audit.log import AuditLog
+from gateway.audit.who import who
 from gateway.dicom.contexts import Purpose
 from gateway.dicom.status import (
     CALLED_AE_NOT_RECOGNISED,
@@ -145,9 +146,7 @@ class Admission:
                 "association",
                 "refused",
                 service=self._service,
-                calling_ae=call.calling_ae,
-                called_ae=call.called_ae,
-                peer_address=call.peer_address,
+                **who(call),
                 why=why,
                 result=rejection.result,
                 source=rejection.source,
@@ -164,9 +163,7 @@ class Admission:
             "contexts",
             "refused",
             service=self._service,
-            calling_ae=call.calling_ae,
-            called_ae=call.called_ae,
-            peer_address=call.peer_address,
+            **who(call),
             sop_classes=list(sop_classes),
         )
 

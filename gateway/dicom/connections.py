@@ -21,7 +21,8 @@ from typing import Final
 
 import structlog
 
-from config.schema import Limits
+from config.schema import Limits, Site
+from gateway.audit.log import AuditLog
 from gateway.audit.refusals import RefusalLog
 
 LOG = structlog.get_logger(component="connections")
@@ -29,8 +30,12 @@ LOG = structlog.get_logger(component="connections")
 ADDRESSES_KEPT: Final = 10_000
 """Whose rates are remembered; the longest idle are forgotten first."""
 
+SLOWEST_BYTES_PER_SECOND: Final = 4096
+"""A large PDU may take longer: so much more as a line of 33 kbit/s needs."""
+
 TOO_FAST: Final = "too-many-connections-per-second"
 TOO_MANY: Final = "too-many-connections"
+CLOSED: Final = "stopping"
 NO_PLACE: Final = "too-many-unidentified-connections"
 
 
@@ -47,6 +52,49 @@ def counted_address(address: str) -> str:
     if parsed.is_loopback:
         return str(parsed)
     return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerLimits:
+    """What a peer may take of one connection.
+
+    Attributes
+    ----------
+    request_seconds
+        Until its association request has come whole.
+    pdu_seconds
+        From the first to the last octet of a PDU of no great size.
+    max_pdu_bytes
+        Announced to it.
+    requests_per_second
+        Of one association, in the long run.
+    max_command_bytes, max_identifier_bytes
+        Of a command set, and of the data set of any request but C-STORE.
+    """
+
+    request_seconds: float
+    pdu_seconds: float
+    max_pdu_bytes: int
+    requests_per_second: float
+    max_command_bytes: int
+    max_identifier_bytes: int
+
+    @classmethod
+    def of(cls, site: Site) -> PeerLimits:
+        """Return those of a site."""
+        limits = site.limits
+        return cls(
+            request_seconds=limits.request_seconds,
+            pdu_seconds=limits.pdu_seconds,
+            max_pdu_bytes=site.receiver.max_pdu_bytes,
+            requests_per_second=limits.requests_per_second,
+            max_command_bytes=limits.max_command_bytes,
+            max_identifier_bytes=limits.max_identifier_bytes,
+        )
+
+    def seconds_for(self, size: int) -> float:
+        """Return how long a PDU of that size may take."""
+        return self.pdu_seconds + size / SLOWEST_BYTES_PER_SECOND
 
 
 class TokenBucket:
@@ -163,6 +211,7 @@ class ConnectionGate:
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._unidentified: OrderedDict[Passage, None] = OrderedDict()  # by age
         self._clock = clock
+        self._closed = False
 
     def enter(self, connection: socket.socket, address: str) -> Passage | None:
         """Let a connection in, or say no (None): then it is to be closed.
@@ -183,6 +232,18 @@ class ConnectionGate:
         if passage is None:
             self._note(key, reason)
         return passage
+
+    def close(self) -> None:
+        """Let no one in any more, and send away who has not been admitted."""
+        with self._lock:
+            self._closed = True
+            waiting = [*self._unidentified]
+        for passage in waiting:
+            passage.drop()
+
+    def note(self, passage: Passage, reason: str) -> None:
+        """Record that a connection came to nothing."""
+        self._note(passage.key, reason)
 
     def tick(self) -> None:
         """Record what is due; called now and then."""
@@ -209,6 +270,8 @@ class ConnectionGate:
     ) -> tuple[Passage | None, Passage | None, str]:
         """Return who may pass, who makes room, and why no one passes."""
         peer = self._peer(key)
+        if self._closed:
+            return None, None, CLOSED
         if not peer.bucket.take(self._clock()):
             return None, None, TOO_FAST
         dropped = None
@@ -260,3 +323,19 @@ class ConnectionGate:
     def _note(self, address: str, reason: str) -> None:
         if self._refusals.note("connection", address, reason=reason):
             LOG.warning("connection refused", peer_address=address, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What stands before the services of a site, the same for all its ports."""
+
+    gate: ConnectionGate
+    limits: PeerLimits
+    refusals: RefusalLog
+
+    @classmethod
+    def of(cls, site: Site, audit: AuditLog) -> Guard:
+        """Return that of a site."""
+        refusals = RefusalLog(audit)
+        gate = ConnectionGate(site.limits, refusals)
+        return cls(gate=gate, limits=PeerLimits.of(site), refusals=refusals)

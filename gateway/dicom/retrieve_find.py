@@ -12,6 +12,8 @@ from pynetdicom.dimse_primitives import C_FIND
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog, Field
+from gateway.audit.personal import query_of
+from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import RELATIONAL, GatewayAssociation
 from gateway.dicom.message import send_message
@@ -28,6 +30,7 @@ from gateway.errors import (
     InvalidObject,
     InvalidQuery,
 )
+from gateway.log import described
 from gateway.store.find import HIERARCHY_UIDS
 
 LOG = structlog.get_logger(component="find")
@@ -70,10 +73,10 @@ class FindHandler:
             query = parse_find(identifier, model, _is_relational(association, model))
             rows = self._holdings.find(association.caller, query.keys, query.level)
             # Nothing of the answer leaves unless the trail says who asked.
-            self._record(association, query, len(rows))
+            self._record(association, query, len(rows), _asked(request, context))
         except REFUSALS as error:
             status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
-            self._refuse(association, status, error)
+            self._refuse(association, status, error, _asked(request, context))
             told = isinstance(error, GatewayError)
             told = told and not isinstance(error, AccessTampered)
             comment = str(error) if told else ""
@@ -110,30 +113,35 @@ class FindHandler:
         return FindStatus.SUCCESS
 
     def _record(
-        self, association: GatewayAssociation, query: Query, found: int
+        self,
+        association: GatewayAssociation,
+        query: Query,
+        found: int,
+        asked: dict[str, dict[str, str]],
     ) -> None:
         """Record who asks, with what keys, and for how many objects at most."""
-        call = association.call
         self._audit.record(
             "query",
             "success",
-            calling_ae=call.calling_ae,
-            called_ae=call.called_ae,
-            peer_address=call.peer_address,
+            **who(association.call, association.admitted),
+            personal=asked,
             **query_fields(query, found),
         )
 
     def _refuse(
-        self, association: GatewayAssociation, status: FindStatus, error: Exception
+        self,
+        association: GatewayAssociation,
+        status: FindStatus,
+        error: Exception,
+        asked: dict[str, dict[str, str]],
     ) -> None:
         call = association.call
-        LOG.warning("query refused", calling_ae=call.calling_ae, error=repr(error))
+        LOG.warning("query refused", calling_ae=call.calling_ae, error=described(error))
         self._audit.note(
             "query",
             "refused",
-            calling_ae=call.calling_ae,
-            called_ae=call.called_ae,
-            peer_address=call.peer_address,
+            **who(call, association.admitted),
+            personal=asked,
             status=f"0x{status:04X}",
         )
 
@@ -173,6 +181,13 @@ def query_fields(query: Query, found: int) -> dict[str, Field]:
         "candidates" if header_keys else "matches": found,
         **uids,
     }
+
+
+def _asked(request: C_FIND, context: tuple[int, str, UID]) -> dict[str, dict[str, str]]:
+    """Return the query as it came, to be sealed."""
+    _, model, syntax = context
+    octets = b"" if request.Identifier is None else request.Identifier.getvalue()
+    return {"query": query_of(octets, model, str(syntax))}
 
 
 def _is_relational(association: GatewayAssociation, model: str) -> bool:

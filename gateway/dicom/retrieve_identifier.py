@@ -16,8 +16,14 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from gateway.dicom.contexts import COMPOSITE_ROOT_MODELS, PATIENT_ROOT_MODELS
-from gateway.dicom.elements import Elements, read_elements
+from gateway.dicom.elements import (
+    DEEPEST,
+    Elements,
+    read_elements,
+    seems_implicit,
+)
 from gateway.dicom.retrieve_header import read_some
+from gateway.dicom.structure import check_structure
 from gateway.errors import InvalidObject, InvalidQuery
 from gateway.store.find import (
     INDEXED_KEYS,
@@ -91,6 +97,12 @@ def read_identifier(encoded: io.BytesIO | None, transfer_syntax: UID) -> Identif
     encoded.seek(0)
     elements = read_elements(encoded, transfer_syntax)
     encoded.seek(0)
+    check_structure(
+        encoded.getvalue(),
+        implicit=seems_implicit(encoded, transfer_syntax.is_implicit_VR),
+        little=transfer_syntax.is_little_endian,
+        max_depth=DEEPEST,
+    )
     return Identifier(elements, read_some(encoded, transfer_syntax))
 
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 
+import structlog
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.transport import (
@@ -24,6 +25,8 @@ from gateway.tls.handshake import (
     has_come,
     secure_requested,
 )
+
+LOG = structlog.get_logger(component="transport")
 
 
 class GatewaySocket(AssociationSocket):
@@ -105,18 +108,19 @@ class RequestedSocket(GatewaySocket):
         connection = self.socket
         assert connection is not None, "connected once only"
         try:
+            primitive.result = "Evt17"  # transport connection closed, unless
             self.socket = self._connected(connection, primitive)
             primitive.result = "Evt2"  # transport connection confirmation
         except HandshakeFailed as failure:
             self.failure = failure
-            primitive.result = "Evt17"
-        except OSError:
-            primitive.result = "Evt17"
-        if primitive.result == "Evt17":
-            self._shutdown_socket()
-            self.socket = None
-        self.provider_queue.put(primitive)
-        self._ready.set()
+        except OSError as error:
+            LOG.info("not connected", error=repr(error))
+        finally:  # whatever happened: somebody waits for this
+            if primitive.result == "Evt17":
+                self._shutdown_socket()
+                self.socket = None
+            self.provider_queue.put(primitive)
+            self._ready.set()
 
     def _connected(
         self, connection: socket.socket, primitive: T_CONNECT

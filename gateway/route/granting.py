@@ -35,4 +35,4 @@ def _refusal(name: str) -> str | None:
     if name in KEYWORDS:
         return None
     known = ", ".join(sorted(KEYWORDS))
-    return f"a grant cannot name {name}{nearest(name, KEYWORDS)}; it may name {known}"
+    return f"a grant cannot name {name}, only {known}{nearest(name, KEYWORDS)}"

@@ -12,7 +12,7 @@ import structlog
 from config.schema import Site
 from gateway.errors import ConfigurationError
 from gateway.tls.material import (
-    Ending,
+    PinnedEnding,
     material_warnings,
     pinned_endings,
     read_material,
@@ -35,7 +35,7 @@ def tls_warnings(site: Site, now: datetime) -> Iterator[str]:
     if site.tls is None:
         return
     yield from material_warnings(read_material(site.tls), now)
-    for ending in _site_endings(site):
+    for ending in site_endings(site):
         sentence = ending.warning(now, site.tls.warn_days)
         if sentence is not None:
             yield sentence
@@ -64,8 +64,14 @@ def _plain_warnings(site: Site) -> Iterator[str]:
             )
 
 
-def _site_endings(site: Site) -> Iterator[Ending]:
-    """Yield the ends of all certificates that are pinned by file."""
+def site_endings(site: Site) -> Iterator[PinnedEnding]:
+    """Yield the ends of all certificates that are pinned by file.
+
+    Raises
+    ------
+    ConfigurationError
+        One of the files cannot be read.
+    """
     for node in site.nodes:
         yield from pinned_endings(f"node {node.name!r}", node.certificates)
     for person in site.people:

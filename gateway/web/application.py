@@ -44,6 +44,7 @@ def build_application(site: Site, parts: WebParts, watch: Watch) -> ASGIApp:
             audit=parts.audit,
             called_ae=site.receiver.ae_title,
             max_object_bytes=site.receiver.max_object_bytes,
+            max_sequence_depth=site.limits.max_sequence_depth,
         )
     )
     pages = console_routes(site, parts, watch)

@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 
 from gateway.audit.log import AuditLog, Field
+from gateway.audit.personal import uri_query_of
 from gateway.dicom.retrieve_find import query_fields
 from gateway.dicom.retrieve_holdings import Holdings
 from gateway.errors import (
@@ -35,6 +36,7 @@ from gateway.errors import (
 )
 from gateway.store.find import FindKeys, Level
 from gateway.store.part10 import check_uid
+from gateway.tls.certificates import shown
 from gateway.web.gatekeeper import visitor_of
 from gateway.web.media import DICOM, DICOM_JSON, accepts_json
 from gateway.web.retrieve import (
@@ -139,6 +141,7 @@ class Service:
             "query",
             "success",
             **who_of(visitor, self.called_ae),
+            personal=asked_of(request),
             **query_fields(search.query, len(found)),
         )
         made = list(answers(search, found, self.holdings.open, base))
@@ -203,12 +206,10 @@ class Service:
         """Record and answer a request that is not carried out."""
         last = path.rsplit("/", 1)[-1]
         is_search = last in {"studies", "series", "instances"}
-        return refused(
-            self.audit,
-            "query" if is_search else "get",
-            who_of(node_of(request), self.called_ae),
-            error,
-        )
+        who = who_of(node_of(request), self.called_ae)
+        if is_search:
+            return refused(self.audit, "query", who, error, asked_of(request))
+        return refused(self.audit, "get", who, error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +275,11 @@ FAILURES: Final = (GatewayError, OSError, SQLAlchemyError)
 
 
 def refused(
-    audit: AuditLog, action: str, who: Mapping[str, Field], error: Exception
+    audit: AuditLog,
+    action: str,
+    who: Mapping[str, Field],
+    error: Exception,
+    personal: Mapping[str, Any] | None = None,
 ) -> Response:
     """Record a request that is not carried out, and say why."""
     if isinstance(error, RequestRefused):
@@ -285,7 +290,7 @@ def refused(
     if isinstance(error, NotGranted):
         fields["outside"] = error.outside
     LOG.warning("refused", action=action, error=type(error).__name__, **who)
-    audit.note(action, "refused", **who, **fields)
+    audit.note(action, "refused", **who, **fields, personal=personal or {})
     comment = str(error) if isinstance(error, GatewayError) else ""
     if isinstance(error, NotGranted):  # who may not have it cannot tell that it is
         comment = NOTHING
@@ -303,13 +308,23 @@ def node_of(request: Request) -> NodeVisitor:
 
 def who_of(visitor: NodeVisitor, called_ae: str) -> dict[str, Field]:
     """Return who asks whom, as fields of a line of the trail."""
+    certificate = visitor.caller.certificate
+    assert certificate is not None
     return {
         "service": "dicomweb",
         "node": visitor.node.name,
         "calling_ae": visitor.ae_title,
         "called_ae": called_ae,
         "peer_address": visitor.address,
+        "certificate": shown(certificate.sha256),
+        "subject": certificate.subject,
     }
+
+
+def asked_of(request: Request) -> dict[str, dict[str, str]]:
+    """Return a search as it came, to be sealed in the trail."""
+    query = request.scope["query_string"].decode("latin-1")
+    return {"query": uri_query_of(request.url.path, query)}
 
 
 def uids_of(request: Request) -> dict[str, str]:

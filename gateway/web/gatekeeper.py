@@ -16,6 +16,7 @@ from config.schema import Role
 from gateway.audit.log import AuditLog
 from gateway.audit.refusals import RefusalLog
 from gateway.errors import AuditBroken, NotIdentified
+from gateway.tls.certificates import shown
 from gateway.web.doorman import CONNECTION_KEY, Connection
 from gateway.web.visitors import NodeVisitor, PersonVisitor, Registry, Visitor
 
@@ -153,13 +154,12 @@ class Gatekeeper:
         if role is not None:
             action, service = ("association", "dicomweb")
         peer = connection.shown.peer
-        fields = {"service": service, "why": why, "certificate": peer.sha256}
+        fields = {"service": service, "why": why}
+        fields |= {"certificate": shown(peer.sha256), "subject": peer.subject}
         if isinstance(visitor, NodeVisitor):
             fields["calling_ae"] = visitor.ae_title
         elif isinstance(visitor, PersonVisitor):
             fields["user"] = visitor.person.name
-        else:
-            fields["subject"] = peer.subject
         if self.refusals.note(action, connection.address, **fields):
             LOG.warning(
                 "request refused",

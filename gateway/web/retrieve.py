@@ -12,6 +12,7 @@ from pydicom.uid import UID
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog, Field
+from gateway.audit.personal import patients_of, patients_with
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.retrieve_header import read_some
 from gateway.dicom.retrieve_holdings import Offered, Selected
@@ -137,6 +138,7 @@ class Delivery:
             level=level,
             studies=sorted({item.study_instance_uid for item in self.items}),
             instances=len(self.items),
+            personal={"patients": patients_of(self.items)},
         )
 
     def end(self) -> None:
@@ -148,6 +150,10 @@ class Delivery:
             **self.who,
             completed=self.completed,
             failed_uids=list(self.failed),
+            personal={
+                "patients": patients_of(self.items[: self.completed]),
+                "failed": patients_with(self.items, self.failed),
+            },
         )
 
     def load(self, item: Offered) -> OutboundObject:
@@ -173,6 +179,7 @@ class Delivery:
                 **self.who,
                 sop_instance_uid=item.sop_instance_uid,
                 error=type(error).__name__,
+                personal={"patients": patients_of([item])},
             )
             raise RequestRefused(
                 500, f"{item.sop_instance_uid} cannot be given: it is not whole"

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.audit.log import AuditLog, Field
+from gateway.audit.personal import patients_of
 from gateway.dicom.contexts import storage_classes, transfer_syntaxes
 from gateway.dicom.handlers import (
     REFUSALS,
@@ -63,8 +64,8 @@ class StowParts:
         Files; files with their rows; the trail.
     called_ae
         Title of the receiver, as rules know it.
-    max_object_bytes
-        Larger data sets are refused.
+    max_object_bytes, max_sequence_depth
+        Larger data sets, and deeper ones, are refused.
     sop_classes, syntaxes
         What is taken: the same as is negotiated for C-STORE.
     clock
@@ -76,6 +77,7 @@ class StowParts:
     audit: AuditLog
     called_ae: str
     max_object_bytes: int
+    max_sequence_depth: int
     sop_classes: frozenset[str] = field(
         default_factory=lambda: frozenset(storage_classes())
     )
@@ -192,6 +194,7 @@ class StowRequest:
             "success",
             **self._sender.who,
             studies=sorted(outcome.tally.studies),
+            personal={"patients": patients_of(outcome.tally.kept.elements())},
             **outcome.tally.outcomes,
         )
 
@@ -210,7 +213,12 @@ class StowRequest:
         request = incoming.request
         try:
             outcome = make_durable(
-                self._parts.deposit, incoming, self._source(), tally, self._study
+                self._parts.deposit,
+                incoming,
+                self._source(),
+                tally,
+                study_instance_uid=self._study,
+                max_depth=self._parts.max_sequence_depth,
             )
             self._outcome.stored.append(request)
         except REFUSALS as error:

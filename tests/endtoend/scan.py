@@ -210,8 +210,9 @@ def _unpacked(data: bytes) -> Iterator[bytes]:
             yield inner
     for match in BASE64.finditer(data):
         run = match.group().rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
-        whole = run[: len(run) - (len(run) % 4 == 1)]
-        yield base64.b64decode(whole + b"=" * (-len(whole) % 4))
+        for start in range(4):  # other text may stand right before it
+            whole = run[start : len(run) - ((len(run) - start) % 4 == 1)]
+            yield base64.b64decode(whole + b"=" * (-len(whole) % 4))
     for match in HEX.finditer(data):
         yield bytes.fromhex(match.group().decode())
 

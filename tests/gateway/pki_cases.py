@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from config.schema import Site
 from gateway.tls.certificates import PeerCertificate, sha256_of, shown
+from gateway.tls.handshake import Requested, TlsSocket
 from gateway.tls.issuing import (
     Issuer,
     KeyType,
@@ -35,6 +38,7 @@ from gateway.tls.issuing import (
 DAY = timedelta(days=1)
 HOST = "gateway.test"
 """The DNS name in the gateway's own certificate, besides localhost, 127.0.0.1."""
+BOTH = ("modality.test", "workstation.test")
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,10 @@ class Pki:
     stranger
         Of the right authority, for no node of any configuration.
     expired, revoked
-        Of the right authority, no longer good.
+        Of the right authority, no longer good, in the names of modality and
+        workstation.
     unknown
-        Good dates, of the authority that nobody trusts, in the modality's name.
+        Good dates, the same names, of the authority that nobody trusts.
     """
 
     authority: Authority
@@ -164,7 +169,7 @@ def pki_of(folder: Path) -> Pki:
     """Make authorities and certificates in a folder."""
     right = Authority(folder / "right", "Test Authority")
     wrong = Authority(folder / "wrong", "Other Authority")
-    revoked = right.node("revoked", dns=["modality.test"])
+    revoked = right.node("revoked", dns=BOTH)
     right.revoke(revoked)
     return Pki(
         authority=right,
@@ -176,11 +181,9 @@ def pki_of(folder: Path) -> Pki:
             "archive", dns=["archive.test", "localhost"], addresses=["127.0.0.1"]
         ),
         stranger=right.node("stranger", dns=["stranger.test"]),
-        expired=right.node(
-            "expired", dns=["modality.test"], valid=period(-30 * DAY, -DAY)
-        ),
+        expired=right.node("expired", dns=BOTH, valid=period(-30 * DAY, -DAY)),
         revoked=revoked,
-        unknown=wrong.node("modality", dns=["modality.test"]),
+        unknown=wrong.node("modality", dns=BOTH),
     )
 
 
@@ -190,6 +193,56 @@ def client_context(pki: Pki, node: NodeFiles | None) -> ssl.SSLContext:
     if node is not None:
         context.load_cert_chain(node.certificate, node.key)
     return context
+
+
+def server_context(pki: Pki, node: NodeFiles) -> ssl.SSLContext:
+    """Return a peer's context for being called: it wants the gateway's certificate."""
+    context = ssl.create_default_context(
+        ssl.Purpose.CLIENT_AUTH, cafile=str(pki.authority.certificate)
+    )
+    context.load_cert_chain(node.certificate, node.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def calling(pki: Pki, node: NodeFiles | None, name: str = HOST) -> Requested:
+    """Return what ``associated(..., tls_args=...)`` takes to call the gateway."""
+    context = client_context(pki, node)
+    context.sslsocket_class = TlsSocket
+    return Requested(
+        context=context,
+        server_name=name,
+        pins=frozenset(),
+        revoked=lambda _certificate: False,
+        clock=now,
+    )
+
+
+def secure_site(directory: Path, pki: Pki, **sections: Any) -> Site:
+    """Settings with TLS only: MODALITY stores, WORKSTATION may have all originals.
+
+    Both are known by names in certificates, so that nothing but TLS keeps an
+    expired, a revoked or a foreign certificate in their names out.
+    """
+    settings = {
+        "data_directory": directory,
+        "tls": pki.tls(),
+        "receiver": {"port": 0},
+        "recovery": {"port": 0},
+        "nodes": [
+            secure_node("MODALITY", "store"),
+            secure_node("WORKSTATION", "recover", "read"),
+        ],
+        "grants": [{"name": "all", "nodes": ["workstation"], "when": "true"}],
+    }
+    return Site.model_validate(settings | sections)
+
+
+def secure_node(title: str, *roles: str, **more: object) -> dict[str, object]:
+    """Return a ``[[nodes]]`` table: a node known by the DNS name ``title.test``."""
+    name = title.lower()
+    own = {"name": name, "ae_titles": [title], "roles": roles}
+    return {**own, "certificate_names": [f"{name}.test"], **more}
 
 
 def period(start: timedelta, end: timedelta) -> Period:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from pydicom import Dataset
@@ -22,6 +23,7 @@ from gateway.access.access import Access
 from gateway.access.ledger import Books
 from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
+from gateway.audit.sealer import AesFieldSealer
 from gateway.dicom.listener import Records, Running, start_receiver
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Requestor, Timeouts
@@ -95,6 +97,10 @@ def small(uid: str = "1.2.3.4", **attributes: object) -> Dataset:
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+AUDIT_KEY = bytes(range(32))
+"""Opens what names patients in the trail."""
 
 
 @dataclass
@@ -203,7 +209,10 @@ def gateway(
     keys = open_keys_of(settings)
     store = open_store_of(settings, keys)
     index = open_index_of(settings, keys)
-    audit = AuditLog(settings.data_directory / "audit" / "audit.jsonl")
+    audit = AuditLog(
+        settings.data_directory / "audit" / "audit.jsonl",
+        sealer=AesFieldSealer(AUDIT_KEY),
+    )
     restorer = Restorer()
     opened = vault or RecordsDouble()
     records = Records(
@@ -286,7 +295,11 @@ class Archive:
         self._answer = answer
 
     @contextmanager
-    def listening(self, contexts: Sequence[tuple[str, str]]) -> Iterator[None]:
+    def listening(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        ssl_context: SSLContext | None = None,
+    ) -> Iterator[None]:
         entity = AE(ARCHIVE)
         entity.maximum_pdu_size = 0
         syntaxes: dict[str, list[str]] = {}
@@ -297,6 +310,7 @@ class Archive:
         server = entity.start_server(
             ("127.0.0.1", 0),
             block=False,
+            ssl_context=ssl_context,
             evt_handlers=[
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_ACCEPTED, self._accepted),

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.tls.certificates import shown
 from tests.gateway.pki_cases import DAY, NodeFiles, Pki, period, pki_of
 from tests.gateway.scp import encoded, small
 from tests.gateway.web_cases import Web, node, person, serving, settings, stow
@@ -76,7 +77,7 @@ def test_a_certificate_of_nobody_is_refused(web: Web) -> None:
     assert (len(logins), len(calls)) == (2, 5)
     for line in logins + calls:
         assert line["why"] == "certificate-not-registered"
-        assert line["certificate"] == web.pki.stranger.peer.sha256
+        assert line["certificate"] == shown(web.pki.stranger.peer.sha256)
     assert web.index.instance("1.2.3.4") is None
 
 

@@ -7,19 +7,26 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.safety import insecurities
 from config.schema import Site
 from gateway import log
+from gateway.access.access import Access
+from gateway.access.ledger import KEY_LENGTH, Books
 from gateway.audit.log import AuditLog
+from gateway.audit.process import recorded
+from gateway.audit.sealer import KEY_LENGTH as AUDIT_KEY_LENGTH
+from gateway.audit.sealer import AesFieldSealer
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
@@ -42,6 +49,9 @@ if TYPE_CHECKING:
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
     from gateway.tls.identity import TlsIdentity
+
+
+TICK_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,11 @@ class Places:
     def secrets(self) -> Path:
         """Sealed secrets; and the master key, if it is nowhere else."""
         return self.root / "secrets"
+
+    @property
+    def anchor(self) -> Path:
+        """How far the tables of grants had come."""
+        return self.root / "access" / "anchor.json"
 
     @property
     def audit(self) -> Path:
@@ -138,21 +153,54 @@ def open_vault_of(site: Site, keys: Keys) -> Vault:
     return Vault(Places(site.data_directory).vault, keys)
 
 
-# serve: receiver and worker as children
+def open_audit_of(site: Site, keys: Keys) -> AuditLog:
+    """Open the audit trail of a site; personal fields are sealed."""
+    key = open_secrets_of(site, keys).get("audit", AUDIT_KEY_LENGTH)
+    return AuditLog(Places(site.data_directory).audit, sealer=AesFieldSealer(key))
+
+
+def open_access_of(
+    site: Site, index: Index, audit: AuditLog, keys: Keys, *, check: bool = True
+) -> Access:
+    """Open grants, approvals and their clock.
+
+    Parameters
+    ----------
+    site, index, audit, keys
+        What else is open.
+    check
+        Whether tables with rows have to have an anchor.
+
+    Raises
+    ------
+    ConfigurationError
+        The secret cannot be read, or a node's or person's certificate.
+    AccessTampered
+        The tables of grants are not what was recorded.
+    """
+    places = Places(site.data_directory)
+    key = open_secrets_of(site, keys).get("grants.key", KEY_LENGTH)
+    books = Books(index.database, key, places.anchor, check=check)
+    return Access(site=site, index=index, books=books, audit=audit)
+
+
+# serve: receiver, worker and auditor as children
 
 
 def serve(config: Path, site: Site) -> None:
-    """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    """Supervise receiver, worker and auditor until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
     _check_tls(site)
     _tell_insecurities(site)
     close_to_others(site.data_directory)
     places = Places(site.data_directory)
-    with _only_one(places, "serve"):
+    # Not a key is opened here: one in the environment is left to the children.
+    audit = AuditLog(places.audit)
+    with _only_one(places, "serve"), recorded(audit, "serve", site):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
-            [_child(name, config) for name in ("receiver", "worker")],
+            [_child(name, config) for name in ("receiver", "worker", "auditor")],
             stop_seconds=site.worker.stop_seconds + 5.0,
         )
         with on_stop_signal(supervisor.stop):
@@ -194,21 +242,24 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
 
     _check_tls(site)
     store = _sealed_store(site, places, index, keys)
-    audit = AuditLog(places.audit)
+    audit = open_audit_of(site, keys)
     vault = open_vault_of(site, keys)
     records = Records(
         restore=restorer(store, vault),
         verify=lambda row: verified_part(row, store, vault),
     )
+    access = open_access_of(site, index, audit, keys)
     try:
-        running = start_receiver(site, store, index, audit, records)
+        running = start_receiver(site, store, index, audit, records, access)
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
-        _write_ports(places, asdict(running.ports))
-        _wait_for_stop()
+        with recorded(audit, "receiver", site):
+            _write_ports(places, asdict(running.ports))
+            _wait_for_stop(access.tick)
+            places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
@@ -238,9 +289,11 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
     with _only_one(places, "worker"):
         use_private_temporary(places.temporary("worker"))
         keys = open_keys_of(site)
+        audit = open_audit_of(site, keys)
         with closing(open_index_of(site, keys)) as index:
             _limit_threads(site.worker.cpu_threads)
-            _work(site, places, index, keys)
+            with recorded(audit, "worker", site):
+                _work(site, places, index, keys)
             _leave()
 
 
@@ -296,7 +349,7 @@ def build_jobs(
         index=index,
         store=store,
         vault=vault,
-        audit=AuditLog(places.audit),
+        audit=open_audit_of(site, keys),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
         send=partial(send_objects, tls=_tls_of(site)),
@@ -353,7 +406,24 @@ def _leave() -> None:
     os._exit(0)
 
 
-# what both processes share
+# auditor: checkpoints of the trail, and its way to a collector
+
+
+def run_auditor(config: Path, lifeline: int | None = None) -> None:
+    """Sign the trail and bring it to the collector until SIGTERM or SIGINT."""
+    from gateway.audit.compose import build_auditor
+
+    site, places = _begin(config, lifeline)
+    keys = open_keys_of(site)
+    audit = open_audit_of(site, keys)
+    stop = threading.Event()
+    with _only_one(places, "auditor"), recorded(audit, "auditor", site):
+        auditor = build_auditor(site, audit, open_secrets_of(site, keys))
+        with on_stop_signal(stop.set):
+            auditor.run(stop)
+
+
+# what all processes share
 
 
 def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
@@ -374,10 +444,15 @@ def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileS
     return store
 
 
-def _wait_for_stop() -> None:
+def _wait_for_stop(tick: Callable[[], None]) -> None:
+    """Wait for SIGTERM or SIGINT; see the time pass meanwhile."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
-        stop.wait()
+        while not stop.wait(TICK_SECONDS):
+            try:
+                tick()
+            except (GatewayError, SQLAlchemyError) as error:
+                log.get_logger("receiver").error("clock-not-kept", error=repr(error))
 
 
 @contextmanager

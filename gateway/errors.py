@@ -5,15 +5,21 @@ Messages never carry a patient attribute: UIDs, AE titles and paths only.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from config.errors import ConfigurationError
 
 __all__ = [
+    "AccessTampered",
+    "ApprovalNeeded",
+    "ApprovalRefused",
     "AssociationLost",
     "AuditBroken",
     "AuthorityRefused",
     "BackupRefused",
     "ConfigurationError",
     "GatewayError",
+    "GrantRefused",
     "HandshakeFailed",
     "IdentifierMismatch",
     "InvalidObject",
@@ -27,6 +33,7 @@ __all__ = [
     "KeyUnavailable",
     "MoveNotAuthorised",
     "NoPresentationContext",
+    "NotGranted",
     "NotIdentified",
     "ObjectConflict",
     "ObjectTooLarge",
@@ -182,7 +189,21 @@ class UnprotectedExport(GatewayError):
 
 
 class AuditBroken(GatewayError):
-    """The audit trail was altered or is cut; the message names the line."""
+    """The audit trail was altered or is cut; the message names file and line.
+
+    Attributes
+    ----------
+    path, line
+        The file and the number of the first line that is not what was written,
+        where known.
+    """
+
+    def __init__(
+        self, message: str, path: Path | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
 
 
 class AuthorityRefused(GatewayError):
@@ -218,3 +239,43 @@ class MoveNotAuthorised(GatewayError):
 
 class TooManyMatches(GatewayError):
     """A C-MOVE selects more objects than its responses can count."""
+
+
+class NotGranted(GatewayError):
+    """No grant covers what a node asks for.
+
+    Attributes
+    ----------
+    outside
+        How many objects it asked for that are here: for the trail.
+    """
+
+    def __init__(self, message: str, outside: int = 0) -> None:
+        super().__init__(message)
+        self.outside = outside
+
+
+class GrantRefused(GatewayError):
+    """A grant cannot be added or revoked as asked; the message says why."""
+
+
+class AccessTampered(GatewayError):
+    """The tables of grants are not what was recorded: nothing is granted."""
+
+
+class ApprovalNeeded(GatewayError):
+    """So many originals leave only when two people have approved it.
+
+    Attributes
+    ----------
+    approval
+        Under which the request was recorded; empty where it was not.
+    """
+
+    def __init__(self, approval: str, message: str) -> None:
+        super().__init__(message)
+        self.approval = approval
+
+
+class ApprovalRefused(GatewayError):
+    """An approval is not accepted; the message says why."""

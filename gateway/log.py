@@ -85,7 +85,7 @@ def configure(
 def withhold_personal(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Replace the value of every field whose name speaks of a person."""
     return {
-        name: WITHHELD if _is_personal(name) else value for name, value in event.items()
+        name: WITHHELD if is_personal(name) else value for name, value in event.items()
     }
 
 
@@ -148,7 +148,8 @@ class _PlainFormatter(logging.Formatter):
         return _UNPRINTABLE.sub("?", super().format(plain))
 
 
-def _is_personal(name: str) -> bool:
+def is_personal(name: str) -> bool:
+    """Whether a field of this name could tell of a person."""
     plain = name.lower()
     spelled = plain.replace("_", "")
     return (

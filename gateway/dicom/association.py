@@ -8,8 +8,10 @@ associations that this product accepts is the few classes below.
 
 from __future__ import annotations
 
+import queue
 import socket
 import time
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -19,9 +21,10 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_ECHO
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import P_DATA, UserIdentityNegotiation
 from typing_extensions import override
 
+from gateway.access.caller import Caller
 from gateway.dicom import command
 from gateway.dicom.admission import Admission, Call
 from gateway.dicom.connections import Passage, PeerLimits, TokenBucket
@@ -33,6 +36,7 @@ from gateway.dicom.contexts import (
     contexts_in_roles,
 )
 from gateway.dicom.upper_layer import BoundedUpperLayer
+from gateway.dicom.user_identity import identity_in
 from gateway.errors import AssociationLost, InvalidObject, InvalidPdu
 from gateway.tls.certificates import PeerCertificate
 
@@ -115,6 +119,8 @@ class GatewayAssociation(Association):
         super().__init__(ae, "acceptor")
         self.certificate: PeerCertificate | None = None
         """The one the peer has shown; None without TLS."""
+        self.admitted: Caller | None = None
+        """Who was admitted; None before."""
         self._service = service
         self._passage = passage
         rate = limits.requests_per_second
@@ -135,7 +141,14 @@ class GatewayAssociation(Association):
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
             certificate=self.certificate,
+            identity=identity_in(self.requestor.user_identity),
         )
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks, for every decision; there is one once it was admitted."""
+        assert self.admitted is not None
+        return self.admitted
 
     def is_over(self) -> bool:
         """Whether the peer is gone, though this thread may not have seen it yet."""
@@ -155,11 +168,11 @@ class GatewayAssociation(Association):
         except Exception as error:  # noqa: BLE001 - pynetdicom, on odd proposals
             self.dul.fail(error)
         finally:
-            self.dimse.discard()
+            self.dimse.discard_all()
             self._passage.leave()
             self._service.ended(self)
 
-    def admitted(self) -> None:
+    def let_in(self) -> None:
         """Say that admission knows whose it is."""
         self._passage.identified()
 
@@ -223,7 +236,7 @@ class AdmittingACSE(ACSE):
         call = self._association.call
         rejection = self._admission.admit(call, self._association)
         if rejection is None:
-            self._association.admitted()
+            self._association.let_in()
             self._offer(call)
             super().negotiate_association()
             self._note_declined(call)
@@ -231,6 +244,12 @@ class AdmittingACSE(ACSE):
         self.send_reject(*rejection)
         evt.trigger(self.assoc, evt.EVT_REJECTED, {})
         self.assoc.kill()
+
+    @override
+    def _check_user_identity(self) -> tuple[bool, UserIdentityNegotiation | None]:
+        """Answer the user identity that admission has let pass."""
+        identity = self._association.call.identity
+        return True, identity.response() if identity is not None else None
 
     def _offer(self, call: Call) -> None:
         """Support what the node that calls may use, in the roles it proposed."""
@@ -292,6 +311,16 @@ class StreamingDimse(DIMSEServiceProvider):
         if self._incoming is not None:
             self._incoming.discard()
             self._incoming = None
+
+    def discard_all(self) -> None:
+        """Forget that, and what came whole and will not be answered any more."""
+        self.discard()
+        with suppress(queue.Empty):
+            while True:
+                waiting: object = self.msg_queue.get_nowait()[1]
+                discard = getattr(waiting, "discard", None)
+                if discard is not None:
+                    discard()
 
     def _take(self, context_id: int, value: bytes) -> None:
         if self._context_id not in {None, context_id}:

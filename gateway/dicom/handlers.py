@@ -13,6 +13,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import Seen, patients_of
+from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.elements import DEEPEST
@@ -132,6 +134,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     studies: set[str] = field(default_factory=set)
+    kept: Counter[Seen] = field(default_factory=Counter)
 
 
 class StorageService:
@@ -214,13 +217,12 @@ class StorageService:
         with self._lock:
             tally = self._tallies.pop(association, None)
         if tally is not None:
-            call = association.call
             self._audit.note(
                 "receive",
                 "success",
-                calling_ae=call.calling_ae,
-                peer_address=call.peer_address,
+                **who(association.call, association.admitted),
                 studies=sorted(tally.studies),
+                personal={"patients": patients_of(tally.kept.elements())},
                 **tally.outcomes,
             )
 
@@ -246,7 +248,15 @@ class StorageService:
             peer_address=call.peer_address,
             received_at=timestamp(self._clock()),
         )
-        return self._deposit.keep(writer, attributes, source)
+        outcome = self._deposit.keep(writer, attributes, source)
+        tally.kept[
+            Seen(
+                attributes.patient_id,
+                attributes.patient_name,
+                attributes.study_instance_uid,
+            )
+        ] += 1
+        return outcome
 
     def _refuse(
         self, association: GatewayAssociation, request: Request, error: Exception
@@ -254,10 +264,8 @@ class StorageService:
         """Log and audit a refusal; return what the peer is told."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         comment = str(error) if isinstance(error, GatewayError) else "Storage failed"
-        call = association.call
         fields = {
-            "calling_ae": call.calling_ae,
-            "peer_address": call.peer_address,
+            **who(association.call, association.admitted),
             "sop_instance_uid": _printable(request.sop_instance_uid),
             "status": f"0x{status:04X}",
         }

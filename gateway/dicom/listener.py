@@ -22,7 +22,7 @@ from pynetdicom.transport import (
 from typing_extensions import override
 
 from config.schema import Receiver, Recovery, Site
-from gateway.access.nodes import Nodes
+from gateway.access.access import Access
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
 from gateway.dicom.association import (
@@ -282,7 +282,12 @@ class Records:
 
 
 def start_receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, records: Records
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    records: Records,
+    access: Access,
 ) -> Running:
     """Listen on both AE titles of a site.
 
@@ -294,6 +299,8 @@ def start_receiver(
         Where objects, rows and the trail go.
     records
         Rebuilds originals and checks protected objects.
+    access
+        Who the nodes are, and which originals they may have.
 
     Returns
     -------
@@ -311,9 +318,7 @@ def start_receiver(
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
     known = Known(
-        nodes=Nodes(site.nodes),
-        tls=_identity(site, audit),
-        guard=Guard.of(site, audit),
+        access=access, tls=_identity(site, audit), guard=Guard.of(site, audit)
     )
     ends = {
         "receiver": _receiver(site, store, index, audit, records.verify, known),
@@ -343,7 +348,7 @@ def _identity(site: Site, audit: AuditLog) -> TlsIdentity | None:
 class Known:
     """Whom this site knows, what it is known by itself, and what guards it."""
 
-    nodes: Nodes
+    access: Access
     tls: TlsIdentity | None
     guard: Guard
 
@@ -409,10 +414,10 @@ def _receiver(
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        nodes=known.nodes,
+        nodes=known.access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
     storage = StorageService(
         store,
@@ -443,16 +448,18 @@ def _recovery(
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        nodes=known.nodes,
+        nodes=known.access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
-    holdings = Originals(store, index, restore)
+    holdings = Originals(store, index, restore, known.access)
     return End(
         settings=settings,
         admission=admission,
-        service=RetrieveService(for_recovery(site), holdings, audit, known.tls),
+        service=RetrieveService(
+            for_recovery(site, known.access), holdings, audit, known.tls
+        ),
     )
 
 

@@ -11,6 +11,8 @@ from pynetdicom.dimse_primitives import C_FIND
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import query_of
+from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import RELATIONAL, GatewayAssociation
 from gateway.dicom.message import send_message
@@ -21,6 +23,7 @@ from gateway.dicom.retrieve_identifier import Query, parse_find, read_identifier
 from gateway.dicom.retrieve_match import is_universal, matches
 from gateway.dicom.status import FindStatus
 from gateway.errors import (
+    AccessTampered,
     AssociationLost,
     GatewayError,
     InvalidObject,
@@ -34,6 +37,7 @@ LOG = structlog.get_logger(component="find")
 STATUS_OF: tuple[tuple[type[Exception], FindStatus], ...] = (
     (InvalidQuery, FindStatus.IDENTIFIER_DOES_NOT_MATCH),
     (InvalidObject, FindStatus.UNABLE_TO_PROCESS),
+    (AccessTampered, FindStatus.UNABLE_TO_PROCESS),
     (OSError, FindStatus.OUT_OF_RESOURCES),
     (SQLAlchemyError, FindStatus.OUT_OF_RESOURCES),
 )
@@ -63,13 +67,15 @@ class FindHandler:
         try:
             identifier = read_identifier(request.Identifier, syntax)
             query = parse_find(identifier, model, _is_relational(association, model))
-            rows = self._holdings.find(query.keys, query.level)
+            rows = self._holdings.find(association.caller, query.keys, query.level)
             # Nothing of the answer leaves unless the trail says who asked.
-            self._record(association, query, len(rows))
+            self._record(association, query, len(rows), _asked(request, context))
         except REFUSALS as error:
             status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
-            self._refuse(association, status, error)
-            comment = str(error) if isinstance(error, GatewayError) else ""
+            self._refuse(association, status, error, _asked(request, context))
+            told = isinstance(error, GatewayError)
+            told = told and not isinstance(error, AccessTampered)
+            comment = str(error) if told else ""
             _respond(association, request, context_id, status, comment=comment)
             return
         status = self._answer_all(association, request, context, (query, rows))
@@ -115,10 +121,13 @@ class FindHandler:
             return Dataset()
 
     def _record(
-        self, association: GatewayAssociation, query: Query, found: int
+        self,
+        association: GatewayAssociation,
+        query: Query,
+        found: int,
+        asked: dict[str, dict[str, str]],
     ) -> None:
         """Record who asks, with what keys, and for how many objects at most."""
-        call = association.call
         header_keys = {key.keyword for key in query.header if not is_universal(key)}
         uids = {
             keyword: list(values)
@@ -128,9 +137,8 @@ class FindHandler:
         self._audit.record(
             "query",
             "success",
-            calling_ae=call.calling_ae,
-            called_ae=call.called_ae,
-            peer_address=call.peer_address,
+            **who(association.call, association.admitted),
+            personal=asked,
             level=query.level.value,
             keys=sorted({*query.keys.values, *header_keys}),
             **{"candidates" if header_keys else "matches": found},
@@ -138,18 +146,28 @@ class FindHandler:
         )
 
     def _refuse(
-        self, association: GatewayAssociation, status: FindStatus, error: Exception
+        self,
+        association: GatewayAssociation,
+        status: FindStatus,
+        error: Exception,
+        asked: dict[str, dict[str, str]],
     ) -> None:
         call = association.call
         LOG.warning("query refused", calling_ae=call.calling_ae, error=described(error))
         self._audit.note(
             "query",
             "refused",
-            calling_ae=call.calling_ae,
-            called_ae=call.called_ae,
-            peer_address=call.peer_address,
+            **who(call, association.admitted),
+            personal=asked,
             status=f"0x{status:04X}",
         )
+
+
+def _asked(request: C_FIND, context: tuple[int, str, UID]) -> dict[str, dict[str, str]]:
+    """Return the query as it came, to be sealed."""
+    _, model, syntax = context
+    octets = b"" if request.Identifier is None else request.Identifier.getvalue()
+    return {"query": query_of(octets, model, str(syntax))}
 
 
 def _is_relational(association: GatewayAssociation, model: str) -> bool:

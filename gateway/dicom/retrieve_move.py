@@ -78,7 +78,7 @@ class MoveHandler:
         self, association: GatewayAssociation, request: C_MOVE
     ) -> MoveDestination:
         title = (request.MoveDestination or "").strip()
-        return self._grants.destination(association.call.calling_ae, title)
+        return self._grants.destination(association.caller, title)
 
     def _carry_out(
         self, order: Order, destination: MoveDestination, progress: Progress

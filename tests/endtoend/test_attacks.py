@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import struct
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -156,8 +155,8 @@ ATTACKS: dict[str, Callable[[Target], AbstractContextManager[None]]] = {
     "1000 half-open associations of one address": lambda t: silent(
         t.port, 1000, "127.0.4.1"
     ),
-    "1000 half-open handshakes of 200 addresses": lambda t: silent(
-        t.tls_port, 1000, "127.0.5.{}"
+    "200 half-open handshakes of 200 addresses": lambda t: silent(
+        t.tls_port, 200, "127.0.5.{}"
     ),
     "as many silent clients as an address may have, the sender's own": lambda t: silent(
         t.port, 64
@@ -221,12 +220,8 @@ EARLY = struct.pack("<HH2sHL", 0x0007, 0x1010, b"OB", 0, 0xFFFFFFFE)
 def deflated_bomb(uid: str) -> bytes:
     """The head of an image, and then 1.2 GiB of zeros in a private element."""
     size = 1228 * MEBIBYTE
-    head = behind(uid, struct.pack("<HH2sHL", 0x0029, 0x1010, b"OB", 0, size))
-    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    zeros = bytes(MEBIBYTE)
-    pieces = [packer.compress(head)]
-    pieces += [packer.compress(zeros) for _ in range(size // MEBIBYTE)]
-    return b"".join([*pieces, packer.flush()])
+    element = struct.pack("<HH2sHL", 0x0029, 0x1010, b"OB", 0, size)
+    return bomb(size, behind(uid, element))
 
 
 REFUSED: dict[str, tuple[Callable[[str], OutboundObject], StoreStatus]] = {

@@ -83,7 +83,7 @@ def with_archive(directory: Path, pki: Pki, archive: Archive, **more: Any) -> Si
         directory,
         pki,
         recovery={"port": 0, "destinations": [place]},
-        grants=[{**grant, "move_destinations": [ARCHIVE]}],
+        grants=[{**grant, "move_destinations": [ARCHIVE, WORKSTATION]}],
     )
 
 

@@ -33,7 +33,7 @@ from gateway.tls.issuing import KeyType
 
 NAME = "gateway.test"
 LIST_URL = "http://pki.test/crl.pem"
-DAYS = 30
+DAYS = 365
 SITE = """\
 data_directory = "{data}"
 [tls]

@@ -88,7 +88,7 @@ class SecretStore:
         name
             Of the secret.
         make
-            Makes one where there is none.
+            Makes one where there is none; it may not ask for another secret.
         check
             Raises for what cannot be this secret; nothing is changed then.
 

@@ -122,7 +122,7 @@ class Vault:
         if isinstance(record, RecordLink) or protected_uid not in {
             part.uid for part in record.parts
         }:
-            raise InvalidSeal(REFUSED)
+            raise InvalidSeal(f"record of {protected_uid}: {REFUSED}")
         return record
 
     def _open(self, protected_uid: str) -> KeyRecord | RecordLink:
@@ -138,7 +138,10 @@ class Vault:
                 f"the vault has no record of {protected_uid}: the object was "
                 "protected by another site, or is not a protected object"
             ) from error
-        return unseal(sealed, protected_uid, self._keys)
+        try:
+            return unseal(sealed, protected_uid, self._keys)
+        except InvalidSeal as error:
+            raise InvalidSeal(f"record of {protected_uid}: {error}") from error
 
     def has(self, protected_uid: str) -> bool:
         """Whether there is a record of a protected object."""

@@ -310,6 +310,18 @@ def test_a_stream_that_cannot_go_back_is_written_all_the_same() -> None:
     assert open_bytes(stream.getvalue(), KEYS) == (b"", b"content")
 
 
+def test_a_stream_is_closed_with_its_reader_only() -> None:
+    sealed = sealed_of(b"content")
+    for octets in (sealed[:-1], sealed + b"!", sealed[:150], b""):
+        stream = io.BytesIO(octets)
+        with pytest.raises(InvalidSeal):
+            open_envelope(stream, KEYS)
+        assert not stream.closed
+    stream = io.BytesIO(sealed)
+    open_envelope(stream, KEYS).close()
+    assert stream.closed
+
+
 def test_a_file_that_does_not_open_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "sealed"
     path.write_bytes(b"MIADSEAL, or not")

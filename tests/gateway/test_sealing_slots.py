@@ -205,7 +205,7 @@ def test_kill_9_at_any_moment_leaves_files_that_open(tmp_path: Path) -> None:
     for path in paths:
         path.write_bytes(seal_bytes(CONTENT, OLD, CONTEXT))
     seen = set()
-    for turn in range(12):
+    for turn in range(8):
         command = [sys.executable, "-c", ENDLESS, str(tmp_path), str(turn)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None

@@ -215,6 +215,18 @@ def test_a_link_leads_nowhere_but_to_the_record_that_names_it(
         vault.get("2.25.2")
 
 
+def test_any_flipped_octet_on_disk_is_noticed_by_name(
+    vault: Vault, tmp_path: Path
+) -> None:
+    vault.put(record_of())
+    (path,) = sealed_files(tmp_path)
+    sealed = path.read_bytes()
+    for at in (0, 8, 30, 80, 130, START + 3, len(sealed) // 2, len(sealed) - 1):
+        path.write_bytes(sealed[:at] + bytes([sealed[at] ^ 4]) + sealed[at + 1 :])
+        with pytest.raises(InvalidSeal, match=f"record of {UID}: "):
+            vault.get(UID)
+
+
 def test_missing_record(vault: Vault) -> None:
     with pytest.raises(RecordMissing):
         vault.get("2.25.7")

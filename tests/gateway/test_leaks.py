@@ -31,7 +31,7 @@ from tests.gateway.test_find import STUDY_ROOT, identifier
 from tests.waiting import wait_until
 
 ROUNDS = 200
-LISTENERS = 2
+OWN_THREADS = 3  # two listeners, and who reminds of certificates that end
 C_GET_RQ = 0x0010
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -128,7 +128,7 @@ def test_nothing_is_left_of_calls_that_end_badly(tmp_path: Path) -> None:
         send(running.port, *(encoded(small(f"1.2.3.{n}")) for n in range(5)))
         for call in calls:
             call(running)
-        wait_until(lambda: threading.active_count() == threads + LISTENERS)
+        wait_until(lambda: threading.active_count() == threads + OWN_THREADS)
         before = held()
         for number in range(ROUNDS):
             calls[number % len(calls)](running)

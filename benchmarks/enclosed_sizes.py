@@ -23,6 +23,8 @@ from pydicom import dcmread, dcmwrite
 from benchmarks.random_mark import RandomMark, installed, protect_with
 from gateway.dicom.enclosed import enclose, open_enclosed
 from gateway.dicom.put_back import attributes_to_put_back
+from gateway.sealing.master import FileMasterKey
+from gateway.sealing.secrets import SecretStore
 from gateway.stages.protect import Original, ProtectedObject
 from gateway.vault.container import encode_record
 from gateway.vault.recipients import RecipientKey
@@ -122,7 +124,8 @@ def best(work: Callable[[], object]) -> float:
 def main() -> None:
     """Print the table for both key sizes."""
     with tempfile.TemporaryDirectory() as folder:
-        signer = load_signer(Path(folder) / "signer.pem")
+        place = Path(folder)
+        signer = load_signer(SecretStore(place, FileMasterKey(place / "master.key")))
     for bits in (2048, 4096):
         people = [recipient(f"Radiology {n}", bits) for n in range(max(COUNTS))]
         print(f"RSA {bits}\n")

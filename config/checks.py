@@ -29,6 +29,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_rule_mistakes(site, sources),
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
+        *_audit_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -214,6 +215,13 @@ def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
                     ' "recover"'
                 )
     return mistakes
+
+
+def _audit_mistakes(site: Site, sources: Sources) -> list[str]:
+    if site.audit.collector is None or site.tls is not None:
+        return []
+    where = sources.describe(("audit", "collector"))
+    return [f"{where}: a collector is reached over TLS; add a [tls] table"]
 
 
 def _data_directory(directory: Path, sources: Sources) -> list[str]:

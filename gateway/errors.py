@@ -5,6 +5,8 @@ Messages never carry a patient attribute: UIDs, AE titles and paths only.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from config.errors import ConfigurationError
 
 __all__ = [
@@ -14,16 +16,22 @@ __all__ = [
     "AssociationLost",
     "AuditBroken",
     "AuthorityRefused",
+    "BackupRefused",
+    "BadRequest",
     "ConfigurationError",
     "GatewayError",
     "GrantRefused",
     "HandshakeFailed",
     "IdentifierMismatch",
     "InvalidObject",
+    "InvalidPdu",
     "InvalidQuery",
     "InvalidSeal",
     "InvalidUid",
+    "KeyErased",
+    "KeyInUse",
     "KeyNotEnclosed",
+    "KeyUnavailable",
     "MoveNotAuthorised",
     "NoPresentationContext",
     "NotGranted",
@@ -34,6 +42,7 @@ __all__ = [
     "PrivateKeyRefused",
     "RecordMissing",
     "RecoveryRefused",
+    "RequestRefused",
     "StoreFull",
     "StoredObjectDamaged",
     "TooManyMatches",
@@ -51,6 +60,10 @@ class GatewayError(Exception):
 
 class InvalidObject(GatewayError):
     """Received bytes are not a DICOM data set the gateway can identify."""
+
+
+class InvalidPdu(GatewayError):
+    """A peer sent what is no PDU, or one above a limit (PS3.8 9.3)."""
 
 
 class Unprotectable(GatewayError):
@@ -141,8 +154,24 @@ class RecordMissing(GatewayError):
     """The vault holds no record for this object."""
 
 
+class KeyErased(RecordMissing):
+    """The key of an object was erased: its original cannot be had any more."""
+
+
+class KeyInUse(GatewayError):
+    """A master key cannot go: something is still sealed under it."""
+
+
+class BackupRefused(GatewayError):
+    """A backup of a master key cannot be made, or does not give the key back."""
+
+
 class KeyNotEnclosed(GatewayError):
     """A protected object carries no key for recipients."""
+
+
+class KeyUnavailable(GatewayError):
+    """A master key cannot be used now: its file or token is gone, or is not itself."""
 
 
 class PrivateKeyRefused(GatewayError):
@@ -162,7 +191,21 @@ class UnprotectedExport(GatewayError):
 
 
 class AuditBroken(GatewayError):
-    """The audit trail was altered or is cut; the message names the line."""
+    """The audit trail was altered or is cut; the message names file and line.
+
+    Attributes
+    ----------
+    path, line
+        The file and the number of the first line that is not what was written,
+        where known.
+    """
+
+    def __init__(
+        self, message: str, path: Path | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
 
 
 class AuthorityRefused(GatewayError):
@@ -198,6 +241,27 @@ class MoveNotAuthorised(GatewayError):
 
 class TooManyMatches(GatewayError):
     """A C-MOVE selects more objects than its responses can count."""
+
+
+class RequestRefused(GatewayError):
+    """An HTTP request is not answered as asked.
+
+    Attributes
+    ----------
+    status
+        HTTP status code, 400 to 599.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadRequest(RequestRefused):
+    """An HTTP request cannot be understood."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message)
 
 
 class NotGranted(GatewayError):

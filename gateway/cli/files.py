@@ -175,10 +175,8 @@ def recover(  # noqa: PLR0913 - the options of a typer command are its arguments
 
 
 def _site(given: Path | None) -> OfflineSite:
-    from gateway.sealing.process import harden_process
     from gateway.stages.offline import OfflineSite, default_site
 
-    harden_process()
     return default_site() if given is None else OfflineSite(given)
 
 

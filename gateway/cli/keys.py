@@ -1,4 +1,4 @@
-"""``miad-gateway keys``: what a site hands to the recipients of keys."""
+"""``miad-gateway keys``: master keys, their backup, and the signer's certificate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli import key_backup, key_erase, key_rotate, key_token
 from gateway.cli.options import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a site.")
@@ -39,13 +40,11 @@ def signer(
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from gateway.sealing.process import harden_process
     from gateway.stages.offline import OfflineSite, default_site
     from gateway.vault.signer import fingerprint, load_signer
 
     if output is not None and output.exists():
         raise typer.BadParameter(f"{output} is there", param_hint="--output")
-    harden_process()
     chosen = default_site() if site is None else OfflineSite(site)
     certificate = load_signer(chosen.secrets()).certificate
     pem = certificate.public_bytes(Encoding.PEM).decode("ascii")
@@ -57,3 +56,9 @@ def signer(
         return
     typer.echo(f"SHA-256 {mark}", err=output is None)
     typer.echo(f"certificate in {output}" if output else pem, nl=output is not None)
+
+
+key_rotate.add_to(app)
+key_backup.add_to(app)
+key_erase.add_to(app)
+key_token.add_to(app)

@@ -13,12 +13,13 @@ from engine.errors import EngineError
 from gateway import log
 from gateway.cli import config, serve, site
 from gateway.errors import GatewayError
+from gateway.sealing.process import harden_process
 
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
 
 # The processes of `serve`: they start often and load nothing they do not use.
-CHILDREN = frozenset({"receiver", "worker"})
+CHILDREN = frozenset({"receiver", "worker", "auditor", "web"})
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
 
     Exit codes: 0 done; 1 it could not be done; 2 wrong configuration or use.
     """
+    harden_process()  # any command may come to hold a key or a patient's image
     log.configure("warning")  # `serve` and its parts set what the site says
     try:
         build_app(children_only=sys.argv[1:2] in [[name] for name in CHILDREN])()
@@ -56,6 +58,7 @@ def build_app(*, children_only: bool = False) -> typer.Typer:
 def _add_tools(app: typer.Typer) -> None:
     from gateway.cli import (
         approvals,
+        audit,
         demo,
         experiment,
         files,
@@ -68,6 +71,7 @@ def _add_tools(app: typer.Typer) -> None:
     app.add_typer(files.app)
     app.add_typer(demo.app)
     app.add_typer(keys.app, name="keys")
+    app.add_typer(audit.app, name="audit")
     app.add_typer(grants.app, name="grants")
     app.add_typer(approvals.app, name="approvals")
     app.add_typer(models.app, name="models")

@@ -16,6 +16,7 @@ from gateway.dicom.retrieve_get import GetHandler
 from gateway.dicom.retrieve_grants import Grants
 from gateway.dicom.retrieve_holdings import Holdings
 from gateway.dicom.retrieve_move import MoveHandler
+from gateway.log import described
 from gateway.tls.identity import TlsIdentity
 
 LOG = structlog.get_logger(component="retrieve")
@@ -53,7 +54,7 @@ class RetrieveService:
         try:
             return self._holdings.syntaxes()
         except SQLAlchemyError as error:
-            LOG.warning("syntaxes unknown", error=repr(error))
+            LOG.warning("syntaxes unknown", error=described(error))
             return []
 
     def begin_store(

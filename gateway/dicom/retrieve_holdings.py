@@ -57,6 +57,8 @@ class Offered:
     ----------
     sop_class_uid, sop_instance_uid, transfer_syntax_uid, study_instance_uid
         Of the object.
+    patient_id, patient_name
+        Of the object, for the audit trail.
     load
         Returns its data set, or what opens its file, verified; raises a
         GatewayError or OSError.
@@ -66,6 +68,8 @@ class Offered:
     sop_instance_uid: str
     transfer_syntax_uid: str
     study_instance_uid: str
+    patient_id: str
+    patient_name: str
     load: Callable[[], bytes | OpenPart10]
 
     def outbound(self) -> OutboundObject:
@@ -258,5 +262,7 @@ def _offered(
         sop_instance_uid=row.sop_instance_uid,
         transfer_syntax_uid=row.transfer_syntax_uid,
         study_instance_uid=row.study_instance_uid,
+        patient_id=row.patient_id,
+        patient_name=row.patient_name,
         load=load,
     )

@@ -28,6 +28,7 @@ from gateway.dicom.retrieve_order import Order, Progress
 from gateway.dicom.retrieve_suboperations import REFUSALS, SubOperations
 from gateway.dicom.status import RetrieveStatus
 from gateway.errors import ConfigurationError
+from gateway.log import described
 from gateway.tls.identity import TlsIdentity
 
 LOG = structlog.get_logger(component="move")
@@ -126,7 +127,7 @@ class MoveHandler:
                 peer = peer_of(destination, self._tls)
                 association = stack.enter_context(requested(entity, peer, pairs))
             except (OSError, ConfigurationError) as error:
-                LOG.warning("no address", destination=title, error=repr(error))
+                LOG.warning("no address", destination=title, error=described(error))
                 yield None
                 return
             if not association.is_established:

@@ -9,6 +9,8 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import patients_of, patients_with
+from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.rawstore import MoveOriginator, send_c_store_bytes
@@ -27,6 +29,7 @@ from gateway.errors import (
     TooManyMatches,
     UnknownDestination,
 )
+from gateway.log import described
 
 LOG = structlog.get_logger(component="retrieve")
 
@@ -147,11 +150,12 @@ class SubOperations:
         self._audit.record(
             self._action,
             "success",
-            **_who(order.association),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             level=order.query.level.value,
             studies=sorted({i.study_instance_uid for i in order.items}),
             instances=len(order.items),
+            personal={"patients": patients_of(order.items)},
         )
 
     def record_end(
@@ -161,12 +165,17 @@ class SubOperations:
         self._audit.note(
             f"{self._action}-end",
             "success" if status is RetrieveStatus.SUCCESS else "failure",
-            **_who(order.association),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             status=f"0x{status:04X}",
             completed=progress.completed,
             warning=progress.warning,
             failed_uids=list(progress.failed_uids),
+            studies=sorted({i.study_instance_uid for i in order.items}),
+            personal={
+                "patients": patients_of(progress.sent),
+                "failed": patients_with(order.items, progress.failed_uids),
+            },
         )
 
     def refuse(
@@ -178,15 +187,15 @@ class SubOperations:
     ) -> None:
         """Record and answer a request that is not carried out."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
-        who = _who(association)
-        LOG.warning("refused", action=self._action, error=repr(error), **who)
+        caller = who(association.call, association.admitted)
+        LOG.warning("refused", action=self._action, error=described(error), **caller)
         details: dict[str, str | int] = {"why": type(error).__name__}
         if isinstance(request, C_MOVE):
             details["destination"] = (request.MoveDestination or "").strip()
         if isinstance(error, NotGranted):
             details["outside"] = error.outside
         self._audit.note(
-            self._action, "refused", **who, **details, status=f"0x{status:04X}"
+            self._action, "refused", **caller, **details, status=f"0x{status:04X}"
         )
         told = isinstance(error, GatewayError)
         told = told and not isinstance(error, AccessTampered)
@@ -199,24 +208,15 @@ class SubOperations:
             "object not sent",
             sop_instance_uid=item.sop_instance_uid,
             destination=order.destination_ae,
-            error=repr(error),
+            error=described(error),
         )
         self._audit.note(
             "recover",
             "failure",
-            **_who(order.association),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             sop_instance_uid=item.sop_instance_uid,
             error=type(error).__name__,
+            studies=[item.study_instance_uid],
+            personal={"patients": patients_of([item])},
         )
-
-
-def _who(association: GatewayAssociation) -> dict[str, str]:
-    call, caller = association.call, association.caller
-    who = {
-        "node": caller.node.name,
-        "calling_ae": call.calling_ae,
-        "called_ae": call.called_ae,
-        "peer_address": call.peer_address,
-    }
-    return who if caller.user is None else {**who, "user": caller.user}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from gateway.audit.log import AuditLog
+from gateway.audit.refusals import RefusalLog
 from gateway.errors import HandshakeFailed
 from gateway.tls.certificates import PeerCertificate
 from gateway.tls.handshake import TlsSocket, secure_accepted, wrap_accepted
@@ -29,7 +29,7 @@ class Security:
         Name for the audit trail: ``receive`` or ``recover``.
     handshake_seconds
         For a whole handshake.
-    audit
+    refusals
         Where refused peers are recorded.
     """
 
@@ -39,12 +39,12 @@ class Security:
         *,
         service: str,
         handshake_seconds: float,
-        audit: AuditLog,
+        refusals: RefusalLog,
     ) -> None:
         self._identity = identity
         self._service = service
         self._seconds = handshake_seconds
-        self._audit = audit
+        self._refusals = refusals
         self._lock = threading.Lock()
         self._shaking: set[TlsSocket] = set()
         self._closed = False
@@ -110,18 +110,15 @@ class Security:
                 self._shaking.discard(connection)
 
     def _refused(self, failure: HandshakeFailed, address: str) -> HandshakeFailed:
-        LOG.warning(
-            "handshake failed",
-            service=self._service,
-            peer_address=address,
-            why=failure.reason,
-            error=str(failure),
+        whole = self._refusals.note(
+            "association", address, service=self._service, why=failure.reason
         )
-        self._audit.note(
-            "association",
-            "refused",
-            service=self._service,
-            peer_address=address,
-            why=failure.reason,
-        )
+        if whole:
+            LOG.warning(
+                "handshake failed",
+                service=self._service,
+                peer_address=address,
+                why=failure.reason,
+                error=str(failure),
+            )
         return failure

@@ -178,6 +178,7 @@ class EnvelopeReader(io.RawIOBase):
 
     def __init__(self, stream: BinaryIO, head: Head, chunks: _Chunks) -> None:
         super().__init__()
+        self._opened = False
         self._stream = stream
         self._chunks = chunks
         self._chunk = head.chunk
@@ -192,6 +193,7 @@ class EnvelopeReader(io.RawIOBase):
         if self._count < 1 or last < (1 if self._count > 1 else 0):
             raise InvalidSeal(REFUSED)
         self._open_chunk(self._count - 1)  # so that the size is authentic too
+        self._opened = True
 
     @override
     def readable(self) -> bool:
@@ -218,17 +220,16 @@ class EnvelopeReader(io.RawIOBase):
         """Return so many octets, fewer only at the end; all without a size."""
         left = max(self.size - self._at, 0)
         wanted = left if size is None or size < 0 else min(size, left)
-        number, offset = divmod(self._at, self._chunk)
-        pieces = []
-        while wanted:
-            piece = self._open_chunk(number)
-            if offset or wanted < len(piece):
-                piece = piece[offset : offset + wanted]
-            pieces.append(piece)
+        piece = self._rest_of_chunk(wanted)
+        if len(piece) == wanted:
+            return piece
+        gathered = io.BytesIO()  # gives its memory away, where a list would double it
+        while True:
+            gathered.write(piece)
             wanted -= len(piece)
-            self._at += len(piece)
-            number, offset = number + 1, 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if not wanted:
+                return gathered.getvalue()
+            piece = self._rest_of_chunk(wanted)
 
     @override
     def readall(self) -> bytes:
@@ -243,10 +244,21 @@ class EnvelopeReader(io.RawIOBase):
 
     @override
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._opened:
             self._held = (-1, b"")
             self._stream.close()
         super().close()
+
+    def _rest_of_chunk(self, wanted: int) -> bytes:
+        """Read on to the end of a chunk, or less."""
+        if not wanted:
+            return b""
+        number, offset = divmod(self._at, self._chunk)
+        piece = self._open_chunk(number)
+        if offset or wanted < len(piece):
+            piece = piece[offset : offset + wanted]
+        self._at += len(piece)
+        return piece
 
     def _open_chunk(self, number: int) -> bytes:
         if self._held[0] != number:

@@ -124,6 +124,10 @@ class FileProvider:
                 f"master key {self.path} is gone; restore it from its backup"
             ) from error
 
+    def secret(self) -> bytes:
+        """Return the octets of the key, for its backup."""
+        return load_existing(self.path, KEY_LENGTH)
+
     def make(self) -> MasterKey:
         """Read the key; made where there is none."""
         return FileMasterKey(self.path)
@@ -159,6 +163,10 @@ class EnvironmentProvider:
 
     def load(self) -> MasterKey:
         """Decode the key; see `Provider`."""
+        return LocalMasterKey(self.secret())
+
+    def secret(self) -> bytes:
+        """Return the octets of the key, for its backup."""
         value = self._environment.take(self._name)
         key = _decoded(value.encode("utf-8", "replace"))
         if key is None:
@@ -166,7 +174,7 @@ class EnvironmentProvider:
                 f"the environment variable {self._name} is not the base64 of "
                 f"{KEY_LENGTH} octets; make one with: openssl rand -base64 32"
             )
-        return LocalMasterKey(key)
+        return key
 
     def stamp(self) -> Hashable:
         """Return what never changes: the environment is that of the start."""
@@ -182,6 +190,10 @@ class CredentialProvider:
 
     def load(self) -> MasterKey:
         """Read the key; see `Provider`."""
+        return LocalMasterKey(self.secret())
+
+    def secret(self) -> bytes:
+        """Return the octets of the key, for its backup."""
         octets = _credential(self._name, self._environment)
         key = octets if len(octets) == KEY_LENGTH else _decoded(octets)
         if key is None:
@@ -189,7 +201,7 @@ class CredentialProvider:
                 f"the credential {self._name} is neither {KEY_LENGTH} octets nor "
                 "their base64; make one with: openssl rand 32"
             )
-        return LocalMasterKey(key)
+        return key
 
     def stamp(self) -> Hashable:
         """Return what never changes: systemd hands credentials out at the start."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import ConfigurationError
-from gateway.sealing.master import KEY_LENGTH, key_id_of, unknown_key
+from gateway.errors import ConfigurationError, KeyUnavailable
+from gateway.sealing.master import unknown_key
 from gateway.sealing.providers import (
     PROCESS,
     Environment,
@@ -19,12 +17,6 @@ from gateway.sealing.providers import (
     Provider,
     load_master_key,
     provider_of,
-)
-from gateway.sealing.secretfile import (
-    load_existing,
-    overwrite,
-    sync_folder,
-    write_durably,
 )
 
 if TYPE_CHECKING:
@@ -60,14 +52,14 @@ class KeyRing:
         self._lock = threading.Lock()
         self._stamps: tuple[Hashable, ...] = ()
         self._known: dict[str, MasterKey] = {}
-        self._master = self._reload()
+        self._master = self._load()
 
     def current(self) -> MasterKey:
         """Return the key that new seals are made under.
 
         Raises
         ------
-        ConfigurationError
+        KeyUnavailable
             Its source has none any more: nothing is sealed under another one.
         """
         with self._lock:
@@ -80,6 +72,8 @@ class KeyRing:
         ------
         InvalidSeal
             The site does not have it.
+        KeyUnavailable
+            Not all keys of the site can be read to see.
         """
         with self._lock:
             if key_id not in self._known:
@@ -101,7 +95,13 @@ class KeyRing:
             self._reload()
         return self._master
 
-    def _reload(self) -> MasterKey:
+    def _reload(self) -> None:
+        try:
+            self._load()
+        except ConfigurationError as error:
+            raise KeyUnavailable(str(error)) from error  # it was right at the start
+
+    def _load(self) -> MasterKey:
         """Read all sources; keys of before stay known to this process."""
         stamps = self._current_stamps()
         master = self._current.load()
@@ -117,66 +117,15 @@ class KeyRing:
     def _previous_keys(self) -> Iterator[MasterKey]:
         for provider in self._previous:
             yield provider.load()
-        if isinstance(self._current, FileProvider):
-            for path in previous_files(self._current.path):
-                with contextlib.suppress(FileNotFoundError):  # rotation just ended
-                    yield load_master_key(path)
+        for provider in (self._current, *self._previous):
+            if isinstance(provider, FileProvider):
+                yield from _kept_beside(provider.path)
 
 
-def replace_key_file(path: Path, key: bytes | None = None) -> str:
-    """Put a new master key into a key file; the earlier one stays beside it.
-
-    Every `KeyRing` on this file takes the new key at its next use. May be
-    repeated after it was interrupted.
-
-    Parameters
-    ----------
-    path
-        The key file.
-    key
-        32 octets; random ones if absent.
-
-    Returns
-    -------
-    str
-        Name of the new key.
-
-    Raises
-    ------
-    ConfigurationError
-        There is no key in the file, or the new one is no key.
-    OSError
-        The folder cannot be written to.
-    """
-    key = secrets.token_bytes(KEY_LENGTH) if key is None else key
-    if len(key) != KEY_LENGTH:
-        raise ConfigurationError(f"a master key has {KEY_LENGTH} octets")
-    earlier = key_id_of(load_existing(path, KEY_LENGTH))
-    with contextlib.suppress(FileExistsError):
-        os.link(path, path.with_name(f"{path.name}{PREVIOUS}{earlier}"))
-    sync_folder(path.parent)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        write_durably(draft, key)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(path.parent)
-    return key_id_of(key)
-
-
-def forget_previous_files(path: Path) -> list[str]:
-    """Overwrite and remove the keys a key file held before; returns their names.
-
-    Only when nothing is sealed under them any more.
-    """
-    names = []
+def _kept_beside(path: Path) -> Iterator[MasterKey]:
     for previous in previous_files(path):
-        overwrite(previous)
-        previous.unlink()
-        names.append(previous.name.rpartition(PREVIOUS)[2])
-    sync_folder(path.parent)
-    return names
+        with contextlib.suppress(FileNotFoundError):  # a rotation has just ended
+            yield load_master_key(previous)
 
 
 def previous_files(path: Path) -> list[Path]:
@@ -212,7 +161,9 @@ def open_ring(
         for source in settings.previous_keys
     ]
     if isinstance(current, FileProvider) and current.stamp() is None:
-        if has_sealed(data_directory):
+        # The second look: another process may have made the key just now, and
+        # sealed something under it.
+        if has_sealed(data_directory) and current.stamp() is None:
             raise ConfigurationError(
                 f"master key {current.path} is gone, but this site has data sealed "
                 "under it, which no other key opens: restore it from its backup"

@@ -84,13 +84,14 @@ def read_private(path: Path) -> bytes:
     ConfigurationError
         Others may read or write the file.
     """
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & OTHERS:
-        raise ConfigurationError(
-            f"secret {path} has mode {mode:04o}: others may reach it; "
-            f"run: chmod 600 {path}"
-        )
-    return path.read_bytes()
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & OTHERS:
+            raise ConfigurationError(
+                f"secret {path} has mode {mode:04o}: others may reach it; "
+                f"run: chmod 600 {path}"
+            )
+        return file.read()
 
 
 def create_once(path: Path, secret: bytes) -> None:

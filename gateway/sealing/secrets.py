@@ -88,7 +88,7 @@ class SecretStore:
         name
             Of the secret.
         make
-            Makes one where there is none.
+            Makes one where there is none; it may not ask for another secret.
         check
             Raises for what cannot be this secret; nothing is changed then.
 
@@ -115,6 +115,7 @@ class SecretStore:
     ) -> bytes:
         clear = self._directory / name
         path = self._path(name)
+        self._wipe_rest(name)
         found = read_private(clear) if clear.exists() else None
         if not path.exists():
             fresh = make() if found is None else found
@@ -128,10 +129,21 @@ class SecretStore:
                     f"{clear} is not the secret sealed in {path}: remove whichever "
                     "is wrong; what lies in clear is then sealed at the next start"
                 )
-            overwrite(clear)
-            clear.unlink()
-            sync_folder(self._directory)
+            clear.replace(self._rest(name))
+            self._wipe_rest(name)
         return secret
+
+    def _wipe_rest(self, name: str) -> None:
+        """Wipe a clear file that was taken over, now or before an interruption."""
+        rest = self._rest(name)
+        if rest.exists():
+            overwrite(rest)
+            rest.unlink()
+            sync_folder(self._directory)
+
+    def _rest(self, name: str) -> Path:
+        # Under another name: half wiped it must not be taken for the secret.
+        return self._directory / f".{name}.taken-over"
 
     def _open(self, path: Path, name: str) -> bytes:
         sealed = read_private(path)

@@ -6,6 +6,7 @@ cleared, so a file opens whenever the power fails or the process is killed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -25,6 +26,7 @@ from gateway.sealing.head import (
     read_head,
     slots_of,
 )
+from gateway.sealing.master import KEY_ID_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +94,67 @@ def rewrap(path: Path, keys: Keys, *, durable: bool = True) -> bool:
             return False
         _write_slot(descriptor, 1 - keep, EMPTY, durable=durable)
         return True
+
+
+def add_slot(path: Path, keys: Keys) -> bool:
+    """Wrap a data key under the current master key too: half of `rewrap`.
+
+    The caller syncs the file, and then calls `drop_slots`. So many files share
+    one wait for the disk.
+
+    Returns
+    -------
+    bool
+        Whether the file is then under more than the current key.
+
+    Raises
+    ------
+    InvalidSeal
+        It opens under no known key; it was not touched.
+    OSError
+        It cannot be read or written.
+    """
+    with _locked(path) as descriptor:
+        octets = os.pread(descriptor, START, 0)
+        head = read_head(octets)
+        current = _current_slot(octets, head, keys)
+        if current is not None:
+            return slots_of(octets)[1 - current] != EMPTY
+        opened = open_slots(octets, head, keys)
+        slot = _checked_slot(opened.data_key, head, keys)
+        _write_slot(descriptor, 1 - opened.slot, slot, durable=False)
+        return True
+
+
+def drop_slots(path: Path, keys: Keys) -> None:
+    """Leave only the wrap under the current master key: the other half.
+
+    Raises
+    ------
+    InvalidSeal
+        There is no such wrap, or it does not open; the file was not touched.
+    OSError
+        It cannot be read or written.
+    """
+    with _locked(path) as descriptor:
+        octets = os.pread(descriptor, START, 0)
+        current = _current_slot(octets, read_head(octets), keys)
+        if current is None:
+            raise InvalidSeal("the current master key does not open the file")
+        _write_slot(descriptor, 1 - current, EMPTY, durable=False)
+
+
+def _current_slot(octets: bytes, head: Head, keys: Keys) -> int | None:
+    """Slot that opens under the current master key, if there is one."""
+    current = keys.current()
+    for number, slot in enumerate(slots_of(octets)):
+        if slot[: KEY_ID_DIGITS // 2].hex() == current.key_id:
+            only = [EMPTY] * SLOTS
+            only[number] = slot
+            with contextlib.suppress(InvalidSeal):
+                open_slots(head.fixed + b"".join(only), head, keys)
+                return number
+    return None
 
 
 def shred(path: Path) -> None:

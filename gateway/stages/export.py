@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from config.schema import Destination
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import patients_of
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.sender import SendResult, Verdict
 from gateway.errors import (
@@ -26,7 +27,7 @@ from gateway.errors import (
 from gateway.log import get_logger
 from gateway.store.files import FileStore
 from gateway.store.index import Index
-from gateway.store.rows import Delivery, Protected
+from gateway.store.rows import Delivery, Instance, Protected
 from gateway.vault.record import KeyRecord
 
 Send = Callable[[Destination, Sequence[OutboundObject], str], Iterator[SendResult]]
@@ -118,8 +119,9 @@ class Exporter:
         ready = []
         for delivery in deliveries:
             instance = self.index.instance_by_id(delivery.instance_id)
-            if instance is None or not self.store.exists(instance.path):
-                self._stop(delivery, "the stored original is missing")
+            why = _not_as_received(instance, self.store)
+            if instance is None or why:
+                self._stop(delivery, why)
                 continue
             outbound = OutboundObject(
                 sop_class_uid=instance.sop_class_uid,
@@ -167,6 +169,7 @@ class Exporter:
         outbound: OutboundObject,
         result: SendResult,
     ) -> None:
+        original = self.index.instance_by_id(delivery.instance_id)
         self.audit.record(
             "export",
             "success" if result.verdict is Verdict.SENT else "refused",
@@ -175,6 +178,7 @@ class Exporter:
             sop_instance_uid=outbound.sop_instance_uid,
             protect=delivery.protect,
             status=result.status,
+            personal={"patients": patients_of([original] if original else [])},
         )
 
     def _stop(self, delivery: Delivery, why: str) -> None:
@@ -205,6 +209,17 @@ _GRAVITY: Mapping[Verdict, int] = {
     Verdict.REFUSED: 1,
     Verdict.TRANSIENT: 2,
 }
+
+
+def _not_as_received(instance: Instance | None, store: FileStore) -> str:
+    """Say why the stored bytes of an original must not leave, or ''."""
+    if instance is None or not store.exists(instance.path):
+        return "the stored original is missing"
+    try:
+        found = store.digest(instance.path, data_set=True)
+    except StoredObjectDamaged:
+        return "the stored original is damaged"
+    return "" if found == instance.sha256 else "the stored original is another one"
 
 
 def verified_protected(
@@ -256,7 +271,7 @@ def _check_file(row: Protected, store: FileStore) -> None:
     uid = row.sop_instance_uid
     try:
         found = store.digest(row.path)
-    except (OSError, StoredObjectDamaged) as error:
+    except StoredObjectDamaged as error:
         raise UnprotectedExport(f"{uid}: its file cannot be read") from error
     if found != row.sha256:
         raise UnprotectedExport(f"{uid}: its file was altered after protection")

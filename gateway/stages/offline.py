@@ -79,7 +79,8 @@ class OfflineSite:
 
     def protection(self) -> Protection:
         """Read the settings of the site file; the defaults where there is none."""
-        return Protection() if self._settings is None else self._settings.protection
+        settings = self._settings()
+        return Protection() if settings is None else settings.protection
 
     @cached_property
     def keys(self) -> KeyRing:
@@ -90,10 +91,10 @@ class OfflineSite:
         ConfigurationError
             One is missing, others may reach it, or it is not a key.
         """
-        settings = VaultSettings() if self._settings is None else self._settings.vault
-        return open_ring(settings, self.root)
+        settings = self._settings()
+        vault = VaultSettings() if settings is None else settings.vault
+        return open_ring(vault, self.root)
 
-    @cached_property
     def _settings(self) -> Site | None:
         path = self.root / SITE_FILE
         return load_checked(path) if path.is_file() else None

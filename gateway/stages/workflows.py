@@ -1,8 +1,8 @@
 """The durable jobs: DBOS workflows around the steps of `flow` and `export`.
 
 A job is a revision, never an instance. Arguments and results are row ids and
-names, so the jobs' database holds nothing about a patient, not even a UID. Ids are made from
-what the job is for: a job asked for twice runs once.
+names, so the jobs' database holds nothing about a patient, not even a UID. Ids are
+made from what the job is for: a job asked for twice runs once.
 """
 
 from __future__ import annotations

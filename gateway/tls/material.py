@@ -60,6 +60,13 @@ class Ending:
         return f"{self.what} {self.path} ({self.subject}) {state}: renew it"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PinnedEnding(Ending):
+    """A certificate that settings pin by file."""
+
+    certificate: x509.Certificate
+
+
 @dataclass(frozen=True)
 class Material:
     """The certificates and revocation lists of a ``[tls]`` table, read.
@@ -152,11 +159,6 @@ def material_warnings(material: Material, now: datetime) -> Iterator[str]:
         sentence = ending.warning(now, material.settings.warn_days)
         if sentence is not None:
             yield sentence
-    if not material.lists:
-        yield (
-            "insecure: [tls] has no revocation_lists: a stolen node key is good until"
-            " its certificate ends; add the lists of your authorities"
-        )
     missing = [
         name
         for name, purpose in (
@@ -175,15 +177,23 @@ def material_warnings(material: Material, now: datetime) -> Iterator[str]:
 def passphrase_of(settings: Tls, read_secret: ReadSecret) -> bytes | None:
     """Return the passphrase of the private key, if it has one."""
     source = settings.key_passphrase
-    return None if source is None else read_secret(source).rstrip(b"\r\n")
+    return None if source is None else read_secret(source)
 
 
-def pinned_endings(name: str, entries: tuple[Path | str, ...]) -> Iterator[Ending]:
+def pinned_endings(
+    name: str, entries: tuple[Path | str, ...]
+) -> Iterator[PinnedEnding]:
     """Yield the ends of certificates that settings pin by file."""
     for entry in entries:
         if isinstance(entry, Path):
             own = read_certificates(entry)[0]
-            yield _ending(f"certificate of {name}", entry, own)
+            yield PinnedEnding(
+                what=f"certificate of {name}",
+                path=entry,
+                subject=subject_of(own),
+                end=own.not_valid_after_utc,
+                certificate=own,
+            )
 
 
 def _ending(what: str, path: Path, certificate: x509.Certificate) -> Ending:

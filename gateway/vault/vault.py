@@ -11,10 +11,15 @@ import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import InvalidSeal, RecordMissing, StoreFull
+from gateway.errors import InvalidSeal, KeyErased, RecordMissing, StoreFull
 from gateway.sealing.envelope import rewrap, shred
 from gateway.sealing.master import FileMasterKey
-from gateway.sealing.secretfile import overwrite, sync_folder, write_durably
+from gateway.sealing.secretfile import (
+    create_once,
+    overwrite,
+    sync_folder,
+    write_durably,
+)
 from gateway.vault.container import encode_record
 from gateway.vault.record import RecordLink, links_of
 from gateway.vault.seal import (
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 MAX_UID: Final = 64
 SUFFIX: Final = ".miad"
+ERASED: Final = ".erased"
 VERSION_END: Final = 9
 """Octets of a sealed record up to its version."""
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -93,6 +99,7 @@ class Vault:
             write_durably(draft, seal_encoded(encoded, record, self._keys))
             self._check_written(draft, encoded)
             draft.replace(path)
+            self._tombstone(record.protected_uid).unlink(missing_ok=True)
             sync_folder(path.parent)
         finally:
             draft.unlink(missing_ok=True)
@@ -105,7 +112,7 @@ class Vault:
         Raises
         ------
         RecordMissing
-            The vault has none.
+            The vault has none; KeyErased where it had one.
         InvalidSeal
             It does not open.
         """
@@ -115,18 +122,26 @@ class Vault:
         if isinstance(record, RecordLink) or protected_uid not in {
             part.uid for part in record.parts
         }:
-            raise InvalidSeal(REFUSED)
+            raise InvalidSeal(f"record of {protected_uid}: {REFUSED}")
         return record
 
     def _open(self, protected_uid: str) -> KeyRecord | RecordLink:
         try:
             sealed = self._path(protected_uid).read_bytes()
         except FileNotFoundError as error:
+            if self._tombstone(protected_uid).exists():
+                raise KeyErased(
+                    f"the key of {protected_uid} was erased: nothing gives its "
+                    "original back any more; the audit trail says when and by whom"
+                ) from error
             raise RecordMissing(
                 f"the vault has no record of {protected_uid}: the object was "
                 "protected by another site, or is not a protected object"
             ) from error
-        return unseal(sealed, protected_uid, self._keys)
+        try:
+            return unseal(sealed, protected_uid, self._keys)
+        except InvalidSeal as error:
+            raise InvalidSeal(f"record of {protected_uid}: {error}") from error
 
     def has(self, protected_uid: str) -> bool:
         """Whether there is a record of a protected object."""
@@ -175,8 +190,9 @@ class Vault:
     def erase(self, protected_uid: str) -> tuple[str, ...]:
         """Destroy the data keys of a record and its links, and remove them.
 
-        Nothing gives the original back then, also from copies of the vault whose
-        slots were destroyed with it. May be repeated after it was interrupted.
+        Nothing gives the original back then. An empty file with the name of the
+        object stays, so that recovery can say what happened. May be repeated after
+        it was interrupted.
 
         Parameters
         ----------
@@ -219,6 +235,9 @@ class Vault:
 
     def _erase_one(self, protected_uid: str) -> bool:
         path = self._path(protected_uid)
+        if not path.exists():
+            return False
+        create_once(self._tombstone(protected_uid), b"")
         try:
             shred(path)
         except FileNotFoundError:
@@ -232,6 +251,10 @@ class Vault:
     def _check_written(self, draft: Path, encoded: bytes) -> None:
         if unseal_encoded(draft.read_bytes(), self._keys) != encoded:
             raise InvalidSeal("the record read back is not the record written")
+
+    def _tombstone(self, protected_uid: str) -> Path:
+        """File that says a record was erased."""
+        return self._path(protected_uid).with_name(f"{protected_uid}{ERASED}")
 
     def _path(self, protected_uid: str) -> Path:
         """Where a record lies; the UID is checked before it becomes a name."""

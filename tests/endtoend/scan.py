@@ -72,13 +72,17 @@ def texts_of(dataset: Dataset, name: str) -> Iterator[Needle]:
             for part in {part.strip() for part in (text, *names)}:
                 yield from text_needles(part, label)
             sent = getattr(value, "original_string", b"")  # in its own character set
-            if isinstance(sent, bytes) and len(sent) >= SHORTEST_VALUE:
+            if isinstance(sent, bytes) and sent.decode("latin-1") != text:
                 yield Needle(label, sent)
 
 
 def text_needles(value: str, label: str) -> Iterator[Needle]:
-    """A value as octets; none where it is too short to say anything."""
-    if len(value) < SHORTEST_VALUE:
+    """A value as octets; none where it is too short to say anything.
+
+    A few digits stand in every digest and time, so of those it takes more.
+    """
+    digits = re.fullmatch(r"[0-9a-fA-F]*", value)
+    if len(value) < (SURE_FROM if digits else SHORTEST_VALUE):
         return
     for codec in CODECS:
         try:
@@ -210,8 +214,9 @@ def _unpacked(data: bytes) -> Iterator[bytes]:
             yield inner
     for match in BASE64.finditer(data):
         run = match.group().rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
-        whole = run[: len(run) - (len(run) % 4 == 1)]
-        yield base64.b64decode(whole + b"=" * (-len(whole) % 4))
+        for start in range(4):  # other text may stand right before it
+            whole = run[start : len(run) - ((len(run) - start) % 4 == 1)]
+            yield base64.b64decode(whole + b"=" * (-len(whole) % 4))
     for match in HEX.finditer(data):
         yield bytes.fromhex(match.group().decode())
 

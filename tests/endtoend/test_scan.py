@@ -28,6 +28,7 @@ WRAPPED = {
     "shifted base64": lambda octets: base64.b64encode(b"x" + octets),
     "hex": lambda octets: octets.hex().encode(),
     "pickle in base64": lambda octets: base64.b64encode(pickle.dumps([octets])),
+    "base64 behind text": lambda octets: b"finish" + base64.b64encode(b"??" + octets),
     "zlib in zlib": lambda octets: zlib.compress(NOISE + zlib.compress(octets)),
 }
 
@@ -48,9 +49,7 @@ def test_a_name_and_a_picture_are_found_however_wrapped(how: str, lead: int) -> 
 def test_json_swapped_pixels_and_file_names_are_found(tmp_path: Path) -> None:
     scanner = Scanner([*text_needles(NAME, "name"), *pixels_of(PIXELS, "pixels")])
     assert scanner.octets(json.dumps({"n": NAME}).encode()) == {"name"}
-    swapped = bytes(
-        b for n in range(0, len(PIXELS), 2) for b in PIXELS[n : n + 2][::-1]
-    )
+    swapped = bytes(PIXELS[n ^ 1] for n in range(len(PIXELS)))
     assert scanner.octets(swapped) == {"pixels"}
     (tmp_path / f"{NAME}.dcm").write_bytes(b"")
     assert scanner.tree(tmp_path) == {f"{NAME}.dcm": {"name"}}
@@ -61,3 +60,4 @@ def test_random_octets_and_background_are_no_find() -> None:
     assert scanner.octets(os.urandom(4 << 20)) == set()
     assert scanner.octets(bytes(4 << 20)) == set()
     assert scanner.octets(b"calling 4MR1 back") == {"id"}
+    assert list(text_needles("2721", "number")) == []

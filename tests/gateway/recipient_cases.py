@@ -25,6 +25,8 @@ from pydicom.dataset import Dataset
 
 from gateway.dicom.enclosed import enclose
 from gateway.dicom.put_back import attributes_to_put_back
+from gateway.sealing.master import LocalMasterKey
+from gateway.sealing.secrets import SecretStore
 from gateway.stages.protect import ProtectedObject
 from gateway.vault.container import encode_record
 from gateway.vault.recipients import RecipientKey
@@ -96,7 +98,8 @@ def site_signer(name: str = "site") -> Signer:
 @cache
 def _signer(name: str) -> Signer:
     with tempfile.TemporaryDirectory() as folder:
-        return load_signer(Path(folder) / f"{name}.pem")
+        keys = LocalMasterKey(name.encode().ljust(32))
+        return load_signer(SecretStore(Path(folder), keys))
 
 
 def pem(certificate: x509.Certificate) -> bytes:

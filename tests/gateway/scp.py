@@ -23,6 +23,7 @@ from gateway.access.access import Access
 from gateway.access.ledger import Books
 from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
+from gateway.audit.sealer import AesFieldSealer
 from gateway.dicom.listener import Records, Running, start_receiver
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Requestor, Timeouts
@@ -96,6 +97,10 @@ def small(uid: str = "1.2.3.4", **attributes: object) -> Dataset:
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+AUDIT_KEY = bytes(range(32))
+"""Opens what names patients in the trail."""
 
 
 @dataclass
@@ -204,7 +209,10 @@ def gateway(
     keys = open_keys_of(settings)
     store = open_store_of(settings, keys)
     index = open_index_of(settings, keys)
-    audit = AuditLog(settings.data_directory / "audit" / "audit.jsonl")
+    audit = AuditLog(
+        settings.data_directory / "audit" / "audit.jsonl",
+        sealer=AesFieldSealer(AUDIT_KEY),
+    )
     restorer = Restorer()
     opened = vault or RecordsDouble()
     records = Records(

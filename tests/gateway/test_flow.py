@@ -29,7 +29,7 @@ from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
-from tests.gateway.stored import INDEX_KEY, a_store, content_of, put_in_place
+from tests.gateway.stored import INDEX_KEY, a_store, content_of, flip, put_in_place
 
 CLASSES = (
     "1.2.840.10008.5.1.4.1.1.2",
@@ -383,6 +383,35 @@ def test_originals_leave_only_to_who_may_have_them(stage: Stage) -> None:
 
     expected = stage.store.read_data_set(instance.path)[0]
     assert outside.arrivals == [(instance.sop_instance_uid, expected)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [("flipped", "damaged"), ("replaced", "another one"), ("removed", "missing")],
+)
+def test_an_original_that_is_not_what_was_received_never_leaves(
+    stage: Stage, damage: str, told: str
+) -> None:
+    instance, revision_id = routed(stage, protect=False)
+    if damage == "flipped":
+        flip(stage.store, instance.path, 20_000)
+    elif damage == "replaced":
+        content = content_of(stage.store, instance.path)
+        put_in_place(stage.store, instance.path, content[:-2] + b"\1\1")
+    else:
+        stage.store.path_of(instance.path).unlink()
+    outside = Outside()
+
+    with outside.listening(CLASSES):
+        again = stage.exporter(outside.port, originals=True)
+        assert again.attempt(revision_id, "outside") is False
+
+    assert outside.arrivals == []
+    (delivery,) = stage.index.deliveries_of(revision_id)
+    assert (delivery.state, delivery.last_error) == (
+        "held",
+        f"the stored original is {told}",
+    )
 
 
 def test_a_destination_that_is_away_is_tried_again(stage: Stage) -> None:

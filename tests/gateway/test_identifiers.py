@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pydicom.uid import UID
 
 from gateway.dicom.identifiers import SECRET_LENGTH, UidMapper, load_secret
+from gateway.sealing.master import LocalMasterKey
+from gateway.sealing.secrets import SecretStore
 
 
 @given(st.binary(min_size=32, max_size=32), st.text(max_size=64))
@@ -36,9 +38,11 @@ def test_known_value() -> None:
     assert UidMapper(b"a" * SECRET_LENGTH).map("1.2.3", "series") == expected
 
 
-def test_secret_is_made_once(tmp_path: Path) -> None:
-    path = tmp_path / "secrets" / "uid.key"
-    secret = load_secret(path)
+def test_secret_is_made_once_and_sealed(tmp_path: Path) -> None:
+    secrets = SecretStore(tmp_path / "secrets", LocalMasterKey(b"m" * 32))
+    secret = load_secret(secrets)
     assert len(secret) == SECRET_LENGTH
-    assert load_secret(path) == secret
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_secret(secrets) == secret
+    (path,) = (tmp_path / "secrets").iterdir()
+    assert path.name == "uid.key.sealed"
+    assert secret not in path.read_bytes()

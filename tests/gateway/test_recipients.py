@@ -29,6 +29,8 @@ from gateway.cli.main import build_app
 from gateway.errors import InvalidSeal, PassphraseMissing, PrivateKeyRefused
 from gateway.route.recipients import recipient_warnings
 from gateway.route.rules import load_checked
+from gateway.sealing.master import FileMasterKey, LocalMasterKey
+from gateway.sealing.secrets import SecretStore
 from gateway.vault.recipients import (
     RecipientKey,
     envelop,
@@ -41,7 +43,6 @@ from gateway.vault.signer import (
     Signer,
     fingerprint,
     load_signer,
-    signer_path,
     verify_content,
     verify_statement,
     without_padding,
@@ -151,7 +152,11 @@ name = "outside"
 ae_title = "OUTSIDE"
 host = "127.0.0.1"
 port = 11130
+plain = true
 recipients = ["certificates/anna.pem", "certificates/ben.pem"]
+
+[receiver]
+plain_port = 0
 """
 
 
@@ -365,13 +370,18 @@ def test_a_signature_over_content_is_none_over_a_statement() -> None:
 # The site's signing key
 
 
-def test_the_signer_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
-    path = signer_path(tmp_path)
-    first = load_signer(path)
-    assert load_signer(path).certificate == first.certificate
+def kept_in(folder: Path) -> SecretStore:
+    return SecretStore(folder, LocalMasterKey(b"m" * 32))
+
+
+def test_the_signer_is_made_once_and_sealed(tmp_path: Path) -> None:
+    secrets = kept_in(tmp_path / "secrets")
+    first = load_signer(secrets)
+    assert load_signer(secrets).certificate == first.certificate
+    (path,) = (tmp_path / "secrets").iterdir()
+    assert path.name == "signer.pem.sealed"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert [each.name for each in path.parent.iterdir()] == ["signer.pem"]
+    assert b"PRIVATE KEY" not in path.read_bytes()
     assert first.certificate.not_valid_after_utc.year == 9999
 
 
@@ -380,7 +390,7 @@ def test_all_who_start_at_once_get_one_signer(tmp_path: Path) -> None:
 
     def load() -> None:
         start.wait()
-        found.append(fingerprint(load_signer(tmp_path / "signer.pem").certificate))
+        found.append(fingerprint(load_signer(kept_in(tmp_path)).certificate))
 
     threads = [threading.Thread(target=load) for _ in range(6)]
     for thread in threads:
@@ -396,7 +406,9 @@ def test_a_site_may_bring_its_own_signing_key(tmp_path: Path) -> None:
     path = tmp_path / "signer.pem"
     path.touch(mode=0o600)
     path.write_bytes(key_pem(rsa_key("signer")) + pem(own.certificate))
-    assert load_signer(path).certificate == own.certificate
+    assert load_signer(kept_in(tmp_path)).certificate == own.certificate
+    assert not path.exists()  # it is sealed now
+    assert load_signer(kept_in(tmp_path)).certificate == own.certificate
 
 
 def test_signing_keys_that_are_none(tmp_path: Path) -> None:
@@ -411,12 +423,13 @@ def test_signing_keys_that_are_none(tmp_path: Path) -> None:
     ):
         path.write_bytes(octets)
         with pytest.raises(ConfigurationError, match="put the right file back"):
-            load_signer(path)
+            load_signer(kept_in(tmp_path))
+        assert path.read_bytes() == octets
     path.chmod(0o640)
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        load_signer(path)
+        load_signer(kept_in(tmp_path))
     with pytest.raises(ConfigurationError, match="give this user a folder"):
-        load_signer(path / "below")
+        load_signer(kept_in(path / "below"))
 
 
 # Commands
@@ -556,7 +569,9 @@ def test_options_that_contradict_each_other(
 
 def test_the_certificate_of_the_site_is_handed_out(tmp_path: Path) -> None:
     shown = run("keys", "signer", "--site", tmp_path)
-    own = load_signer(signer_path(tmp_path)).certificate
+    secrets = tmp_path / "secrets"
+    keys = FileMasterKey(secrets / "master.key")
+    own = load_signer(SecretStore(secrets, keys)).certificate
     assert shown.stdout.encode() == pem(own)
     assert fingerprint(own) in shown.stderr
     path = tmp_path / "site.crt"

@@ -99,9 +99,9 @@ def main() -> None:
     """Write the vectors."""
     made = _made()
     records = {name: _described(name, each) for name, each in made.items()}
-    sealed = _write(
-        "sealed-v1-record-v2.bin", seal(made["key"].record, LocalMasterKey(MASTER))
-    )
+    # Was made when seals were of version 1.
+    octets = seal(made["key"].record, LocalMasterKey(MASTER))
+    sealed = _write("sealed-v1-record-v2.bin", octets)
     hashed = hashlib.sha256((HERE / sealed).read_bytes()).hexdigest()
     table = {
         "comment": "Octets of format version 2; see docs/record-format.md. "

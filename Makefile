@@ -10,7 +10,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  := dcmtk orthanc libgdcm-tools openssl softhsm2 sslscan
 
-.PHONY: demo test lint format types install peers experiment corpus sheets keys clean
+.PHONY: demo test lint format types install peers experiment corpus sheets keys \
+  lock check-lock sbom audit-deps clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
@@ -52,6 +53,31 @@ sheets: $(VENV)/.installed-dev
 keys: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.record_sizes \
 	  --out docs/results/keys.md
+
+# The supply chain; docs/supply-chain.md. `lock` resolves the product anew,
+# `check-lock` compares every file's hash with the lock, `sbom` writes two bills of
+# materials (of the lock, and of what is installed here), `audit-deps` looks the
+# lock up among known vulnerabilities.
+SUPPLY ?= build/supply-chain
+lock: $(VENV)/.installed-dev
+	mkdir -p $(SUPPLY)
+	$(PIP) install -q --dry-run --ignore-installed \
+	  --report $(SUPPLY)/report.json ".[pkcs11]"
+	$(BIN)/python -m tools.lock $(SUPPLY)/report.json requirements.lock
+
+check-lock: $(VENV)/bin/python
+	$(PIP) install -q --dry-run --ignore-installed --no-deps --require-hashes \
+	  -r requirements.lock
+
+sbom: $(VENV)/.installed-dev
+	mkdir -p $(SUPPLY)
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+	  --validate --of JSON --output-reproducible -o $(SUPPLY)/sbom-product.json
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+	  --validate --of JSON --output-reproducible -o $(SUPPLY)/sbom-environment.json
+
+audit-deps: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.audit requirements.lock
 
 peers:
 	@if ! command -v storescu >/dev/null || ! command -v sslscan >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \

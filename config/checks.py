@@ -29,6 +29,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_rule_mistakes(site, sources),
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
+        *_audit_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -175,12 +176,20 @@ def _identity_mistakes(site: Site, sources: Sources) -> list[str]:
 
 def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
     known = {d.ae_title for d in site.recovery.destinations}
+    nodes = {node.name: node for node in site.nodes}
+    # Whoever gets originals itself, with C-GET, needs no address.
+    own = {title for node in site.nodes for title in node.ae_titles}
     asking: list[tuple[Key, str, str, Sequence[str]]] = [
         (("nodes", i), f"node {n.name!r}", "protected objects", n.move_destinations)
         for i, n in enumerate(site.nodes)
     ]
     asking += [
-        (("grants", i), f"grant {g.name!r}", "originals", g.move_destinations)
+        (
+            ("grants", i),
+            f"grant {g.name!r}",
+            "originals",
+            [title for title in g.move_destinations if title not in own],
+        )
         for i, g in enumerate(site.grants)
     ]
     mistakes = []
@@ -192,7 +201,6 @@ def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
                     f"{where}: {who} lets {what} be sent to {title!r}, which has no"
                     " address; add it to [[recovery.destinations]]"
                 )
-    nodes = {node.name: node for node in site.nodes}
     for position, grant in enumerate(site.grants):
         where = sources.describe(("grants", position, "nodes"))
         for name in grant.nodes:
@@ -207,6 +215,13 @@ def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
                     ' "recover"'
                 )
     return mistakes
+
+
+def _audit_mistakes(site: Site, sources: Sources) -> list[str]:
+    if site.audit.collector is None or site.tls is not None:
+        return []
+    where = sources.describe(("audit", "collector"))
+    return [f"{where}: a collector is reached over TLS; add a [tls] table"]
 
 
 def _data_directory(directory: Path, sources: Sources) -> list[str]:

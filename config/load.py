@@ -33,7 +33,7 @@ ENVIRONMENT: Mapping[str, Key] = {
 }
 """The settings the environment may override."""
 
-NOT_SETTINGS = frozenset({"MIAD_CONFIG"})
+NOT_SETTINGS = frozenset({"MIAD_CONFIG", "MIAD_PKI"})
 """Variables with our prefix that are read elsewhere (by the command line)."""
 
 PATHS_IN_TABLES: Mapping[str, tuple[str, ...]] = {

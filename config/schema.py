@@ -352,6 +352,8 @@ class Audit(Settings):
     """A signed checkpoint after so many lines,"""
     checkpoint_seconds: float = Field(default=300.0, gt=0)
     """or so long after a line that none covers yet."""
+    segment_bytes: int = Field(default=256 << 20, ge=1 << 16)
+    """A file of the trail that is larger is closed, and a new one begun."""
 
 
 class Web(Settings):
@@ -360,6 +362,8 @@ class Web(Settings):
     enabled: bool = False
     host: str = "127.0.0.1"
     port: Port = 8443
+    max_connections: int = Field(default=128, ge=1)
+    """At the same time, of those with a certificate; more are told to come later."""
 
 
 class Limits(Settings):

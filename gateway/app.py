@@ -7,16 +7,26 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.safety import insecurities
 from config.schema import Site
 from gateway import log
+from gateway.access.access import Access
+from gateway.access.ledger import KEY_LENGTH, Books
 from gateway.audit.log import AuditLog
+from gateway.audit.process import recorded
+from gateway.audit.sealer import KEY_LENGTH as AUDIT_KEY_LENGTH
+from gateway.audit.sealer import AesFieldSealer
 from gateway.errors import GatewayError
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router, load_checked
@@ -34,10 +44,15 @@ from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
+    from gateway.dicom.listener import Records
     from gateway.sealing.master import Keys
     from gateway.sealing.ring import KeyRing
     from gateway.stages.gate import Gate
     from gateway.stages.workflows import Jobs
+    from gateway.tls.identity import TlsIdentity
+
+
+TICK_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,11 @@ class Places:
         return self.root / "secrets"
 
     @property
+    def anchor(self) -> Path:
+        """How far the tables of grants had come."""
+        return self.root / "access" / "anchor.json"
+
+    @property
     def audit(self) -> Path:
         """The audit trail."""
         return self.root / "audit" / "audit.jsonl"
@@ -80,6 +100,11 @@ class Places:
     def ports(self) -> Path:
         """The ports in use, while the receiver listens."""
         return self.root / "run" / "ports.json"
+
+    @property
+    def web_port(self) -> Path:
+        """The port in use, while the web server listens."""
+        return self.root / "run" / "web.json"
 
     @property
     def attempts(self) -> Path:
@@ -134,24 +159,72 @@ def open_vault_of(site: Site, keys: Keys) -> Vault:
     return Vault(Places(site.data_directory).vault, keys)
 
 
-# serve: receiver and worker as children
+def open_audit_of(site: Site, keys: Keys) -> AuditLog:
+    """Open the audit trail of a site; personal fields are sealed."""
+    key = open_secrets_of(site, keys).get("audit", AUDIT_KEY_LENGTH)
+    return AuditLog(Places(site.data_directory).audit, sealer=AesFieldSealer(key))
+
+
+def open_access_of(
+    site: Site, index: Index, audit: AuditLog, keys: Keys, *, check: bool = True
+) -> Access:
+    """Open grants, approvals and their clock.
+
+    Parameters
+    ----------
+    site, index, audit, keys
+        What else is open.
+    check
+        Whether tables with rows have to have an anchor.
+
+    Raises
+    ------
+    ConfigurationError
+        The secret cannot be read, or a node's or person's certificate.
+    AccessTampered
+        The tables of grants are not what was recorded.
+    """
+    places = Places(site.data_directory)
+    key = open_secrets_of(site, keys).get("grants.key", KEY_LENGTH)
+    books = Books(index.database, key, places.anchor, check=check)
+    return Access(site=site, index=index, books=books, audit=audit)
+
+
+# serve: receiver, worker and auditor as children
 
 
 def serve(config: Path, site: Site) -> None:
-    """Supervise a receiver and a worker until SIGTERM or SIGINT."""
+    """Supervise the parts of a gateway until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
+    _check_tls(site)
+    _tell_insecurities(site)
     close_to_others(site.data_directory)
     places = Places(site.data_directory)
-    with _only_one(places, "serve"):
+    # Not a key is opened here: one in the environment is left to the children.
+    audit = AuditLog(places.audit)
+    with _only_one(places, "serve"), recorded(audit, "serve", site):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
-            [_child(name, config) for name in ("receiver", "worker")],
+            [_child(name, config) for name in _children(site)],
             stop_seconds=site.worker.stop_seconds + 5.0,
         )
         with on_stop_signal(supervisor.stop):
             supervisor.run()
         places.ports.unlink(missing_ok=True)
+
+
+def _tell_insecurities(site: Site) -> None:
+    """Say at every start what is less safe than it could be."""
+    logger = log.get_logger("configuration")
+    for one in insecurities(site):
+        say = logger.warning if one.severity == "warning" else logger.info
+        say("less-safe", setting=".".join(map(str, one.key)), what=one.text)
+
+
+def _children(site: Site) -> tuple[str, ...]:
+    web = ("web",) if site.web.enabled else ()
+    return ("receiver", "worker", "auditor", *web)
 
 
 def _child(name: str, config: Path) -> Child:
@@ -174,26 +247,24 @@ def run_receiver(config: Path, lifeline: int | None = None) -> None:
 
 
 def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
-    from gateway.dicom.listener import Records, start_receiver
-    from gateway.dicom.restore import restorer
-    from gateway.stages.export import verified_part
+    from gateway.dicom.listener import start_receiver
 
+    _check_tls(site)
     store = _sealed_store(site, places, index, keys)
-    audit = AuditLog(places.audit)
-    vault = open_vault_of(site, keys)
-    records = Records(
-        restore=restorer(store, vault),
-        verify=lambda row: verified_part(row, store, vault),
-    )
+    audit = open_audit_of(site, keys)
+    records = _records(site, store, keys)
+    access = open_access_of(site, index, audit, keys)
     try:
-        running = start_receiver(site, store, index, audit, records)
+        running = start_receiver(site, store, index, audit, records, access)
     except OSError as error:
         raise GatewayError(
             f"cannot listen on {_addresses(site)}: {error.strerror or error}"
         ) from error
     try:
-        _write_ports(places, asdict(running.ports))
-        _wait_for_stop()
+        with recorded(audit, "receiver", site):
+            ready = partial(_write_ports, places.ports, asdict(running.ports))
+            _wait_for_stop(ready, access.tick)
+            places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
         running.stop()
@@ -206,8 +277,65 @@ def _addresses(site: Site) -> str:
     return ", ".join(f"{host}:{port}" for host, port in ports)
 
 
-def _write_ports(places: Places, ports: dict[str, int | None]) -> None:
-    write_durably(places.ports, json.dumps(ports | {"pid": os.getpid()}).encode())
+def _records(site: Site, store: FileStore, keys: Keys) -> Records:
+    """Return what rebuilds originals and checks protected objects."""
+    from gateway.dicom.listener import Records
+    from gateway.dicom.restore import restorer
+    from gateway.stages.export import verified_part
+
+    vault = open_vault_of(site, keys)
+    return Records(
+        restore=restorer(store, vault),
+        verify=lambda row: verified_part(row, store, vault),
+    )
+
+
+def _write_ports(path: Path, ports: dict[str, int | None]) -> None:
+    write_durably(path, json.dumps(ports | {"pid": os.getpid()}).encode())
+
+
+# web: console and DICOMweb; never loads torch
+
+
+def run_web(config: Path, lifeline: int | None = None) -> None:
+    """Answer over HTTPS until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no ``[tls]`` table, or its files cannot be used.
+    """
+    site, places = _begin(config, lifeline)
+    with _only_one(places, "web"):
+        use_private_temporary(places.temporary("web"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _answer(site, places, index, keys)
+
+
+def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
+    from gateway.web.parts import WebParts
+    from gateway.web.server import start_web
+
+    store = _sealed_store(site, places, index, keys)
+    audit = open_audit_of(site, keys)
+    access = open_access_of(site, index, audit, keys)
+    parts = WebParts(
+        store=store,
+        index=index,
+        audit=audit,
+        records=_records(site, store, keys),
+        access=access,
+    )
+    running = start_web(site, parts)
+    try:
+        with recorded(audit, "web", site):
+            ready = partial(_write_ports, places.web_port, {"web": running.port})
+            _wait_for_stop(ready, access.tick)
+            places.web_port.unlink(missing_ok=True)
+    finally:
+        places.web_port.unlink(missing_ok=True)
+        running.stop()
 
 
 # worker: completion, routing, protection, export
@@ -223,9 +351,11 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
     with _only_one(places, "worker"):
         use_private_temporary(places.temporary("worker"))
         keys = open_keys_of(site)
+        audit = open_audit_of(site, keys)
         with closing(open_index_of(site, keys)) as index:
             _limit_threads(site.worker.cpu_threads)
-            _work(site, places, index, keys)
+            with recorded(audit, "worker", site):
+                _work(site, places, index, keys)
             _leave()
 
 
@@ -257,6 +387,7 @@ def build_jobs(
     site: Site, index: Index, store: FileStore, keys: Keys, gate: Gate
 ) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
+    from gateway.dicom.parse import Bounds
     from gateway.dicom.sender import send_objects
     from gateway.stages.attempts import Attempts
     from gateway.stages.export import Exporter
@@ -274,17 +405,44 @@ def build_jobs(
             site, open_secrets_of(site, keys), index, store, vault
         ),
         attempts=Attempts(places.attempts),
+        bounds=Bounds.of(site.limits),
     )
     exporter = Exporter(
         index=index,
         store=store,
         vault=vault,
-        audit=AuditLog(places.audit),
+        audit=open_audit_of(site, keys),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
-        send=send_objects,
+        send=partial(send_objects, tls=_tls_of(site)),
     )
     return Jobs(flow, exporter, gate)
+
+
+def _check_tls(site: Site) -> None:
+    """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.sealing.providers import Environment, read_secret
+    from gateway.tls.check import check_tls
+
+    # A copy: the processes that are started after this need the passphrase too.
+    environment = Environment(dict(os.environ))
+
+    def read(source: str) -> bytes:
+        return read_secret(source, site.data_directory, environment)
+
+    check_tls(site, read, datetime.now(UTC))
+
+
+def _tls_of(site: Site) -> TlsIdentity | None:
+    """Return what destinations know this side by; None: no ``[tls]`` table."""
+    from gateway.sealing.providers import read_secret
+    from gateway.tls.identity import TlsIdentity
+
+    if site.tls is None:
+        return None
+    return TlsIdentity(
+        site.tls, partial(read_secret, base_directory=site.data_directory)
+    )
 
 
 def application_version() -> str:
@@ -310,7 +468,26 @@ def _leave() -> None:
     os._exit(0)
 
 
-# what both processes share
+# auditor: checkpoints of the trail, and its way to a collector
+
+
+def run_auditor(config: Path, lifeline: int | None = None) -> None:
+    """Sign the trail and bring it to the collector until SIGTERM or SIGINT."""
+    from gateway.audit.compose import build_auditor
+
+    site, places = _begin(config, lifeline)
+    keys = open_keys_of(site)
+    audit = open_audit_of(site, keys)
+    stop = threading.Event()
+    with (
+        _only_one(places, "auditor"),
+        on_stop_signal(stop.set),
+        recorded(audit, "auditor", site),
+    ):
+        build_auditor(site, audit, open_secrets_of(site, keys)).run(stop)
+
+
+# what all processes share
 
 
 def _begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
@@ -331,10 +508,16 @@ def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileS
     return store
 
 
-def _wait_for_stop() -> None:
+def _wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
+    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
-        stop.wait()
+        ready()
+        while not stop.wait(TICK_SECONDS):
+            try:
+                tick()
+            except (GatewayError, SQLAlchemyError) as error:
+                log.get_logger("receiver").error("clock-not-kept", error=repr(error))
 
 
 @contextmanager

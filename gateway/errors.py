@@ -5,16 +5,26 @@ Messages never carry a patient attribute: UIDs, AE titles and paths only.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from config.errors import ConfigurationError
 
 __all__ = [
+    "AccessTampered",
+    "ApprovalNeeded",
+    "ApprovalRefused",
     "AssociationLost",
     "AuditBroken",
+    "AuthorityRefused",
     "BackupRefused",
+    "BadRequest",
     "ConfigurationError",
     "GatewayError",
+    "GrantRefused",
+    "HandshakeFailed",
     "IdentifierMismatch",
     "InvalidObject",
+    "InvalidPdu",
     "InvalidQuery",
     "InvalidSeal",
     "InvalidUid",
@@ -24,6 +34,7 @@ __all__ = [
     "KeyUnavailable",
     "MoveNotAuthorised",
     "NoPresentationContext",
+    "NotGranted",
     "NotIdentified",
     "ObjectConflict",
     "ObjectTooLarge",
@@ -31,6 +42,7 @@ __all__ = [
     "PrivateKeyRefused",
     "RecordMissing",
     "RecoveryRefused",
+    "RequestRefused",
     "StoreFull",
     "StoredObjectDamaged",
     "TooManyMatches",
@@ -48,6 +60,10 @@ class GatewayError(Exception):
 
 class InvalidObject(GatewayError):
     """Received bytes are not a DICOM data set the gateway can identify."""
+
+
+class InvalidPdu(GatewayError):
+    """A peer sent what is no PDU, or one above a limit (PS3.8 9.3)."""
 
 
 class Unprotectable(GatewayError):
@@ -114,6 +130,22 @@ class AssociationLost(GatewayError):
     """An association ended, or its peer did not answer in time."""
 
 
+class HandshakeFailed(GatewayError):
+    """A TLS connection was not made; ``reason`` is a stable code.
+
+    Attributes
+    ----------
+    reason
+        Short code for logs and the audit trail: ``no-certificate``,
+        ``unknown-authority``, ``certificate-expired``, ``certificate-revoked``,
+        ``not-tls``, ``version-too-old``, ``handshake-timeout``, ``peer-left``, ...
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
 class InvalidSeal(GatewayError):
     """A sealed record does not open: wrong key, wrong object, or altered."""
 
@@ -159,7 +191,25 @@ class UnprotectedExport(GatewayError):
 
 
 class AuditBroken(GatewayError):
-    """The audit trail was altered or is cut; the message names the line."""
+    """The audit trail was altered or is cut; the message names file and line.
+
+    Attributes
+    ----------
+    path, line
+        The file and the number of the first line that is not what was written,
+        where known.
+    """
+
+    def __init__(
+        self, message: str, path: Path | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
+
+
+class AuthorityRefused(GatewayError):
+    """A site's authority does not do what was asked; the message says why."""
 
 
 class InvalidQuery(GatewayError):
@@ -191,3 +241,64 @@ class MoveNotAuthorised(GatewayError):
 
 class TooManyMatches(GatewayError):
     """A C-MOVE selects more objects than its responses can count."""
+
+
+class RequestRefused(GatewayError):
+    """An HTTP request is not answered as asked.
+
+    Attributes
+    ----------
+    status
+        HTTP status code, 400 to 599.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadRequest(RequestRefused):
+    """An HTTP request cannot be understood."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message)
+
+
+class NotGranted(GatewayError):
+    """No grant covers what a node asks for.
+
+    Attributes
+    ----------
+    outside
+        How many objects it asked for that are here: for the trail.
+    """
+
+    def __init__(self, message: str, outside: int = 0) -> None:
+        super().__init__(message)
+        self.outside = outside
+
+
+class GrantRefused(GatewayError):
+    """A grant cannot be added or revoked as asked; the message says why."""
+
+
+class AccessTampered(GatewayError):
+    """The tables of grants are not what was recorded: nothing is granted."""
+
+
+class ApprovalNeeded(GatewayError):
+    """So many originals leave only when two people have approved it.
+
+    Attributes
+    ----------
+    approval
+        Under which the request was recorded; empty where it was not.
+    """
+
+    def __init__(self, approval: str, message: str) -> None:
+        super().__init__(message)
+        self.approval = approval
+
+
+class ApprovalRefused(GatewayError):
+    """An approval is not accepted; the message says why."""

@@ -55,7 +55,7 @@ def _outbound(file: FoundFile) -> OutboundObject:
 
 def _send_batch(batch: Sequence[OutboundObject], port: int) -> list[int]:
     entity = Requestor(MODALITY, TIMEOUTS)
-    peer = Peer(ae_title=GATEWAY, host=LOOPBACK, port=port)
+    peer = Peer(ae_title=GATEWAY, host=LOOPBACK, port=port, tls=None)
     contexts = [(one.sop_class_uid, one.transfer_syntax_uid) for one in batch]
     with requested(entity, peer, contexts) as association:
         if not association.is_established:
@@ -79,7 +79,7 @@ def retrieve_study(study_instance_uid: str, port: int) -> int | None:
         The final status; None where the association was refused or ended.
     """
     entity = Requestor(WORKSTATION, TIMEOUTS)
-    peer = Peer(ae_title=RECOVERY, host=LOOPBACK, port=port)
+    peer = Peer(ae_title=RECOVERY, host=LOOPBACK, port=port, tls=None)
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "STUDY"
     identifier.StudyInstanceUID = study_instance_uid

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 
 from config.schema import Node
+from gateway.access.caller import Caller
+from gateway.access.pins import Pins
 from gateway.errors import NotIdentified
-from gateway.tls.certificates import PeerCertificate, fingerprint_of
+from gateway.tls.certificates import PeerCertificate
 
 
 class Nodes:
@@ -31,8 +33,9 @@ class Nodes:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = tuple(nodes)
-        self._fingerprints = {
-            node.name: frozenset(fingerprint_of(c) for c in node.certificates)
+        self._pins = {node.name: Pins(node.certificates) for node in nodes}
+        self._names = {
+            node.name: frozenset(map(_plain_name, node.certificate_names))
             for node in nodes
         }
 
@@ -69,19 +72,39 @@ class Nodes:
         Raises
         ------
         NotIdentified
-            It is none of the nodes; ``reason`` says why.
+            It is none of the nodes, or could be several; ``reason`` says why.
         """
         return _from_address(self._holding(certificate), address)
 
-    def _holding(self, certificate: PeerCertificate) -> list[Node]:
-        known = [node for node in self._nodes if self._holds(node, certificate)]
-        if not known:
-            raise NotIdentified("certificate-not-registered")
-        return known
+    def caller(self, certificate: PeerCertificate, address: str) -> Caller:
+        """Return who calls over HTTPS, where no AE title is named.
 
-    def _holds(self, node: Node, certificate: PeerCertificate) -> bool:
-        named = certificate.names.intersection(node.certificate_names)
-        return certificate.sha256 in self._fingerprints[node.name] or bool(named)
+        Raises
+        ------
+        NotIdentified
+            As `showing`.
+        """
+        return Caller(
+            node=self.showing(certificate, address),
+            ae_title="",
+            address=address,
+            certificate=certificate,
+        )
+
+    def _holding(self, certificate: PeerCertificate) -> list[Node]:
+        """Return the nodes that a certificate belongs to.
+
+        Where it is named itself, nodes that only share a name with it do not count.
+        """
+        pinned = [n for n in self._nodes if certificate.sha256 in self._pins[n.name]]
+        if pinned:
+            return pinned
+        # A wildcard is no name of one machine: such names match nothing.
+        shown = {_plain_name(n) for n in certificate.names if "*" not in n} - {""}
+        named = [n for n in self._nodes if self._names[n.name] & shown]
+        if not named:
+            raise NotIdentified("certificate-not-registered")
+        return named
 
     def _plain(self, ae_title: str, address: str) -> Node:
         titled = [node for node in self._nodes if ae_title in node.ae_titles]
@@ -93,11 +116,25 @@ class Nodes:
         return _from_address([n for n in allowed if n.addresses], address)
 
 
+def _plain_name(name: str) -> str:
+    """Return a name as names are compared: in any case, with or without a dot."""
+    return name.strip().rstrip(".").casefold()
+
+
 def _from_address(nodes: Sequence[Node], address: str) -> Node:
-    caller = ip_address(address.partition("%")[0])
+    try:
+        caller = ip_address(address.partition("%")[0])
+    except ValueError as error:
+        raise NotIdentified("address-not-allowed") from error
     if isinstance(caller, IPv6Address) and caller.ipv4_mapped is not None:
         caller = caller.ipv4_mapped
-    for node in nodes:
-        if not node.addresses or any(caller in network for network in node.addresses):
-            return node
-    raise NotIdentified("address-not-allowed")
+    there = [
+        node
+        for node in nodes
+        if not node.addresses or any(caller in network for network in node.addresses)
+    ]
+    if not there:
+        raise NotIdentified("address-not-allowed")
+    if len(there) > 1:
+        raise NotIdentified("certificate-of-several-nodes")
+    return there[0]

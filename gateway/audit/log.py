@@ -2,70 +2,81 @@
 
 Every line is JSON and carries the SHA-256 of the line before it and its own.
 Several processes append to one file under a lock; a line is on the disk when
-``record`` returns. Fields name AE titles, addresses and UIDs, never a patient.
+``record`` returns. Fields name AE titles, addresses and UIDs; what names a
+patient is sealed, or not written.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import structlog
 
+from gateway.audit.chain import OWN_FIELDS, START, Entry, Field, Link, chained
+from gateway.audit.sealer import FieldSealer, place_of, seal_fields
+from gateway.audit.segments import (
+    all_segments,
+    checked_lines,
+    closed_name,
+    last_link,
+    locked,
+)
 from gateway.errors import AuditBroken
+from gateway.log import WITHHELD, described, is_personal
+from gateway.store.durable import sync_directory
 
 LOG = structlog.get_logger(component="audit")
 
 Outcome = Literal["success", "refused", "failure"]
-Field = str | int | float | bool | None | list[str]
+Personal = Mapping[str, Any]
 
-GENESIS = "0" * 64
-OWN_FIELDS = frozenset({"n", "at", "action", "outcome", "previous", "hash"})
-TAIL_BYTES = 1 << 16
+STAFF = frozenset({"person", "persons", "operator"})
+"""Fields that name who works here, never a patient."""
 
-
-@dataclass(frozen=True)
-class Link:
-    """The end of the chain: how many lines there are and the last one's hash."""
-
-    count: int
-    digest: str
+__all__ = ["AuditLog", "Field", "Link", "Outcome", "Personal"]
 
 
 class AuditLog:
-    """A hash-chained log in a file of JSON lines.
+    """A hash-chained log in files of JSON lines.
 
     Parameters
     ----------
     path
-        Made with its directory when absent, mode 0600.
+        The file written to; made with its directory when absent, mode 0600.
     clock
         Returns the time of a line, aware.
+    sealer
+        Seals personal fields; without it they are dropped.
     """
 
     def __init__(
-        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        path: Path,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sealer: FieldSealer | None = None,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._clock = clock
+        self._sealer = sealer
         self._lock = threading.Lock()
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file written to."""
         return self._path
 
-    def record(self, action: str, outcome: Outcome, **fields: Field) -> None:
+    def record(
+        self,
+        action: str,
+        outcome: Outcome,
+        **fields: Field | Personal,
+    ) -> None:
         """Append one line, durably.
 
         Parameters
@@ -75,7 +86,9 @@ class AuditLog:
         outcome
             ``success``; ``refused`` where this side said no; ``failure``.
         fields
-            Anything else, JSON values, no patient attribute.
+            Anything else, JSON values. ``personal`` is a mapping of what names a
+            patient: sealed, or dropped without a key. Other mappings, and what is
+            named like a patient attribute, are withheld: they belong in there.
 
         Raises
         ------
@@ -84,18 +97,22 @@ class AuditLog:
         OSError
             The line could not be written; nothing of it stays.
         """
-        entry: dict[str, Field] = {
-            "action": action,
-            "outcome": outcome,
-            "at": self._clock().astimezone(UTC).isoformat(timespec="microseconds"),
-        }
-        entry |= {k: v for k, v in fields.items() if k not in OWN_FIELDS}
-        with self._lock, self._locked() as stream:
-            last = _last_link(stream, self._path)
-            line = _chained(entry, last)
-            _append(stream, line)
+        entry = _entry(action, outcome, fields)
+        with self._lock, locked(self._path, alone=True) as stream:
+            entry["at"] = self._now()
+            last = last_link(stream, self._path, mend=True)
+            personal = fields.get("personal")
+            if isinstance(personal, Mapping) and personal:
+                place = place_of({**entry, "n": last.count + 1})
+                entry["personal"] = seal_fields(self._sealer, dict(personal), place)
+            _append(stream, chained(entry, last))
 
-    def note(self, action: str, outcome: Outcome, **fields: Field) -> None:
+    def note(
+        self,
+        action: str,
+        outcome: Outcome,
+        **fields: Field | Personal,
+    ) -> None:
         """Append one line of something already refused or done.
 
         Where it cannot be written, as on a full disk, that is logged and the
@@ -104,14 +121,63 @@ class AuditLog:
         try:
             self.record(action, outcome, **fields)
         except (OSError, AuditBroken) as error:
-            LOG.warning("audit line lost", action=action, error=repr(error))
+            LOG.warning("audit line lost", action=action, error=described(error))
 
-    def entries(self) -> Iterator[dict[str, Field]]:
-        """Yield all lines, oldest first, unverified."""
-        if self._path.exists():
-            with self._path.open("rb") as stream:
-                for line in stream:
-                    yield json.loads(line)
+    def record_over(
+        self,
+        action: str,
+        make: Callable[[Link, str], Mapping[str, Field] | None],
+        outcome: Outcome = "success",
+    ) -> bool:
+        """Append a line that speaks of the one before it.
+
+        Parameters
+        ----------
+        make
+            Gets the place of the last line and the time of the new one; returns
+            the fields, or None where no line is to be written.
+
+        Returns
+        -------
+        bool
+            Whether a line was written.
+        """
+        entry = _entry(action, outcome, {})
+        with self._lock, locked(self._path, alone=True) as stream:
+            at = self._now()
+            last = last_link(stream, self._path, mend=True)
+            fields = make(last, at)
+            if fields is not None:
+                entry |= {"at": at, **fields}
+                _append(stream, chained(entry, last))
+        return fields is not None
+
+    def close_segment(self, above_bytes: int) -> bool:
+        """Close the file written to when it is larger; the chain goes on.
+
+        Returns
+        -------
+        bool
+            Whether it was closed.
+        """
+        with self._lock, locked(self._path, alone=True) as stream:
+            last = last_link(stream, self._path, mend=True)
+            if os.fstat(stream.fileno()).st_size <= above_bytes:
+                return False
+            self._path.rename(closed_name(self._path, last.count))
+            sync_directory(self._path.parent)
+        return True
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield all lines, oldest first, each checked.
+
+        Raises
+        ------
+        AuditBroken
+            At the first line that is not what was written.
+        """
+        for _, line in checked_lines(self._path):
+            yield line.entry
 
     def verify(self) -> Link:
         """Check the whole chain and return its end.
@@ -125,21 +191,29 @@ class AuditLog:
             A line was changed, removed, put in, or is not whole; the message
             gives its number.
         """
-        link = Link(0, GENESIS)
-        if not self._path.exists():
-            return link
-        with self._path.open("rb") as stream:
-            for line in stream:
-                link = _check(line, link, self._path)
+        link = START
+        for _, line in checked_lines(self._path):
+            link = line.link
         return link
 
-    @contextmanager
-    def _locked(self) -> Iterator[BinaryIO]:
-        """Open the file under a lock that other processes honour too."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield stream  # closing releases the lock
+    def size_bytes(self) -> int:
+        """Size of all its files."""
+        return sum(segment.stat().st_size for segment in all_segments(self._path))
+
+    def _now(self) -> str:
+        return self._clock().astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _entry(
+    action: str, outcome: Outcome, fields: Mapping[str, Field | Personal]
+) -> Entry:
+    """Return a line's own fields, patient attributes withheld."""
+    entry: Entry = {"action": action, "outcome": outcome, "at": ""}
+    for name, value in fields.items():
+        if name not in OWN_FIELDS and name != "personal":
+            named = is_personal(name) and name not in STAFF
+            entry[name] = WITHHELD if named or isinstance(value, Mapping) else value
+    return entry
 
 
 def _append(stream: BinaryIO, line: bytes) -> None:
@@ -153,75 +227,3 @@ def _append(stream: BinaryIO, line: bytes) -> None:
     except OSError:
         stream.truncate(end)
         raise
-
-
-def _last_link(stream: BinaryIO, path: Path) -> Link:
-    """Return the end of the chain, from the last line.
-
-    A crash can leave a piece of a line behind; it was never acknowledged, so
-    it is cut off.
-    """
-    end = stream.seek(0, os.SEEK_END)
-    start, tail = _tail(stream, end)
-    whole = tail.rfind(b"\n") + 1
-    if whole != len(tail):
-        stream.truncate(start + whole)
-    lines = tail[:whole].splitlines()
-    if not lines:
-        return Link(0, GENESIS)
-    try:
-        entry = json.loads(lines[-1])
-        return Link(int(entry["n"]), str(entry["hash"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise AuditBroken(
-            f"The last line of {path} is not an audit line: move the file away "
-            "and keep it as evidence, then start again"
-        ) from error
-
-
-def _tail(stream: BinaryIO, end: int) -> tuple[int, bytes]:
-    """Read back from the end until a whole line is seen, or all."""
-    size = TAIL_BYTES
-    while True:
-        start = max(0, end - size)
-        stream.seek(start)
-        tail = _read_exactly(stream, end - start)
-        if start == 0 or tail.count(b"\n") > 1:
-            return start, tail
-        size *= 4
-
-
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
-    pieces = bytearray()
-    while len(pieces) < size and (piece := stream.read(size - len(pieces))):
-        pieces += piece
-    return bytes(pieces)
-
-
-def _chained(entry: dict[str, Field], last: Link) -> bytes:
-    entry = {"n": last.count + 1, **entry, "previous": last.digest}
-    return _encode(entry | {"hash": _digest(entry)})
-
-
-def _check(line: bytes, last: Link, path: Path) -> Link:
-    """Check one line against the one before it."""
-    number = last.count + 1
-    try:
-        entry = json.loads(line)
-        claimed = entry.pop("hash")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise AuditBroken(f"Line {number} of {path} is not an audit line") from error
-    if entry.get("n") != number or entry.get("previous") != last.digest:
-        raise AuditBroken(f"Line {number} of {path} does not follow the line before")
-    if _digest(entry) != claimed or _encode(entry | {"hash": claimed}) != line:
-        raise AuditBroken(f"Line {number} of {path} was changed")
-    return Link(number, claimed)
-
-
-def _digest(entry: dict[str, Field]) -> str:
-    return hashlib.sha256(_encode(entry)).hexdigest()
-
-
-def _encode(entry: dict[str, Field]) -> bytes:
-    text = json.dumps(entry, ensure_ascii=True, separators=(",", ":"), sort_keys=False)
-    return text.encode("ascii") + b"\n"

@@ -19,7 +19,7 @@ EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
 
 # The processes of `serve`: they start often and load nothing they do not use.
-CHILDREN = frozenset({"receiver", "worker"})
+CHILDREN = frozenset({"receiver", "worker", "auditor", "web"})
 
 
 def main() -> None:
@@ -56,12 +56,26 @@ def build_app(*, children_only: bool = False) -> typer.Typer:
 
 
 def _add_tools(app: typer.Typer) -> None:
-    from gateway.cli import demo, experiment, files, keys, models
+    from gateway.cli import (
+        approvals,
+        audit,
+        demo,
+        experiment,
+        files,
+        grants,
+        keys,
+        models,
+        pki,
+    )
 
     app.add_typer(files.app)
     app.add_typer(demo.app)
     app.add_typer(keys.app, name="keys")
+    app.add_typer(audit.app, name="audit")
+    app.add_typer(grants.app, name="grants")
+    app.add_typer(approvals.app, name="approvals")
     app.add_typer(models.app, name="models")
+    app.add_typer(pki.app, name="pki")
     app.add_typer(experiment.app, name="experiment")
 
 

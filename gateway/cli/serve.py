@@ -1,4 +1,4 @@
-"""``miad-gateway serve``, and its parts ``receiver`` and ``worker``."""
+"""``miad-gateway serve``, and its parts: receiver, worker, auditor, web."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ def add_to(app: typer.Typer) -> None:
     app.command("serve")(serve)
     app.command("receiver")(receiver)
     app.command("worker")(worker)
+    app.command("auditor")(auditor)
+    app.command("web")(web)
 
 
 def serve(config: ConfigOption) -> None:
-    """Run the whole gateway: receiver and worker, restarted when they end."""
+    """Run the whole gateway: its parts, each restarted when it ends."""
     from gateway import app
     from gateway.route.rules import load_checked
 
@@ -41,3 +43,17 @@ def worker(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     from gateway import app
 
     app.run_worker(config, lifeline)
+
+
+def web(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+    """Run only the part that answers over HTTPS: console and DICOMweb."""
+    from gateway import app
+
+    app.run_web(config, lifeline)
+
+
+def auditor(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+    """Run only the part that signs the audit trail and sends it on."""
+    from gateway import app
+
+    app.run_auditor(config, lifeline)

@@ -10,15 +10,19 @@ from typing import Protocol
 import structlog
 
 from config.schema import Node, Role
+from gateway.access.caller import Caller
 from gateway.access.nodes import Nodes
-from gateway.audit.log import AuditLog
+from gateway.audit.refusals import RefusalLog
+from gateway.audit.who import who
 from gateway.dicom.contexts import Purpose
 from gateway.dicom.status import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
     LOCAL_LIMIT_EXCEEDED,
+    NO_REASON_GIVEN,
     Rejection,
 )
+from gateway.dicom.user_identity import UserIdentity
 from gateway.errors import NotIdentified
 from gateway.tls.certificates import PeerCertificate
 
@@ -33,17 +37,21 @@ class Call:
     ----------
     certificate
         The one the peer has shown; None without TLS.
+    identity
+        The user it names (PS3.7 D.3.3.7); None where it names none.
     """
 
     calling_ae: str
     called_ae: str
     peer_address: str
     certificate: PeerCertificate | None = None
+    identity: UserIdentity | None = None
 
 
 class Active(Protocol):
-    """An association that counts while it is alive."""
+    """An association that counts while it is alive, and is told who it is of."""
 
+    admitted: Caller | None
     is_released: bool
     is_aborted: bool
     is_rejected: bool
@@ -67,7 +75,7 @@ class Admission:
         Which role a node needs, by purpose.
     max_associations
         At the same time.
-    audit
+    refusals
         Where refusals are recorded.
     """
 
@@ -79,17 +87,23 @@ class Admission:
         nodes: Nodes,
         roles: Mapping[Purpose, Role],
         max_associations: int,
-        audit: AuditLog,
+        refusals: RefusalLog,
     ) -> None:
         self._service = service
         self._called_ae = called_ae
         self._nodes = nodes
         self._roles = dict(roles)
         self._max_associations = max_associations
-        self._audit = audit
+        self._refusals = refusals
+        self._audit = refusals.audit
         self._lock = threading.Lock()
         self._admitted: list[Active] = []
         self._closed = False
+
+    @property
+    def service(self) -> str:
+        """Its name in the audit trail."""
+        return self._service
 
     @property
     def called_ae(self) -> str:
@@ -121,6 +135,21 @@ class Admission:
         except NotIdentified as error:
             rejection, why = CALLING_AE_NOT_RECOGNISED, error.reason
         if rejection is not None:
+            self._note_refused(call, rejection, why)
+        return rejection
+
+    def _note_refused(self, call: Call, rejection: Rejection, why: str) -> None:
+        whole = self._refusals.note(
+            "association",
+            call.peer_address,
+            service=self._service,
+            **{k: v for k, v in who(call).items() if k != "peer_address"},
+            why=why,
+            result=rejection.result,
+            source=rejection.source,
+            reason=rejection.reason,
+        )
+        if whole:
             LOG.warning(
                 "association refused",
                 service=self._service,
@@ -129,19 +158,6 @@ class Admission:
                 peer_address=call.peer_address,
                 why=why,
             )
-            self._audit.note(
-                "association",
-                "refused",
-                service=self._service,
-                calling_ae=call.calling_ae,
-                called_ae=call.called_ae,
-                peer_address=call.peer_address,
-                why=why,
-                result=rejection.result,
-                source=rejection.source,
-                reason=rejection.reason,
-            )
-        return rejection
 
     def note_declined(self, call: Call, sop_classes: Sequence[str]) -> None:
         """Audit what a node proposed that is here, but not for it."""
@@ -152,9 +168,7 @@ class Admission:
             "contexts",
             "refused",
             service=self._service,
-            calling_ae=call.calling_ae,
-            called_ae=call.called_ae,
-            peer_address=call.peer_address,
+            **who(call),
             sop_classes=list(sop_classes),
         )
 
@@ -169,11 +183,23 @@ class Admission:
         node = self._node(call)
         if not set(node.roles) & set(self._roles.values()):
             return CALLING_AE_NOT_RECOGNISED, "no-role-here"
+        identity = call.identity
+        if identity is not None:
+            why_not = identity.why_not(secure=call.certificate is not None)
+            if why_not is not None:
+                return NO_REASON_GIVEN, why_not
         with self._lock:
             self._admitted = [a for a in self._admitted if _is_active(a)]
             if self._closed or len(self._admitted) >= self._max_associations:
                 return LOCAL_LIMIT_EXCEEDED, "too-many-associations"
             self._admitted.append(association)
+        association.admitted = Caller(
+            node=node,
+            ae_title=call.calling_ae,
+            address=call.peer_address,
+            certificate=call.certificate,
+            user=identity.name if identity is not None else None,
+        )
         return None, ""
 
     def _node(self, call: Call) -> Node:

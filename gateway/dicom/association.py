@@ -8,7 +8,10 @@ associations that this product accepts is the few classes below.
 
 from __future__ import annotations
 
+import queue
 import socket
+import time
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -18,12 +21,13 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_ECHO
-from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket
+from pynetdicom.pdu_primitives import P_DATA, UserIdentityNegotiation
 from typing_extensions import override
 
+from gateway.access.caller import Caller
 from gateway.dicom import command
 from gateway.dicom.admission import Admission, Call
+from gateway.dicom.connections import Passage, PeerLimits, TokenBucket
 from gateway.dicom.contexts import (
     HIERARCHICAL_MODELS,
     Purpose,
@@ -31,14 +35,20 @@ from gateway.dicom.contexts import (
     contexts_for,
     contexts_in_roles,
 )
-from gateway.errors import AssociationLost, InvalidObject
+from gateway.dicom.upper_layer import BoundedUpperLayer
+from gateway.dicom.user_identity import identity_in
+from gateway.errors import AssociationLost, InvalidObject, InvalidPdu
 from gateway.tls.certificates import PeerCertificate
 
 LOG = structlog.get_logger(component="association")
 
 COMMAND_FRAGMENT = 0x01  # PS3.8 E.2, message control header
 LAST_FRAGMENT = 0x02
-RECEIVE_BYTES = 1 << 18
+LAST_COMMAND = b"\x03"
+LAST_DATA = b"\x02"
+UNREADABLE = b"\0"  # no data set is one octet long
+MOST_WAITING = 16
+"""Requests without their answers; none but one was agreed to."""
 RELATIONAL = b"\x01"
 NOT_SUPPORTED = b"\x00"
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4  # PS3.8 Table 9-18
@@ -91,17 +101,33 @@ class GatewayAssociation(Association):
         Decides whether it is accepted.
     service
         Answers its requests.
+    limits
+        What the peer may take.
+    passage
+        Of its connection, which is left when the association is over.
     """
 
     def __init__(
-        self, ae: ApplicationEntity, admission: Admission, service: Service
+        self,
+        ae: ApplicationEntity,
+        admission: Admission,
+        service: Service,
+        *,
+        limits: PeerLimits,
+        passage: Passage,
     ) -> None:
         super().__init__(ae, "acceptor")
         self.certificate: PeerCertificate | None = None
         """The one the peer has shown; None without TLS."""
+        self.admitted: Caller | None = None
+        """Who was admitted; None before."""
         self._service = service
+        self._passage = passage
+        rate = limits.requests_per_second
+        self._pace = TokenBucket(rate, rate, time.monotonic())
+        self.dul: BoundedUpperLayer = BoundedUpperLayer(self)
         self.acse = AdmittingACSE(self, admission, service)
-        self.dimse: StreamingDimse = StreamingDimse(self, service)
+        self.dimse: StreamingDimse = StreamingDimse(self, service, limits)
         self.bind(evt.EVT_CONN_CLOSE, _stop_waiting)
         self.bind(evt.EVT_SOP_EXTENDED, _agree)
 
@@ -115,7 +141,14 @@ class GatewayAssociation(Association):
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
             certificate=self.certificate,
+            identity=identity_in(self.requestor.user_identity),
         )
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks, for every decision; there is one once it was admitted."""
+        assert self.admitted is not None
+        return self.admitted
 
     def is_over(self) -> bool:
         """Whether the peer is gone, though this thread may not have seen it yet."""
@@ -132,13 +165,23 @@ class GatewayAssociation(Association):
         """Run until the association is over, then let go of what it held."""
         try:
             super().run_reactor()
+        except Exception as error:  # noqa: BLE001 - pynetdicom, on odd proposals
+            self.dul.fail(error)
         finally:
-            self.dimse.discard()
+            self.dimse.discard_all()
+            self._passage.leave()
             self._service.ended(self)
+
+    def let_in(self) -> None:
+        """Say that admission knows whose it is."""
+        self._passage.identified()
 
     @override
     def _serve_request(self, msg: object, context_id: int) -> None:
         """Answer one request; a fault in the answer ends this association only."""
+        wait = self._pace.wait_seconds(time.monotonic())
+        if wait > 0:  # a sleep of nothing would give the interpreter away
+            time.sleep(wait)
         if isinstance(msg, C_ECHO):
             super()._serve_request(msg, context_id)
             return
@@ -195,6 +238,7 @@ class AdmittingACSE(ACSE):
         call = self._association.call
         rejection = self._admission.admit(call, self._association)
         if rejection is None:
+            self._association.let_in()
             self._offer(call)
             super().negotiate_association()
             self._note_declined(call)
@@ -202,6 +246,12 @@ class AdmittingACSE(ACSE):
         self.send_reject(*rejection)
         evt.trigger(self.assoc, evt.EVT_REJECTED, {})
         self.assoc.kill()
+
+    @override
+    def _check_user_identity(self) -> tuple[bool, UserIdentityNegotiation | None]:
+        """Answer the user identity that admission has let pass."""
+        identity = self._association.call.identity
+        return True, identity.response() if identity is not None else None
 
     def _offer(self, call: Call) -> None:
         """Support what the node that calls may use, in the roles it proposed."""
@@ -230,29 +280,33 @@ class AdmittingACSE(ACSE):
 
 
 class StreamingDimse(DIMSEServiceProvider):
-    """Hands C-STORE data sets on piece by piece, in the reader's thread."""
+    """Takes messages apart, within limits, in the reader's thread.
 
-    def __init__(self, association: GatewayAssociation, service: Service) -> None:
+    C-STORE data sets are handed on piece by piece; commands and the identifiers
+    of queries are gathered up to their limits, and pynetdicom decodes them.
+    """
+
+    def __init__(
+        self, association: GatewayAssociation, service: Service, limits: PeerLimits
+    ) -> None:
         super().__init__(association)
         self._association = association
         self._service = service
+        self._limits = limits
+        self._context_id: int | None = None  # of the message that is coming in
         self._command = bytearray()
-        self._held: list[tuple[int, bytes]] = []
         self._incoming: Incoming | None = None
-        self._foreign = False
+        self._identifier: bytearray | None = None
 
     @override
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the PDVs of one PDU (PS3.8 9.3.5.1)."""
-        for context_id, value in primitive.presentation_data_value_list:
-            control = value[0]
-            if self._incoming is not None and not control & COMMAND_FRAGMENT:
-                self._take_data(context_id, value)
-            elif control & COMMAND_FRAGMENT and not self._foreign:
-                self._take_command(context_id, value)
-            else:
-                self._pass_on([(context_id, value)])
-                self._foreign = not control & LAST_FRAGMENT
+        try:
+            for context_id, value in primitive.presentation_data_value_list:
+                self._take(context_id, value)
+        except InvalidPdu as error:
+            self.discard()
+            self._association.dul.refuse(str(error))
 
     def discard(self) -> None:
         """Forget a data set of which the rest will not come."""
@@ -260,83 +314,105 @@ class StreamingDimse(DIMSEServiceProvider):
             self._incoming.discard()
             self._incoming = None
 
-    def _take_data(self, context_id: int, value: bytes) -> None:
-        assert self._incoming is not None
-        self._incoming.write(memoryview(value)[1:])
+    def discard_all(self) -> None:
+        """Forget that, and what came whole and will not be answered any more."""
+        self.discard()
+        with suppress(queue.Empty):
+            while True:
+                waiting: object = self.msg_queue.get_nowait()[1]
+                discard = getattr(waiting, "discard", None)
+                if discard is not None:
+                    discard()
+
+    def _take(self, context_id: int, value: bytes) -> None:
+        if self._context_id not in {None, context_id}:
+            raise InvalidPdu("a message comes in two presentation contexts")
+        self._context_id = context_id
+        is_command = bool(value[0] & COMMAND_FRAGMENT)
+        has_command = self._incoming is not None or self._identifier is not None
+        if is_command == has_command:
+            raise InvalidPdu("a message is not a command and then its data set")
+        if is_command:
+            self._take_command(context_id, value)
+        elif self._incoming is not None:
+            self._take_data(self._incoming, context_id, value)
+        else:
+            self._take_identifier(context_id, value)
+
+    def _take_data(self, incoming: Incoming, context_id: int, value: bytes) -> None:
+        incoming.write(memoryview(value)[1:])
         if value[0] & LAST_FRAGMENT:
-            self.msg_queue.put((context_id, self._incoming))  # type: ignore[arg-type]
             self._incoming = None
+            self._context_id = None
+            self._check_waiting(incoming)
+            self.msg_queue.put((context_id, incoming))  # type: ignore[arg-type]
+
+    def _take_identifier(self, context_id: int, value: bytes) -> None:
+        """Gather an identifier; one above the limit becomes an unreadable one.
+
+        Then it is answered with the status for that, and the association lives.
+        """
+        assert self._identifier is not None
+        limit = self._limits.max_identifier_bytes
+        if len(self._identifier) <= limit:
+            self._identifier += value[1:]
+        if not value[0] & LAST_FRAGMENT:
+            return
+        identifier, self._identifier = bytes(self._identifier), None
+        if len(identifier) > limit:
+            LOG.warning(
+                "identifier too large",
+                limit_bytes=limit,
+                **vars(self._association.call),
+            )
+            identifier = UNREADABLE
+        self._pass_on(context_id, LAST_DATA + identifier)
 
     def _take_command(self, context_id: int, value: bytes) -> None:
         self._command += value[1:]
-        self._held.append((context_id, value))
+        if len(self._command) > self._limits.max_command_bytes:
+            raise InvalidPdu(
+                f"a command set above {self._limits.max_command_bytes} octets"
+            )
         if not value[0] & LAST_FRAGMENT:
             return
-        request, held = bytes(self._command), self._held
-        self._command, self._held = bytearray(), []
-        elements = _decode(request)
+        encoded, self._command = bytes(self._command), bytearray()
+        elements = _decode(encoded)
+        field = _number(elements, command.COMMAND_FIELD)
+        if field not in command.SERVED:
+            raise InvalidPdu(f"command 0x{field:04X} is not served")
         kind = _number(elements, command.COMMAND_DATA_SET_TYPE)
         has_data_set = kind != command.NO_DATA_SET
-        field = _number(elements, command.COMMAND_FIELD)
         if has_data_set and field == command.C_STORE_RQ:
             self._incoming = self._service.begin_store(
                 self._association, context_id, elements
             )
         if self._incoming is None:
-            self._pass_on(held)
-            self._foreign = has_data_set
+            if has_data_set:
+                self._identifier = bytearray()
+            self._pass_on(context_id, LAST_COMMAND + encoded, more=has_data_set)
 
-    def _pass_on(self, values: list[tuple[int, bytes]]) -> None:
+    def _pass_on(self, context_id: int, value: bytes, *, more: bool = False) -> None:
+        """Let pynetdicom decode; ``more``: the data set is still to come."""
+        self._check_waiting(None)
         primitive = P_DATA()
-        primitive.presentation_data_value_list.extend(values)
-        super().receive_primitive(primitive)
+        primitive.presentation_data_value_list.append((context_id, value))
+        if not more:
+            self._context_id = None
+        try:
+            super().receive_primitive(primitive)
+        except Exception as error:
+            # pynetdicom raises anything on what it does not expect.
+            raise InvalidPdu(
+                f"a message cannot be decoded: {type(error).__name__}"
+            ) from error
 
-
-class BoundedSocket(AssociationSocket):
-    """Reads a PDU in large pieces and none larger than was announced."""
-
-    max_pdu_bytes = 0
-
-    @override
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read exactly that many bytes, or fewer where the peer closed.
-
-        Raises
-        ------
-        OSError
-            The peer sent a PDU above the maximum announced to it (PS3.8 D.1),
-            or nothing for longer than the network timeout.
-        """
-        limit = self._limit()
-        if limit is not None and nr_bytes > limit:
-            raise OSError(f"The peer sent a PDU above {limit} bytes")
-        connection = self.socket
-        received = bytearray()
-        while connection is not None and len(received) < nr_bytes:
-            piece = connection.recv(min(nr_bytes - len(received), RECEIVE_BYTES))
-            if not piece:
-                break
-            received += piece
-        return received
-
-    def _limit(self) -> int | None:
-        """Return the longest PDU to read now; None: any."""
-        if self.assoc.requestor.primitive is None:
-            return LARGEST_REQUEST_BYTES  # nobody has said who is calling
-        if not self.max_pdu_bytes:
-            return None
-        return max(self.max_pdu_bytes, LARGEST_REQUEST_BYTES)
-
-    @override
-    def _shutdown_socket(self) -> None:
-        """Close the socket, also where the peer has closed it before."""
-        connection = self.socket
-        super()._shutdown_socket()
-        if connection is not None:
-            connection.close()
-
-
-LARGEST_REQUEST_BYTES = 1 << 20  # A-ASSOCIATE-RQ is not bound by the maximum
+    def _check_waiting(self, incoming: Incoming | None) -> None:
+        """Refuse more requests than one at a time, and a few (PS3.7 D.3.3.3)."""
+        if self.msg_queue.qsize() >= MOST_WAITING:
+            if incoming is not None:
+                incoming.discard()
+            raise InvalidPdu(f"over {MOST_WAITING} requests without their answers")
 
 
 def set_no_delay(connection: socket.socket) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RLE_RATIO: Final = 64
 """A two-octet RLE run makes 128 octets at most (PS3.5 G.3)."""
 
+DEFLATED_PADDING: Final = 2
+"""Octets that a deflated frame may have beyond its pixels."""
+
 ONE_BIT_LEVELS: Final = 255
 """What a set bit becomes where bitmaps are converted to 8 bits."""
 
@@ -79,7 +82,9 @@ class FrameDecoder:
             else:
                 frame = self._decoded(index)
             if self.pixel.photometric == PALETTE:
-                frame = apply_palette(frame, self.parsed.dataset)
+                frame = apply_palette(
+                    frame, self.parsed.dataset, little=self.parsed.little
+                )
         shape = (self.pixel.rows, self.pixel.columns)
         if frame.shape[:2] != shape or frame.ndim not in {2, 3}:
             raise Unprotectable("undecodable", f"decoded frame has shape {frame.shape}")
@@ -142,7 +147,7 @@ class FrameDecoder:
         return self._syntax, encapsulate([stream], has_bot=False), 1, 0
 
     def _inflated(self, stream: bytes) -> bytes:
-        octets = inflate(stream)
+        octets = inflate(stream, self.pixel.native_frame_bytes + DEFLATED_PADDING)
         if len(octets) < self.pixel.native_frame_bytes:
             raise Unprotectable(
                 "short-pixel-data", "a deflated frame is too short for its attributes"
@@ -259,10 +264,20 @@ def _check_stream(stream: bytes, syntax: UID, pixel: ImagePixel) -> None:
                 "short-pixel-data", "RLE frame is too short for its rows and columns"
             )
         return
+    if syntax == DEFLATED_FRAMES:
+        return
     size = frame_size(stream)
-    if size is not None and size != (pixel.rows, pixel.columns):
+    if size is None:
+        raise Unprotectable("undecodable", "compressed frame without a size of its own")
+    if (size.samples or 0) > pixel.samples:
         raise Unprotectable(
             "undecodable",
-            f"compressed frame of {size[1]}x{size[0]} pixels where "
+            f"compressed frame of {size.samples} samples where {pixel.samples} are"
+            " declared",
+        )
+    if size[:2] != (pixel.rows, pixel.columns):
+        raise Unprotectable(
+            "undecodable",
+            f"compressed frame of {size.columns}x{size.rows} pixels where "
             f"{pixel.columns}x{pixel.rows} are declared",
         )

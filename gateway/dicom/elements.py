@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from pydicom.charset import decode_bytes, python_encoding
@@ -25,6 +26,7 @@ ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 CHARACTER_SET = 0x00080005
 DEEPEST = 64
+MOST_ELEMENTS = 100_000  # of a head; `structure` counts those of the rest
 LONGEST_VALUE_BYTES = 1 << 16
 INFLATED_HEAD_BYTES = 16 << 20  # a small file can inflate to any size
 LONG_VRS = frozenset(
@@ -66,7 +68,12 @@ class Elements:
 
 
 def read_elements(
-    stream: BinaryIO, transfer_syntax: UID, last_tag: int = ITEM - 1
+    stream: BinaryIO,
+    transfer_syntax: UID,
+    last_tag: int = ITEM - 1,
+    *,
+    wanted: Collection[int] | None = None,
+    max_depth: int = DEEPEST,
 ) -> Elements:
     """Read the elements of a data set in order, up to and with ``last_tag``.
 
@@ -77,18 +84,23 @@ def read_elements(
     transfer_syntax
         How it is encoded; an unknown one is read as explicit little endian
         (PS3.5 A.4).
+    wanted
+        Tags whose values are kept; None: of all.
+    max_depth
+        Sequences within sequences.
 
     Raises
     ------
     InvalidObject
-        The bytes are no data set, or end within an element.
+        The bytes are no data set, end within an element, or are nested deeper
+        or have more elements than any real object.
     """
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         stream = inflate_head(stream)
     known = not transfer_syntax.is_private and transfer_syntax.is_transfer_syntax
     implicit = known and transfer_syntax.is_implicit_VR
     order = "<" if not known or transfer_syntax.is_little_endian else ">"
-    reader = _Reader(stream, order, _seems_implicit(stream, implicit))
+    reader = _Reader(stream, order, seems_implicit(stream, implicit), wanted, max_depth)
     return Elements(reader.values_up_to(last_tag))
 
 
@@ -113,7 +125,7 @@ def inflate_head(stream: BinaryIO) -> BinaryIO:
     return io.BytesIO(inflated)
 
 
-def _seems_implicit(stream: BinaryIO, declared: bool) -> bool:
+def seems_implicit(stream: BinaryIO, declared: bool) -> bool:
     """Look at the first element: some devices send the other VR than they say."""
     start = stream.tell()
     head = stream.read(8)
@@ -128,6 +140,15 @@ class _Reader:
     stream: BinaryIO
     order: str
     implicit: bool
+    wanted: Collection[int] | None
+    max_depth: int
+    count: int = 0
+    end: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        start = self.stream.tell()
+        self.end = self.stream.seek(0, io.SEEK_END)
+        self.stream.seek(start)
 
     def values_up_to(self, last_tag: int) -> dict[int, bytes]:
         values: dict[int, bytes] = {}
@@ -135,7 +156,8 @@ class _Reader:
             tag, length = header
             if tag > last_tag:
                 break
-            value = self._value(length)
+            kept = self.wanted is None or tag in self.wanted
+            value = self._value(length, kept=kept)
             if value is not None:
                 values.setdefault(tag, value)
         return values
@@ -147,6 +169,9 @@ class _Reader:
             return None
         if len(head) < 8:
             raise InvalidObject("The data set ends within an element")
+        self.count += 1
+        if self.count > MOST_ELEMENTS:
+            raise InvalidObject(f"The data set has over {MOST_ELEMENTS} elements")
         group, number = struct.unpack(f"{self.order}HH", head[:4])
         tag = group << 16 | number
         if self.implicit or group == ITEM >> 16:
@@ -159,14 +184,18 @@ class _Reader:
             (length,) = struct.unpack(f"{self.order}H", head[6:])
         return tag, length
 
-    def _value(self, length: int) -> bytes | None:
+    def _value(self, length: int, *, kept: bool) -> bytes | None:
         if length == UNDEFINED:
-            self._skip_items(0)
+            self._skip_items(1)
             return None
-        if length > LONGEST_VALUE_BYTES:
-            self.stream.seek(length, io.SEEK_CUR)
+        if not kept or length > LONGEST_VALUE_BYTES:
+            self._skip(length)
             return None
         return self._exactly(length)
+
+    def _skip(self, length: int) -> None:
+        if self.stream.seek(length, io.SEEK_CUR) > self.end:
+            raise InvalidObject("The data set ends within an element")
 
     def _exactly(self, length: int) -> bytes:
         value = self.stream.read(length)
@@ -176,8 +205,8 @@ class _Reader:
 
     def _skip_items(self, depth: int) -> None:
         """Step over the items of a sequence of undefined length."""
-        if depth > DEEPEST:
-            raise InvalidObject(f"Sequences are nested deeper than {DEEPEST}")
+        if depth > self.max_depth:
+            raise InvalidObject(f"Sequences are nested deeper than {self.max_depth}")
         while (header := self._header()) is not None:
             tag, length = header
             if tag == SEQUENCE_END:
@@ -187,7 +216,7 @@ class _Reader:
             if length == UNDEFINED:
                 self._skip_item(depth)
             else:
-                self.stream.seek(length, io.SEEK_CUR)
+                self._skip(length)
         raise InvalidObject("The data set ends within a sequence")
 
     def _skip_item(self, depth: int) -> None:
@@ -198,5 +227,5 @@ class _Reader:
             if length == UNDEFINED:
                 self._skip_items(depth + 1)
             else:
-                self.stream.seek(length, io.SEEK_CUR)
+                self._skip(length)
         raise InvalidObject("The data set ends within an item")

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from pydicom.encaps import parse_fragments
-
 from gateway.dicom.lenient import value
+from gateway.dicom.parse import UNDEFINED_LENGTH
 from gateway.errors import Unprotectable
 
 if TYPE_CHECKING:
@@ -24,6 +22,11 @@ if TYPE_CHECKING:
     from gateway.dicom.parse import ParsedObject, PixelElement
 
 ITEM_HEADER: Final = 8
+HEADER: Final = struct.Struct("<LL")
+ITEM: Final = 0xE000FFFE  # group and element as they lie, read as one number
+SEQUENCE_END: Final = 0xE0DDFFFE
+MOST_FRAGMENTS_OF_A_FRAME: Final = 10_000
+MOST_FRAGMENTS: Final = 1_000_000
 END_OF_IMAGE: Final = b"\xff\xd9"
 """JPEG EOI and JPEG 2000 EOC; a padding octet or a few may follow."""
 TAIL: Final = 10
@@ -68,7 +71,7 @@ def index_frames(parsed: ParsedObject, element: PixelElement, count: int) -> Fra
         ``undecodable``: damaged encapsulation; ``short-pixel-data``: fewer
         fragments than frames, or one that ends behind the last octet.
     """
-    spans = _spans(parsed.body, element)
+    spans = _spans(parsed.body, element, count)
     offsets, fragments = spans[:1], spans[1:]
     if len(fragments) < count:
         raise Unprotectable(
@@ -77,8 +80,8 @@ def index_frames(parsed: ParsedObject, element: PixelElement, count: int) -> Fra
     if fragments[-1][1] > len(parsed.body):
         raise Unprotectable("short-pixel-data", "the last fragment is cut off")
     tables = (
-        _extended_offsets(parsed.dataset),
-        _basic_offsets(parsed.body[offsets[0][0] : offsets[0][1]]),
+        _extended_offsets(parsed.dataset, count),
+        _basic_offsets(parsed.body, offsets[0], count),
     )
     frames = _by_offsets(tables, fragments, count) or _by_content(
         parsed.body, fragments, count
@@ -86,31 +89,37 @@ def index_frames(parsed: ParsedObject, element: PixelElement, count: int) -> Fra
     return FrameIndex(body=parsed.body, frames=frames)
 
 
-def _spans(body: bytes, element: PixelElement) -> list[Span]:
-    stream = BytesIO(body)
-    stream.seek(element.start)
-    try:
-        _, starts = parse_fragments(stream)
-    except ValueError as error:
-        raise Unprotectable(
-            "undecodable", "encapsulation of the pixel data is damaged"
-        ) from error
-    found = []
-    for start in starts:
-        (length,) = struct.unpack_from("<L", body, start + 4)
-        found.append((start + ITEM_HEADER, start + ITEM_HEADER + length))
+def _spans(body: bytes, element: PixelElement, count: int) -> list[Span]:
+    most = max(1 + count, min(count * MOST_FRAGMENTS_OF_A_FRAME, MOST_FRAGMENTS))
+    found: list[Span] = []
+    at = element.start
+    while at + ITEM_HEADER <= len(body):
+        tag, length = HEADER.unpack_from(body, at)
+        if tag == SEQUENCE_END:
+            break
+        if tag != ITEM or length == UNDEFINED_LENGTH or len(found) == most:
+            raise Unprotectable(
+                "undecodable", "encapsulation of the pixel data is damaged"
+            )
+        at += ITEM_HEADER
+        found.append((at, at + length))
+        at += length
+    if not found:
+        raise Unprotectable("undecodable", "pixel data without fragments")
     return found
 
 
-def _extended_offsets(dataset: Dataset) -> tuple[int, ...]:
+def _extended_offsets(dataset: Dataset, count: int) -> tuple[int, ...]:
     table = value(dataset, "ExtendedOffsetTable")
-    if not isinstance(table, bytes):
+    if not isinstance(table, bytes) or len(table) != 8 * count:
         return ()
-    return struct.unpack(f"<{len(table) // 8}Q", table[: len(table) // 8 * 8])
+    return struct.unpack(f"<{count}Q", table)
 
 
-def _basic_offsets(table: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(table) // 4}L", table[: len(table) // 4 * 4])
+def _basic_offsets(body: bytes, span: Span, count: int) -> tuple[int, ...]:
+    if span[1] - span[0] != 4 * count or span[1] > len(body):
+        return ()
+    return struct.unpack(f"<{count}L", body[span[0] : span[1]])
 
 
 def _by_offsets(

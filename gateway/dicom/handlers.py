@@ -13,8 +13,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import Seen, patients_of
+from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
+from gateway.dicom.elements import DEEPEST
 from gateway.dicom.header import read_attributes
 from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
@@ -30,6 +33,7 @@ from gateway.errors import (
     StoreFull,
     UnsupportedObject,
 )
+from gateway.log import described
 from gateway.store.clock import timestamp, utc_now
 from gateway.store.deposit import Deposit, Source
 from gateway.store.files import FileStore, OriginalWriter
@@ -130,6 +134,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     studies: set[str] = field(default_factory=set)
+    kept: Counter[Seen] = field(default_factory=Counter)
 
 
 class StorageService:
@@ -141,6 +146,8 @@ class StorageService:
         Where objects, rows and the trail go.
     max_object_bytes
         Larger data sets are refused with 0xA700 while they come in.
+    max_depth
+        Sequences within sequences; deeper ones are refused with 0xC000.
     clock
         Returns the time of reception, aware.
     """
@@ -152,12 +159,14 @@ class StorageService:
         audit: AuditLog,
         *,
         max_object_bytes: int,
+        max_depth: int = DEEPEST,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._deposit = Deposit(store, index)
         self._audit = audit
         self._max_object_bytes = max_object_bytes
+        self._max_depth = max_depth
         self._clock = clock
         self._tallies: dict[GatewayAssociation, Tally] = {}
         self._lock = threading.Lock()
@@ -208,13 +217,12 @@ class StorageService:
         with self._lock:
             tally = self._tallies.pop(association, None)
         if tally is not None:
-            call = association.call
             self._audit.note(
                 "receive",
                 "success",
-                calling_ae=call.calling_ae,
-                peer_address=call.peer_address,
+                **who(association.call, association.admitted),
                 studies=sorted(tally.studies),
+                personal={"patients": patients_of(tally.kept.elements())},
                 **tally.outcomes,
             )
 
@@ -226,11 +234,6 @@ class StorageService:
         self, association: GatewayAssociation, incoming: IncomingObject, tally: Tally
     ) -> str:
         """Make an object durable; return what the index made of it."""
-        writer = incoming.received()
-        with writer.open() as written:
-            attributes = read_attributes(written, writer.meta.transfer_syntax_uid)
-        _check_identity(attributes, incoming.request)
-        tally.studies.add(attributes.study_instance_uid)
         call = association.call
         source = Source(
             calling_ae=call.calling_ae,
@@ -238,7 +241,9 @@ class StorageService:
             peer_address=call.peer_address,
             received_at=timestamp(self._clock()),
         )
-        return self._deposit.keep(writer, attributes, source)
+        return make_durable(
+            self._deposit, incoming, source, tally, max_depth=self._max_depth
+        )
 
     def _refuse(
         self, association: GatewayAssociation, request: Request, error: Exception
@@ -246,16 +251,69 @@ class StorageService:
         """Log and audit a refusal; return what the peer is told."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         comment = str(error) if isinstance(error, GatewayError) else "Storage failed"
-        call = association.call
         fields = {
-            "calling_ae": call.calling_ae,
-            "peer_address": call.peer_address,
+            **who(association.call, association.admitted),
             "sop_instance_uid": _printable(request.sop_instance_uid),
             "status": f"0x{status:04X}",
         }
-        LOG.warning("object not stored", error=repr(error), **fields)
+        LOG.warning("object not stored", error=described(error), **fields)
         self._audit.note("store", "refused", message=comment, **fields)
         return status, comment
+
+
+def make_durable(
+    deposit: Deposit,
+    incoming: IncomingObject,
+    source: Source,
+    tally: Tally,
+    *,
+    study_instance_uid: str | None = None,
+    max_depth: int,
+) -> str:
+    """Check that an object is what was announced, and put it in store and index.
+
+    Parameters
+    ----------
+    deposit
+        Where it is put.
+    incoming
+        The object, complete.
+    source
+        Where it comes from.
+    tally
+        Is told of its study.
+    study_instance_uid
+        The study it must be of; None: any.
+    max_depth
+        Of sequences within one another.
+
+    Returns
+    -------
+    str
+        ``stored`` or ``duplicate``.
+
+    Raises
+    ------
+    Exception
+        One of `REFUSALS`: nothing is stored, or it is kept aside.
+    """
+    writer = incoming.received()
+    with writer.open() as written:
+        attributes = read_attributes(
+            written, writer.meta.transfer_syntax_uid, max_depth
+        )
+    _check_identity(attributes, incoming.request)
+    if study_instance_uid not in {None, attributes.study_instance_uid}:
+        raise IdentifierMismatch("StudyInstanceUID is not the request's")
+    tally.studies.add(attributes.study_instance_uid)
+    outcome = deposit.keep(writer, attributes, source)
+    seen = Seen(
+        attributes.patient_id,
+        attributes.patient_name,
+        attributes.study_instance_uid,
+    )
+    tally.kept[seen] += 1
+    return outcome
 
 
 def _file_meta(

@@ -13,7 +13,12 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import UID
 from sqlalchemy import String
 
-from gateway.dicom.elements import Elements, read_elements
+from gateway.dicom.elements import (
+    CHARACTER_SET,
+    DEEPEST,
+    Elements,
+    read_elements,
+)
 from gateway.errors import IdentifierMismatch, InvalidObject
 from gateway.store.part10 import check_uid, read_head
 from gateway.store.rows import Attributes
@@ -43,10 +48,16 @@ TEXTS = {
     "body_part_examined": "BodyPartExamined",
     "instance_number": "InstanceNumber",
 }
+WANTED = frozenset(
+    {CHARACTER_SET}
+    | {tag_for_keyword(keyword) or 0 for keyword in (*UIDS.values(), *TEXTS.values())}
+)
 DATES = frozenset({"patient_birth_date", "study_date"})
 
 
-def read_attributes(part10: BinaryIO, transfer_syntax_uid: str) -> Attributes:
+def read_attributes(
+    part10: BinaryIO, transfer_syntax_uid: str, max_depth: int = DEEPEST
+) -> Attributes:
     """Read what the index keeps of the data set in a Part 10 file.
 
     Parameters
@@ -55,6 +66,8 @@ def read_attributes(part10: BinaryIO, transfer_syntax_uid: str) -> Attributes:
         The file, at its start; it can seek.
     transfer_syntax_uid
         How its data set is encoded.
+    max_depth
+        Sequences within sequences.
 
     Raises
     ------
@@ -66,7 +79,9 @@ def read_attributes(part10: BinaryIO, transfer_syntax_uid: str) -> Attributes:
     """
     read_head(part10)
     last_tag = tag_for_keyword(LAST_KEYWORD) or 0
-    elements = read_elements(part10, UID(transfer_syntax_uid), last_tag)
+    elements = read_elements(
+        part10, UID(transfer_syntax_uid), last_tag, wanted=WANTED, max_depth=max_depth
+    )
     if not elements.values:
         raise InvalidObject("The bytes are no data set")
     uids = {column: _identifier(elements, keyword) for column, keyword in UIDS.items()}

@@ -6,7 +6,9 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from socketserver import TCPServer
 from typing import Any
 
@@ -19,16 +21,16 @@ from pynetdicom.transport import (
 )
 from typing_extensions import override
 
-from config.schema import Receiver, Site
-from gateway.access.nodes import Nodes
+from config.schema import Receiver, Recovery, Site
+from gateway.access.access import Access
 from gateway.audit.log import AuditLog
 from gateway.dicom.admission import Admission
 from gateway.dicom.association import (
-    BoundedSocket,
     GatewayAssociation,
     Service,
     set_no_delay,
 )
+from gateway.dicom.connections import Guard, Passage
 from gateway.dicom.contexts import Purpose, contexts_for
 from gateway.dicom.handlers import StorageService
 from gateway.dicom.retrieve import ReceiverService, RetrieveService
@@ -39,16 +41,26 @@ from gateway.dicom.retrieve_holdings import (
     Restore,
     Verify,
 )
+from gateway.dicom.security import Security
+from gateway.dicom.upper_layer import (
+    BoundedSocket,
+    RequestNotTaken,
+    receive_request,
+)
+from gateway.errors import HandshakeFailed
+from gateway.sealing.providers import read_secret
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.tls.certificates import PeerCertificate
+from gateway.tls.identity import TlsIdentity
+from gateway.tls.reminder import Reminder
 
 LOG = structlog.get_logger(component="listener")
 
 NO_LIMIT = 65_535
 POLL_SECONDS = 0.05
 STOP_SECONDS = 5.0
-UNKNOWN_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +84,23 @@ class Ports:
 class GatewayServer(ThreadedAssociationServer):
     """Listens for one AE title."""
 
+    request_queue_size = 128  # of 5 a burst of connections would fill every place
+
     def __init__(
         self,
         ae: AE,
         address: tuple[str, int],
         admission: Admission,
         service: Service,
+        guard: Guard,
+        security: Security | None,
     ) -> None:
         self.admission = admission
         self.service = service
+        self.gate = guard.gate
+        self.limits = guard.limits
+        self.security = security
+        self.passages: dict[socket.socket, Passage] = {}
         super().__init__(
             ae,
             address,
@@ -91,22 +111,31 @@ class GatewayServer(ThreadedAssociationServer):
 
     @override
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; a peer that falls silent in a PDU times out."""
+        """Accept a connection."""
         connection, address = super().get_request()
         set_no_delay(connection)
-        connection.settimeout(self.ae.network_timeout)
         return connection, address
 
     @override
-    def verify_request(self, *_: object) -> bool:
-        """Bound the connections that have not said yet who they are."""
-        allowed = self.admission.max_associations + UNKNOWN_CONNECTIONS
-        return len(self.active_associations) < allowed
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Ask the gate whether there is a place for the connection."""
+        passage = self.gate.enter(request, client_address[0])
+        if passage is not None:
+            self.passages[request] = passage
+        return passage is not None
+
+    @override
+    def service_actions(self) -> None:
+        """Do what is due while nobody connects."""
+        super().service_actions()
+        self.gate.tick()
 
     @override
     def shutdown(self) -> None:
-        """Stop accepting and close the listening socket."""
+        """Stop accepting, end handshakes and close the listening socket."""
         TCPServer.shutdown(self)
+        if self.security is not None:
+            self.security.close()
         self.server_close()
 
 
@@ -114,15 +143,59 @@ class GatewayRequestHandler(RequestHandler):
     """Makes the association of an accepted connection."""
 
     server: GatewayServer
+    certificate: PeerCertificate | None = None
 
     @override
-    def _create_association(self) -> GatewayAssociation:
+    def handle(self) -> None:
+        """Secure the connection, read the association request, then start it."""
         server = self.server
-        association = GatewayAssociation(self.ae, server.admission, server.service)
+        passage = server.passages.pop(self.request)
+        association = None
+        try:
+            self._secure(passage)
+            first = receive_request(self.request, server.limits.request_seconds)
+            association = self._association_of(first, passage)
+            association.start()
+        except RequestNotTaken as error:
+            self._dismiss(error, passage)
+        except HandshakeFailed:
+            LOG.debug("connection ended", peer_address=passage.key)  # told of already
+        finally:
+            if association is None:
+                passage.leave()
+                server.shutdown_request(self.request)
+
+    def _secure(self, passage: Passage) -> None:
+        """Shake hands if this port asks for it."""
+        security = self.server.security
+        if security is not None:
+            self.request, self.certificate = security.secure(
+                self.request, self.client_address[0], passage.carries
+            )
+
+    def _dismiss(self, error: RequestNotTaken, passage: Passage) -> None:
+        """Answer what is no association request."""
+        if not error.answer or passage.dropped:
+            LOG.debug("connection ended", peer_address=passage.key, reason=str(error))
+            return
+        self.server.gate.note(passage, str(error))
+        with suppress(OSError):
+            self.request.settimeout(1.0)
+            self.request.sendall(error.answer)
+
+    def _association_of(self, first: bytes, passage: Passage) -> GatewayAssociation:
+        server = self.server
+        association = GatewayAssociation(
+            self.ae,
+            server.admission,
+            server.service,
+            limits=server.limits,
+            passage=passage,
+        )
         association._server = server
+        association.certificate = self.certificate
         association.name = f"AcceptorThread@{self.client_address[0]}"
-        connection = BoundedSocket(association, client_socket=self.request)
-        connection.max_pdu_bytes = self.ae.maximum_pdu_size
+        connection = BoundedSocket(association, self.request, first, server.limits)
         association.set_socket(connection)
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size
@@ -143,6 +216,8 @@ class Running:
     ----------
     servers
         By the name of their port in `Ports`.
+    reminder
+        Reminds of certificates that end, until it is stopped.
 
     Attributes
     ----------
@@ -150,8 +225,11 @@ class Running:
         Where they listen.
     """
 
-    def __init__(self, servers: Mapping[str, GatewayServer]) -> None:
+    def __init__(
+        self, servers: Mapping[str, GatewayServer], reminder: Reminder
+    ) -> None:
         self._servers = tuple(servers.values())
+        self._reminder = reminder
         self.ports = Ports(**{n: s.server_address[1] for n, s in servers.items()})
         self._threads = [
             threading.Thread(
@@ -164,14 +242,17 @@ class Running:
         ]
         for thread in self._threads:
             thread.start()
+        reminder.start()
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Refuse new associations, let open ones finish, then abort the rest.
 
         Returns when no thread of theirs is left.
         """
+        self._reminder.stop()
         for server in self._servers:
             server.admission.close()
+            server.gate.close()
             server.shutdown()
         for thread in self._threads:
             thread.join()
@@ -201,7 +282,12 @@ class Records:
 
 
 def start_receiver(
-    site: Site, store: FileStore, index: Index, audit: AuditLog, records: Records
+    site: Site,
+    store: FileStore,
+    index: Index,
+    audit: AuditLog,
+    records: Records,
+    access: Access,
 ) -> Running:
     """Listen on both AE titles of a site.
 
@@ -213,6 +299,8 @@ def start_receiver(
         Where objects, rows and the trail go.
     records
         Rebuilds originals and checks protected objects.
+    access
+        Who the nodes are, and which originals they may have.
 
     Returns
     -------
@@ -223,47 +311,94 @@ def start_receiver(
     ------
     OSError
         An address cannot be bound.
+    ConfigurationError
+        A certificate, key or revocation list cannot be used.
     """
     leftovers = store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
-    nodes = Nodes(site.nodes)
+    known = Known(
+        access=access, tls=_identity(site, audit), guard=Guard.of(site, audit)
+    )
     ends = {
-        "receiver": _receiver(site, store, index, audit, records.verify, nodes),
-        "recovery": _recovery(site, store, index, audit, records.restore, nodes),
+        "receiver": _receiver(site, store, index, audit, records.verify, known),
+        "recovery": _recovery(site, store, index, audit, records.restore, known),
     }
-    running = Running(_listening(site, ends))
+    running = Running(_listening(site, ends, known), Reminder(site))
     LOG.info("listening", **asdict(running.ports))
     return running
 
 
+def _identity(site: Site, audit: AuditLog) -> TlsIdentity | None:
+    """Load the ``[tls]`` table; every later change of its files is recorded."""
+    if site.tls is None:
+        return None
+
+    def report(fault: str) -> None:
+        audit.note("tls", "failure" if fault else "success", error=fault)
+
+    return TlsIdentity(
+        site.tls,
+        partial(read_secret, base_directory=site.data_directory),
+        report=report,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Whom this site knows, what it is known by itself, and what guards it."""
+
+    access: Access
+    tls: TlsIdentity | None
+    guard: Guard
+
+
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """One AE title: who may call it, and what answers."""
+    """One AE title: where, who may call it, and what answers."""
 
-    host: str
-    plain_port: int | None
+    settings: Receiver | Recovery
     admission: Admission
     service: Service
 
 
-def _listening(site: Site, ends: Mapping[str, End]) -> dict[str, GatewayServer]:
+def _listening(
+    site: Site, ends: Mapping[str, End], known: Known
+) -> dict[str, GatewayServer]:
     """Bind every port that is configured, or none."""
     servers: dict[str, GatewayServer] = {}
     try:
         for name, end in ends.items():
-            if end.plain_port is not None:
-                servers[f"plain_{name}"] = GatewayServer(
-                    _entity(end.admission.called_ae, site.receiver),
-                    (end.host, end.plain_port),
-                    end.admission,
-                    end.service,
+            if known.tls is not None:
+                security = Security(
+                    known.tls,
+                    service=end.admission.service,
+                    handshake_seconds=site.limits.handshake_seconds,
+                    refusals=known.guard.refusals,
                 )
+                port = end.settings.port
+                servers[name] = _server(site, end, port, known.guard, security)
+            if end.settings.plain_port is not None:
+                port = end.settings.plain_port
+                servers[f"plain_{name}"] = _server(site, end, port, known.guard)
     except BaseException:
         for server in servers.values():
             server.server_close()
         raise
     return servers
+
+
+def _server(
+    site: Site, end: End, port: int, guard: Guard, security: Security | None = None
+) -> GatewayServer:
+    return GatewayServer(
+        _entity(end.admission.called_ae, site.receiver),
+        (end.settings.host, port),
+        end.admission,
+        end.service,
+        guard,
+        security,
+    )
 
 
 def _receiver(
@@ -272,26 +407,29 @@ def _receiver(
     index: Index,
     audit: AuditLog,
     verify: Verify,
-    nodes: Nodes,
+    known: Known,
 ) -> End:
     """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
-        nodes=nodes,
+        nodes=known.access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
     storage = StorageService(
-        store, index, audit, max_object_bytes=settings.max_object_bytes
+        store,
+        index,
+        audit,
+        max_object_bytes=settings.max_object_bytes,
+        max_depth=site.limits.max_sequence_depth,
     )
     holdings = ProtectedObjects(store, index, verify)
-    retrieval = RetrieveService(for_readers(site), holdings, audit)
+    retrieval = RetrieveService(for_readers(site), holdings, audit, known.tls)
     return End(
-        host=settings.host,
-        plain_port=settings.plain_port,
+        settings=settings,
         admission=admission,
         service=ReceiverService(storage, retrieval),
     )
@@ -303,24 +441,25 @@ def _recovery(
     index: Index,
     audit: AuditLog,
     restore: Restore,
-    nodes: Nodes,
+    known: Known,
 ) -> End:
     """Answer queries of those who may have originals."""
     settings = site.recovery
     admission = Admission(
         service="recover",
         called_ae=settings.ae_title,
-        nodes=nodes,
+        nodes=known.access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
-    holdings = Originals(store, index, restore)
+    holdings = Originals(store, index, restore, known.access)
     return End(
-        host=settings.host,
-        plain_port=settings.plain_port,
+        settings=settings,
         admission=admission,
-        service=RetrieveService(for_recovery(site), holdings, audit),
+        service=RetrieveService(
+            for_recovery(site, known.access), holdings, audit, known.tls
+        ),
     )
 
 

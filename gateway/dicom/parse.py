@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
@@ -18,11 +18,18 @@ from pydicom.uid import (
     MPEGTransferSyntaxes,
 )
 
+from gateway.dicom.elements import seems_implicit
 from gateway.dicom.lenient import lenient, text
-from gateway.errors import Unprotectable
+from gateway.dicom.structure import check_structure
+from gateway.errors import InvalidObject, Unprotectable
+from gateway.store.part10 import read_head
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pydicom.tag import BaseTag
+
+    from config.schema import Limits
 
 PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009)
@@ -31,8 +38,9 @@ LONG_VRS: Final = frozenset((b"OB", b"OW", b"OF", b"OD", b"UN"))
 
 INFLATED_BASE: Final = 64 << 20
 INFLATED_RATIO: Final = 100
-INFLATED_LIMIT: Final = 2 << 30
-"""A deflated data set may grow to 64 MiB, or a hundredfold, and never over 2 GiB."""
+"""A deflated data set may grow to 64 MiB, or a hundredfold, and to the site's limit."""
+
+INFLATED_PIECE: Final = 1 << 18
 
 DEFLATED_FRAMES: Final = UID("1.2.840.10008.1.2.8.1")
 """Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom 3.0 does not know."""
@@ -50,6 +58,34 @@ NATIVE: Final = frozenset(
         DeflatedExplicitVRLittleEndian,
     )
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What a data set may be at most.
+
+    Attributes
+    ----------
+    max_depth
+        Sequences within sequences.
+    max_inflated_bytes
+        Of a deflated data set or frame, unpacked.
+    """
+
+    max_depth: int = 64
+    max_inflated_bytes: int = 1 << 30
+
+    @classmethod
+    def of(cls, limits: Limits) -> Bounds:
+        """Return those of a site."""
+        return cls(
+            max_depth=limits.max_sequence_depth,
+            max_inflated_bytes=limits.max_inflated_bytes,
+        )
+
+
+BOUNDS: Final = Bounds()
+"""Of data sets that no site's settings go with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +131,9 @@ class ParsedObject:
         return self.transfer_syntax_uid != ExplicitVRBigEndian
 
 
-def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
+def parse_object(
+    data: bytes, transfer_syntax_uid: str, bounds: Bounds = BOUNDS
+) -> ParsedObject:
     """Read the attributes of a data set up to its pixel data.
 
     Parameters
@@ -104,6 +142,8 @@ def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
         The data set as received, without file meta information.
     transfer_syntax_uid
         How it is encoded.
+    bounds
+        What it may be at most.
 
     Raises
     ------
@@ -115,9 +155,15 @@ def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
     implicit_vr = syntax == ImplicitVRLittleEndian
     little = syntax != ExplicitVRBigEndian
     deflated = syntax == DeflatedExplicitVRLittleEndian
-    body = inflate(data) if deflated else data
+    body = inflate(data, bounds.max_inflated_bytes) if deflated else data
     stream = BytesIO(body)
     try:
+        check_structure(
+            body,
+            implicit=seems_implicit(stream, implicit_vr),
+            little=little,
+            max_depth=bounds.max_depth,
+        )
         with lenient():
             dataset = read_dataset(
                 stream,
@@ -126,6 +172,8 @@ def parse_object(data: bytes, transfer_syntax_uid: str) -> ParsedObject:
                 stop_when=_at_pixel_data,
             )
             implicit, _ = dataset.original_encoding
+    except InvalidObject as error:
+        raise Unprotectable("unreadable", str(error)) from error
     except Exception as error:
         raise Unprotectable(
             "unreadable", f"data set cannot be read: {type(error).__name__}"
@@ -180,26 +228,85 @@ def _not_meta(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG00
     return tag >> 16 != 2
 
 
-def inflate(data: bytes) -> bytes:
-    """Inflate a deflated data set, within limits (PS3.5 A.5).
+def head_of(part10: BinaryIO, bounds: Bounds = BOUNDS) -> Dataset:
+    """Read the attributes of a stored object up to its pixel data.
+
+    Parameters
+    ----------
+    part10
+        The file, at its start; it can seek.
+    bounds
+        What its data set may be at most.
+
+    Raises
+    ------
+    InvalidObject
+        It is no Part 10 file.
+    Unprotectable
+        As `parse_object`.
+    """
+    meta = read_head(part10)
+    syntax = UID(meta.transfer_syntax_uid)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        whole = inflate(part10.read(), bounds.max_inflated_bytes)
+        part10 = BytesIO(whole)
+    try:
+        with lenient():
+            return read_dataset(
+                part10,
+                syntax == ImplicitVRLittleEndian,
+                syntax != ExplicitVRBigEndian,
+                stop_when=_at_pixel_data,
+            )
+    except Exception as error:
+        raise Unprotectable(
+            "unreadable", f"data set cannot be read: {type(error).__name__}"
+        ) from error
+
+
+def inflate(data: bytes, most: int = BOUNDS.max_inflated_bytes) -> bytes:
+    """Inflate a deflated data set or frame, within limits (PS3.5 A.5).
+
+    It is inflated twice: what it would grow to is counted first, piece by piece,
+    so that one above the limit takes no memory.
+
+    Parameters
+    ----------
+    data
+        Deflated.
+    most
+        Octets that may come of it.
 
     Raises
     ------
     Unprotectable
         ``unreadable``: damaged, or larger than any real object of that size.
     """
-    limit = min(INFLATED_BASE + INFLATED_RATIO * len(data), INFLATED_LIMIT)
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    limit = min(INFLATED_BASE + INFLATED_RATIO * len(data), most)
+    size = 0
     try:
-        body = stream.decompress(data, limit)
+        for piece in _inflated_pieces(data):
+            size += piece
+            if size > limit:
+                break
+        else:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data)
     except zlib.error as error:
         raise Unprotectable("unreadable", "deflated data set is damaged") from error
-    if not stream.eof and stream.unconsumed_tail:
-        raise Unprotectable(
-            "unreadable",
-            f"deflated data set of {len(data)} octets grows beyond {limit} octets",
-        )
-    return body
+    raise Unprotectable(
+        "unreadable",
+        f"deflated data set of {len(data)} octets grows beyond {limit} octets",
+    )
+
+
+def _inflated_pieces(data: bytes) -> Iterator[int]:
+    """Yield the sizes of the pieces that deflated data grow to."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    for start in range(0, len(data), INFLATED_PIECE):
+        piece = data[start : start + INFLATED_PIECE]
+        while piece and not stream.eof:
+            yield len(stream.decompress(piece, INFLATED_PIECE))
+            piece = stream.unconsumed_tail
 
 
 def _known_syntax(transfer_syntax_uid: str) -> UID:

@@ -13,7 +13,13 @@ from engine.types import Frame, Rendering
 from gateway.dicom.decode import FrameDecoder, open_frames
 from gateway.dicom.image_pixel import GREY, PALETTE, ImagePixel, read_image_pixel
 from gateway.dicom.lenient import lenient, text
-from gateway.dicom.parse import NATIVE, ParsedObject, parse_object
+from gateway.dicom.parse import (
+    BOUNDS,
+    NATIVE,
+    Bounds,
+    ParsedObject,
+    parse_object,
+)
 from gateway.dicom.voi import Windows
 from gateway.errors import Unprotectable
 from gateway.vault.layout import PixelLayout
@@ -50,6 +56,8 @@ class Reading:
         Whether bitmaps are held, or converted to 8 bits.
     split_frames
         Which frames become objects of their own, as for ``plan_parts``.
+    bounds
+        What a data set may be at most.
     """
 
     max_frames: int
@@ -57,6 +65,7 @@ class Reading:
     max_own_windows: int = 2
     one_bit: Literal["hold", "convert"] = "hold"
     split_frames: Literal["auto", "never", "always"] = "auto"
+    bounds: Bounds = BOUNDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +213,7 @@ def read_source(
             transfer_syntax_uid,
             max_frames=reading.max_frames,
             one_bit=reading.one_bit,
+            bounds=reading.bounds,
         )
         return _source(decoder, reading)
 
@@ -239,8 +249,9 @@ def _open(
     *,
     max_frames: int,
     one_bit: Literal["hold", "convert"],
+    bounds: Bounds = BOUNDS,
 ) -> FrameDecoder:
-    parsed = parse_object(data_set, transfer_syntax_uid)
+    parsed = parse_object(data_set, transfer_syntax_uid, bounds)
     if parsed.pixels is None:
         raise Unprotectable("no-pixel-data", "the object has no Pixel Data")
     pixel = read_image_pixel(parsed.dataset, max_frames, one_bit)

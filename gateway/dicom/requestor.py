@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import AssociationSocket
+from pynetdicom.transport import AddressInformation
 from typing_extensions import override
+
+from gateway.dicom.transport import GatewaySocket, RequestedSocket
+from gateway.errors import ConfigurationError, HandshakeFailed
+from gateway.tls.handshake import Requested
+from gateway.tls.identity import TlsIdentity
 
 MAX_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd ids 1 to 255
 
@@ -34,11 +39,78 @@ _Encoded = TypeVar("_Encoded", bound=Encoded)
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A node to call: its AE title and where it listens."""
+    """A node to call.
+
+    Attributes
+    ----------
+    ae_title, host, port
+        Who it is and where it listens.
+    tls
+        How its certificate is known; None: called without TLS.
+    """
 
     ae_title: str
     host: str
     port: int
+    tls: Requested | None
+
+
+class Called(Protocol):
+    """The settings of a node that this side calls."""
+
+    @property
+    def ae_title(self) -> str:
+        """Its AE title."""
+
+    @property
+    def host(self) -> str:
+        """Where it is."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is called without TLS."""
+
+    @property
+    def tls_name(self) -> str | None:
+        """Name its certificate must hold; None: the host."""
+
+    @property
+    def certificates(self) -> tuple[Path | str, ...]:
+        """Its certificates; then names do not count."""
+
+
+def peer_of(settings: Called, tls: TlsIdentity | None) -> Peer:
+    """Return whom to call, and how: with TLS, unless the settings say without.
+
+    Parameters
+    ----------
+    settings
+        A destination.
+    tls
+        This side's identity; None: there is no ``[tls]`` table.
+
+    Raises
+    ------
+    ConfigurationError
+        It is to be called with TLS, and this side has no identity, or one of the
+        destination's certificate files cannot be read.
+    """
+    if settings.plain:
+        how = None
+    elif tls is None:
+        raise ConfigurationError(
+            f"{settings.ae_title} is called with TLS only, and there is no [tls]"
+            " table; see miad-gateway pki, or set plain = true on that destination"
+        )
+    else:
+        how = tls.requested(settings)
+    return Peer(
+        ae_title=settings.ae_title, host=settings.host, port=settings.port, tls=how
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +134,13 @@ class Requestor(AE):
 
     A connection that is refused or times out leaves its socket to the garbage
     collector there.
+
+    Parameters
+    ----------
+    ae_title
+        How it calls itself.
+    timeouts
+        How long it waits.
     """
 
     def __init__(self, ae_title: str, timeouts: Timeouts) -> None:
@@ -70,19 +149,22 @@ class Requestor(AE):
         self.connection_timeout = timeouts.answer
         self.dimse_timeout = timeouts.answer
         self.network_timeout = timeouts.idle
-        self._opened: list[socket.socket] = []
+        self._handshake_seconds = timeouts.answer
+        self._opened: list[RequestedSocket] = []
 
     @override
-    def _create_socket(self, *args: Any) -> AssociationSocket:
-        made = super()._create_socket(*args)
-        if made.socket is not None:
-            self._opened.append(made.socket)
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: Any
+    ) -> RequestedSocket:
+        made = RequestedSocket(assoc, address, tls_args, self._handshake_seconds)
+        self._opened.append(made)
         return made
 
     def close(self) -> None:
         """Close every socket that is still open."""
         for opened in self._opened:
-            opened.close()
+            if opened.socket is not None:
+                opened.socket.close()
 
 
 def batches(objects: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
@@ -136,7 +218,7 @@ def requested(
         peer.port,
         contexts=[build_context(*pair) for pair in dict.fromkeys(contexts)],
         ae_title=peer.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
     )
     try:
         yield association
@@ -146,8 +228,7 @@ def requested(
         entity.close()
 
 
-def _send_at_once(event: evt.Event) -> None:
-    """Switch Nagle's algorithm off: it costs 40 ms an image."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def tls_failure(association: Association) -> HandshakeFailed | None:
+    """Return why TLS with the peer failed; None: it did not, or is not used."""
+    connection = association.dul.socket
+    return connection.failure if isinstance(connection, GatewaySocket) else None

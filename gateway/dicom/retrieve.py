@@ -16,6 +16,8 @@ from gateway.dicom.retrieve_get import GetHandler
 from gateway.dicom.retrieve_grants import Grants
 from gateway.dicom.retrieve_holdings import Holdings
 from gateway.dicom.retrieve_move import MoveHandler
+from gateway.log import described
+from gateway.tls.identity import TlsIdentity
 
 LOG = structlog.get_logger(component="retrieve")
 
@@ -31,12 +33,20 @@ class RetrieveService:
         Originals or protected objects.
     audit
         Where requests are recorded before they are answered.
+    tls
+        What this side calls destinations as; None: only those without TLS.
     """
 
-    def __init__(self, grants: Grants, holdings: Holdings, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        grants: Grants,
+        holdings: Holdings,
+        audit: AuditLog,
+        tls: TlsIdentity | None = None,
+    ) -> None:
         self._holdings = holdings
         self._find = FindHandler(holdings, audit, grants.ae_title)
-        self._move = MoveHandler(grants, holdings, audit)
+        self._move = MoveHandler(grants, holdings, audit, tls)
         self._get = GetHandler(holdings, audit)
 
     def sent_syntaxes(self) -> list[tuple[str, str]]:
@@ -44,7 +54,7 @@ class RetrieveService:
         try:
             return self._holdings.syntaxes()
         except SQLAlchemyError as error:
-            LOG.warning("syntaxes unknown", error=repr(error))
+            LOG.warning("syntaxes unknown", error=described(error))
             return []
 
     def begin_store(

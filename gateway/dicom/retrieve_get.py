@@ -33,7 +33,7 @@ class GetHandler:
         """Answer one request: admit it, send what matches, report."""
         try:
             order = self._operations.order(
-                association, request, context, association.call.calling_ae
+                association, request, context, destination_ae=""
             )
             # Nothing leaves unless the trail says who asked.
             self._operations.record_start(order)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Protocol
 
+from gateway.access.access import Access, Granted
+from gateway.access.caller import Caller
 from gateway.dicom.rawstore import OpenPart10, OutboundObject
-from gateway.errors import RecoveryRefused
+from gateway.errors import NotGranted, RecoveryRefused
 from gateway.store.files import FileStore
 from gateway.store.find import ORIGINALS, PROTECTED, FindKeys, Level
 from gateway.store.index import Index
@@ -55,6 +57,8 @@ class Offered:
     ----------
     sop_class_uid, sop_instance_uid, transfer_syntax_uid, study_instance_uid
         Of the object.
+    patient_id, patient_name
+        Of the object, for the audit trail.
     load
         Returns its data set, or what opens its file, verified; raises a
         GatewayError or OSError.
@@ -64,6 +68,8 @@ class Offered:
     sop_instance_uid: str
     transfer_syntax_uid: str
     study_instance_uid: str
+    patient_id: str
+    patient_name: str
     load: Callable[[], bytes | OpenPart10]
 
     def outbound(self) -> OutboundObject:
@@ -82,14 +88,46 @@ class Offered:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What a retrieval selects of what who asks may have.
+
+    Attributes
+    ----------
+    items
+        In a stable order.
+    count_as_given
+        Called before the first of them leaves; raises ApprovalNeeded where
+        they may not leave like that.
+    """
+
+    items: Sequence[Offered]
+    count_as_given: Callable[[], None]
+
+
 class Holdings(Protocol):
     """What one AE title lists and gives."""
 
-    def find(self, keys: FindKeys, level: Level) -> Rows:
+    def find(self, caller: Caller, keys: FindKeys, level: Level) -> Rows:
         """Return what matches, as ``Index.find_originals`` does."""
 
-    def matching(self, keys: FindKeys) -> Sequence[Offered]:
-        """Return the objects that keys select, in a stable order."""
+    def matching(self, caller: Caller, keys: FindKeys, destination: str) -> Selected:
+        """Return the objects that keys select, for a C-MOVE destination.
+
+        Parameters
+        ----------
+        caller
+            Who asks.
+        keys
+            Of the request.
+        destination
+            AE title; empty: who asks.
+
+        Raises
+        ------
+        NotGranted
+            Who asks may have none of what is asked for.
+        """
 
     def open(self, row: dict[str, Any]) -> BinaryIO:
         """Open the file of the first object of what was found.
@@ -105,23 +143,43 @@ class Holdings(Protocol):
 
 
 class Originals:
-    """What was received, found by original and by protected UIDs."""
+    """What was received, found by original and by protected UIDs, as granted."""
 
-    def __init__(self, store: FileStore, index: Index, restore: Restore) -> None:
+    def __init__(
+        self, store: FileStore, index: Index, restore: Restore, access: Access
+    ) -> None:
         self._store = store
         self._index = index
         self._restore = restore
+        self._access = access
 
-    def find(self, keys: FindKeys, level: Level) -> Rows:
-        """Return what matches among the originals."""
-        return self._index.find_originals(keys, level)
+    def find(self, caller: Caller, keys: FindKeys, level: Level) -> Rows:
+        """Return what matches among the originals that are granted."""
+        return self._access.listed(caller).find(keys, level)
 
-    def matching(self, keys: FindKeys) -> Sequence[Offered]:
-        """Return the originals that keys select."""
-        return [
-            _offered(instance, partial(self._load, instance))
-            for instance in self._index.originals_matching(keys)
-        ]
+    def matching(self, caller: Caller, keys: FindKeys, destination: str) -> Selected:
+        """Return the originals that keys select, of those that are granted.
+
+        Whoever has no grant for everything hears the same of objects that are
+        not here as of objects that are not granted.
+        """
+        granted = (
+            self._access.moved(caller, destination)
+            if destination
+            else self._access.given(caller)
+        )
+        found = granted.matching(keys)
+        if not found.granted and not granted.is_unrestricted:
+            raise NotGranted("Nothing of this is granted", found.outside)
+        return Selected(
+            items=[
+                _offered(instance, partial(self._load_granted, instance, granted))
+                for instance in found.granted
+            ],
+            count_as_given=partial(
+                self._access.release, caller, found.granted, destination
+            ),
+        )
 
     def open(self, row: dict[str, Any]) -> BinaryIO:
         """Open the file of a received object."""
@@ -130,6 +188,12 @@ class Originals:
     def syntaxes(self) -> list[tuple[str, str]]:
         """Return in what syntaxes objects were received."""
         return self._index.syntaxes_held(ORIGINALS)
+
+    def _load_granted(self, instance: Instance, granted: Granted) -> bytes:
+        """Return the bytes received, if the grant still holds."""
+        if not granted.admits(instance):
+            raise NotGranted(f"{instance.sop_instance_uid} is not granted any more", 1)
+        return self._load(instance)
 
     def _load(self, instance: Instance) -> bytes:
         """Return the bytes received, verified.
@@ -162,16 +226,21 @@ class ProtectedObjects:
         self._index = index
         self._verify = verify
 
-    def find(self, keys: FindKeys, level: Level) -> Rows:
+    def find(self, caller: Caller, keys: FindKeys, level: Level) -> Rows:
         """Return what matches among the protected objects."""
+        del caller  # its role is enough
         return self._index.find_protected(keys, level)
 
-    def matching(self, keys: FindKeys) -> Sequence[Offered]:
+    def matching(self, caller: Caller, keys: FindKeys, destination: str) -> Selected:
         """Return the protected objects that keys select."""
-        return [
-            _offered(row, partial(self._load, row))
-            for row in self._index.protected_matching(keys)
-        ]
+        del caller, destination  # its role is enough
+        return Selected(
+            items=[
+                _offered(row, partial(self._load, row))
+                for row in self._index.protected_matching(keys)
+            ],
+            count_as_given=lambda: None,
+        )
 
     def open(self, row: dict[str, Any]) -> BinaryIO:
         """Open the file of a protected object."""
@@ -193,5 +262,7 @@ def _offered(
         sop_instance_uid=row.sop_instance_uid,
         transfer_syntax_uid=row.transfer_syntax_uid,
         study_instance_uid=row.study_instance_uid,
+        patient_id=row.patient_id,
+        patient_name=row.patient_name,
         load=load,
     )

@@ -14,12 +14,22 @@ from pynetdicom.dimse_primitives import C_MOVE
 from config.schema import MoveDestination
 from gateway.audit.log import AuditLog
 from gateway.dicom.association import GatewayAssociation
-from gateway.dicom.requestor import Peer, Requestor, Timeouts, batches, requested
+from gateway.dicom.requestor import (
+    Requestor,
+    Timeouts,
+    batches,
+    peer_of,
+    requested,
+    tls_failure,
+)
 from gateway.dicom.retrieve_grants import Grants
 from gateway.dicom.retrieve_holdings import Holdings, Offered
 from gateway.dicom.retrieve_order import Order, Progress
 from gateway.dicom.retrieve_suboperations import REFUSALS, SubOperations
 from gateway.dicom.status import RetrieveStatus
+from gateway.errors import ConfigurationError
+from gateway.log import described
+from gateway.tls.identity import TlsIdentity
 
 LOG = structlog.get_logger(component="move")
 
@@ -30,8 +40,15 @@ TIMEOUTS = Timeouts(answer=60.0, idle=None)
 class MoveHandler:
     """Answers C-MOVE requests."""
 
-    def __init__(self, grants: Grants, holdings: Holdings, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        grants: Grants,
+        holdings: Holdings,
+        audit: AuditLog,
+        tls: TlsIdentity | None = None,
+    ) -> None:
         self._grants = grants
+        self._tls = tls
         self._operations = SubOperations(holdings, audit, "move")
 
     def handle(
@@ -61,7 +78,7 @@ class MoveHandler:
         self, association: GatewayAssociation, request: C_MOVE
     ) -> MoveDestination:
         title = (request.MoveDestination or "").strip()
-        return self._grants.destination(association.call.calling_ae, title)
+        return self._grants.destination(association.caller, title)
 
     def _carry_out(
         self, order: Order, destination: MoveDestination, progress: Progress
@@ -69,7 +86,7 @@ class MoveHandler:
         for batch in batches(order.items):
             waiting = deque(batch)
             while waiting:
-                with _associated(destination, batch, self._grants.ae_title) as peer:
+                with self._associated(destination, batch) as peer:
                     if peer is None:
                         _give_up(waiting, progress)
                     elif self._send_all(peer, waiting, order, progress):
@@ -97,29 +114,31 @@ class MoveHandler:
                 break
         return False
 
+    @contextmanager
+    def _associated(
+        self, destination: MoveDestination, batch: Sequence[Offered]
+    ) -> Iterator[Association | None]:
+        """Associate with a destination; None where it cannot be."""
+        entity = Requestor(self._grants.ae_title, TIMEOUTS)
+        title = destination.ae_title
+        pairs = [(i.sop_class_uid, i.transfer_syntax_uid) for i in batch]
+        with ExitStack() as stack:
+            try:
+                peer = peer_of(destination, self._tls)
+                association = stack.enter_context(requested(entity, peer, pairs))
+            except (OSError, ConfigurationError) as error:
+                LOG.warning("no address", destination=title, error=described(error))
+                yield None
+                return
+            if not association.is_established:
+                LOG.warning(
+                    "destination not reached",
+                    destination=title,
+                    tls=str(tls_failure(association) or ""),
+                )
+            yield association if association.is_established else None
+
 
 def _give_up(waiting: deque[Offered], progress: Progress) -> None:
     while waiting:
         progress.count(waiting.popleft(), None)
-
-
-@contextmanager
-def _associated(
-    destination: MoveDestination, batch: Sequence[Offered], ae_title: str
-) -> Iterator[Association | None]:
-    """Associate with a destination; None where it cannot be."""
-    entity = Requestor(ae_title, TIMEOUTS)
-    place = Peer(
-        ae_title=destination.ae_title, host=destination.host, port=destination.port
-    )
-    pairs = [(i.sop_class_uid, i.transfer_syntax_uid) for i in batch]
-    with ExitStack() as stack:
-        try:
-            association = stack.enter_context(requested(entity, place, pairs))
-        except OSError as error:
-            LOG.warning("no address", destination=place.ae_title, error=repr(error))
-            yield None
-            return
-        if not association.is_established:
-            LOG.warning("destination not reached", destination=place.ae_title)
-        yield association if association.is_established else None

@@ -25,10 +25,13 @@ class Progress:
     completed: int = 0
     warning: int = 0
     failed_uids: list[str] = field(default_factory=list)
+    sent: list[Offered] = field(default_factory=list)
 
     def count(self, item: Offered, status: int | None) -> None:
         """Count one sub-operation by the status its storage SCP gave."""
         self.remaining -= 1
+        if status is not None and is_stored(status):
+            self.sent.append(item)
         if status == 0:
             self.completed += 1
         elif status is not None and is_stored(status):

@@ -9,6 +9,8 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import patients_of, patients_with
+from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.rawstore import MoveOriginator, send_c_store_bytes
@@ -17,13 +19,17 @@ from gateway.dicom.retrieve_identifier import parse_retrieve, read_identifier
 from gateway.dicom.retrieve_order import Order, Progress, respond
 from gateway.dicom.status import RetrieveStatus
 from gateway.errors import (
+    AccessTampered,
+    ApprovalNeeded,
     GatewayError,
     InvalidObject,
     InvalidQuery,
     MoveNotAuthorised,
+    NotGranted,
     TooManyMatches,
     UnknownDestination,
 )
+from gateway.log import described
 
 LOG = structlog.get_logger(component="retrieve")
 
@@ -31,6 +37,9 @@ MAX_SUBOPERATIONS = 65_535  # the counts and message ids are unsigned shorts
 
 STATUS_OF: tuple[tuple[type[Exception], RetrieveStatus], ...] = (
     (UnknownDestination, RetrieveStatus.DESTINATION_UNKNOWN),
+    (NotGranted, RetrieveStatus.NOT_AUTHORISED),
+    (ApprovalNeeded, RetrieveStatus.NOT_AUTHORISED),
+    (AccessTampered, RetrieveStatus.UNABLE_TO_PROCESS),
     (MoveNotAuthorised, RetrieveStatus.NOT_AUTHORISED),
     (TooManyMatches, RetrieveStatus.OUT_OF_RESOURCES_MATCHES),
     (InvalidQuery, RetrieveStatus.IDENTIFIER_DOES_NOT_MATCH),
@@ -68,24 +77,35 @@ class SubOperations:
     ) -> Order:
         """Read the identifier and look up what it selects, for a destination.
 
+        Parameters
+        ----------
+        association, request, context
+            Who asks for what.
+        destination_ae
+            Of C-MOVE; empty: who asks.
+
         Raises
         ------
         InvalidObject, InvalidQuery, TooManyMatches
             It cannot be read, is not one of the model, or selects too much.
+        NotGranted, ApprovalNeeded
+            Who asks may have nothing of it, or not all at once.
         """
         context_id, model, syntax = context
         query = parse_retrieve(read_identifier(request.Identifier, syntax), model)
-        items = self._holdings.matching(query.keys)
-        if len(items) > MAX_SUBOPERATIONS:
+        caller = association.caller
+        selected = self._holdings.matching(caller, query.keys, destination_ae)
+        if len(selected.items) > MAX_SUBOPERATIONS:
             raise TooManyMatches("More than 65535 objects match: ask for less")
+        selected.count_as_given()
         return Order(
             association=association,
             request=request,
             context_id=context_id,
             transfer_syntax=syntax,
-            destination_ae=destination_ae,
+            destination_ae=destination_ae or caller.ae_title,
             query=query,
-            items=items,
+            items=selected.items,
         )
 
     def send(
@@ -130,11 +150,12 @@ class SubOperations:
         self._audit.record(
             self._action,
             "success",
-            **_who(order.association),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             level=order.query.level.value,
             studies=sorted({i.study_instance_uid for i in order.items}),
             instances=len(order.items),
+            personal={"patients": patients_of(order.items)},
         )
 
     def record_end(
@@ -144,12 +165,17 @@ class SubOperations:
         self._audit.note(
             f"{self._action}-end",
             "success" if status is RetrieveStatus.SUCCESS else "failure",
-            **_who(order.association),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             status=f"0x{status:04X}",
             completed=progress.completed,
             warning=progress.warning,
             failed_uids=list(progress.failed_uids),
+            studies=sorted({i.study_instance_uid for i in order.items}),
+            personal={
+                "patients": patients_of(progress.sent),
+                "failed": patients_with(order.items, progress.failed_uids),
+            },
         )
 
     def refuse(
@@ -161,15 +187,19 @@ class SubOperations:
     ) -> None:
         """Record and answer a request that is not carried out."""
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
-        who = _who(association)
-        LOG.warning("refused", action=self._action, error=repr(error), **who)
-        details = {}
+        caller = who(association.call, association.admitted)
+        LOG.warning("refused", action=self._action, error=described(error), **caller)
+        details: dict[str, str | int] = {"why": type(error).__name__}
         if isinstance(request, C_MOVE):
             details["destination"] = (request.MoveDestination or "").strip()
+        if isinstance(error, NotGranted):
+            details["outside"] = error.outside
         self._audit.note(
-            self._action, "refused", **who, **details, status=f"0x{status:04X}"
+            self._action, "refused", **caller, **details, status=f"0x{status:04X}"
         )
-        comment = str(error) if isinstance(error, GatewayError) else "Retrieval failed"
+        told = isinstance(error, GatewayError)
+        told = told and not isinstance(error, AccessTampered)
+        comment = str(error) if told else "Retrieval failed"
         elements = [(command.ERROR_COMMENT, command.text(comment))]
         respond(association, request, context_id, status, (elements, b""))
 
@@ -178,22 +208,15 @@ class SubOperations:
             "object not sent",
             sop_instance_uid=item.sop_instance_uid,
             destination=order.destination_ae,
-            error=repr(error),
+            error=described(error),
         )
         self._audit.note(
             "recover",
             "failure",
-            **_who(order.association),
+            **who(order.association.call, order.association.admitted),
             destination=order.destination_ae,
             sop_instance_uid=item.sop_instance_uid,
             error=type(error).__name__,
+            studies=[item.study_instance_uid],
+            personal={"patients": patients_of([item])},
         )
-
-
-def _who(association: GatewayAssociation) -> dict[str, str]:
-    call = association.call
-    return {
-        "calling_ae": call.calling_ae,
-        "called_ae": call.called_ae,
-        "peer_address": call.peer_address,
-    }

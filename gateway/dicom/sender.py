@@ -15,9 +15,22 @@ from pynetdicom.association import Association
 
 from config.schema import Destination
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
-from gateway.dicom.requestor import Peer, Requestor, Timeouts, batches, requested
+from gateway.dicom.requestor import (
+    Requestor,
+    Timeouts,
+    batches,
+    peer_of,
+    requested,
+    tls_failure,
+)
 from gateway.dicom.status import StoreStatus, is_stored
-from gateway.errors import AssociationLost, NoPresentationContext, StoredObjectDamaged
+from gateway.errors import (
+    AssociationLost,
+    ConfigurationError,
+    NoPresentationContext,
+    StoredObjectDamaged,
+)
+from gateway.tls.identity import TlsIdentity
 
 _LAST_MESSAGE_ID = 65_535
 
@@ -70,7 +83,10 @@ def verdict_of(status: int) -> Verdict:
 
 
 def send_objects(
-    destination: Destination, objects: Sequence[OutboundObject], calling_ae: str
+    destination: Destination,
+    objects: Sequence[OutboundObject],
+    calling_ae: str,
+    tls: TlsIdentity | None = None,
 ) -> Iterator[SendResult]:
     """Send objects in order, in one association per 128 presentation contexts.
 
@@ -82,24 +98,33 @@ def send_objects(
         What to send; the bytes are read when their turn comes.
     calling_ae
         How this gateway calls itself.
+    tls
+        Its TLS identity; without one, destinations that are not ``plain`` get
+        nothing.
 
     Yields
     ------
     SendResult
         One per object, each as soon as it is known: record it before taking
-        the next. When the association is lost the rest is ``TRANSIENT``.
+        the next. When the association is lost the rest is ``TRANSIENT``; so is
+        everything when TLS fails, and nothing has left.
     """
     for group in batches(objects):
-        yield from _send_group(destination, group, calling_ae)
+        yield from _send_group(destination, group, calling_ae, tls)
 
 
 def _send_group(
-    destination: Destination, group: Sequence[OutboundObject], calling_ae: str
+    destination: Destination,
+    group: Sequence[OutboundObject],
+    calling_ae: str,
+    tls: TlsIdentity | None,
 ) -> Iterator[SendResult]:
     waiting = list(group)
-    peer = Peer(
-        ae_title=destination.ae_title, host=destination.host, port=destination.port
-    )
+    try:
+        peer = peer_of(destination, tls)
+    except ConfigurationError as error:
+        yield from _not_sent(waiting, str(error), Verdict.TRANSIENT)
+        return
     wait = destination.timeout_seconds
     entity = Requestor(calling_ae, Timeouts(answer=wait, idle=wait))
     contexts = [(item.sop_class_uid, item.transfer_syntax_uid) for item in group]
@@ -175,4 +200,7 @@ def _why_not(association: Association, destination: Destination) -> str:
         answer = association.acceptor.primitive
         reason = getattr(answer, "reason_str", "") if answer is not None else ""
         return f"{place} rejected the association{': ' if reason else ''}{reason}"
+    failure = tls_failure(association)
+    if failure is not None:
+        return f"{place}: no TLS connection: {failure}"
     return f"{place} cannot be reached or did not answer"

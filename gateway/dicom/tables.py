@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 FULL_TABLE: Final = 1 << 16
 """Entries that a descriptor writes as 0 (PS3.3 C.11.1.1)."""
 
+LONGEST_SEGMENTS: Final = 1 << 20
+"""Octets of a segmented palette; a full one in discrete segments has 131,076."""
+
+DISCRETE: Final = 0
+INDIRECT: Final = 2
+"""Kinds of segments (PS3.3 C.7.9.2)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -107,14 +114,26 @@ def _entries(
     return found[:entries].astype(np.float64)
 
 
-def apply_palette(indices: NDArray[np.generic], dataset: Dataset) -> NDArray[np.uint8]:
+def apply_palette(
+    indices: NDArray[np.generic], dataset: Dataset, *, little: bool
+) -> NDArray[np.uint8]:
     """Colours of palette indices, 8 bits (PS3.3 C.7.9); segmented palettes too.
+
+    Parameters
+    ----------
+    indices
+        Values of the image.
+    dataset
+        Has the palette.
+    little
+        Byte order of the data set.
 
     Raises
     ------
     Unprotectable
         ``undecodable``: there is no palette, or a damaged one.
     """
+    _check_segments(dataset, little=little)
     try:
         colours = apply_color_lut(indices, dataset)
     except Exception as error:
@@ -124,3 +143,54 @@ def apply_palette(indices: NDArray[np.generic], dataset: Dataset) -> NDArray[np.
     if colours.dtype == np.uint16:
         colours = colours >> 8
     return colours[..., :3].astype(np.uint8)
+
+
+def _check_segments(dataset: Dataset, *, little: bool) -> None:
+    """Check what segmented tables expand to before they do (PS3.3 C.7.9.2).
+
+    Six octets of a segment make 65,535 entries, and an indirect one repeats
+    others, so a small table can grow without bound.
+    """
+    for colour in ("Red", "Green", "Blue", "Alpha"):
+        octets = value(dataset, f"Segmented{colour}PaletteColorLookupTableData")
+        if octets is None:
+            continue
+        descriptor = numbers(dataset, f"{colour}PaletteColorLookupTableDescriptor")
+        wide = len(descriptor) == 3 and descriptor[2] == 16
+        if not isinstance(octets, bytes) or len(octets) > LONGEST_SEGMENTS:
+            raise Unprotectable("undecodable", "palette segments are too long")
+        kind = f"{'<' if little else '>'}u2" if wide else "u1"
+        cells = np.frombuffer(octets[: len(octets) // 2 * 2], kind)
+        if _expanded(cells.tolist(), wide=wide) > FULL_TABLE:
+            raise Unprotectable(
+                "undecodable", f"palette segments make over {FULL_TABLE} entries"
+            )
+
+
+def _expanded(
+    cells: list[int], *, wide: bool, at: int = 0, segments: int | None = None
+) -> int:
+    """Count the entries that segments make; it stops above a full table.
+
+    A segment counts as one entry at least, and an indirect one repeats others
+    once, so that the count comes to an end.
+    """
+    total = 0
+    left = len(cells) if segments is None else segments
+    offset_cells = 2 if wide else 4
+    while at + 1 < len(cells) and left and total <= FULL_TABLE:
+        kind, length = cells[at], cells[at + 1]
+        at += 2
+        left -= 1
+        if kind != INDIRECT:
+            total += max(1, length)
+            at += length if kind == DISCRETE else 1
+            continue
+        bits = 16 if wide else 8
+        places = enumerate(cells[at : at + offset_cells])
+        start = sum(cell << bits * place for place, cell in places)
+        at += offset_cells
+        if segments is not None:
+            return FULL_TABLE + 1  # a repetition of repetitions
+        total += _expanded(cells, wide=wide, at=start, segments=length)
+    return total

@@ -9,7 +9,7 @@ a condition is compiled: a mistake is found at load, not at the first object.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cel
@@ -92,8 +92,17 @@ class Condition:
         return result
 
 
-def compile_condition(text: str) -> Condition:
+def compile_condition(
+    text: str, why_not: Callable[[str], str | None] = refusal
+) -> Condition:
     """Compile a condition and check every name, function and type in it.
+
+    Parameters
+    ----------
+    text
+        In CEL.
+    why_not
+        Returns why it may not name something; None where it may.
 
     Raises
     ------
@@ -109,7 +118,7 @@ def compile_condition(text: str) -> Condition:
     bound = set(_MACRO_VARIABLE.findall(_without_strings(text)))
     names = set(program.variables()) - bound
     for name in sorted(names):
-        if (why := refusal(name)) is not None:
+        if (why := why_not(name)) is not None:
             line, column = _place_of(name, text)
             raise ConditionError(why, line=line, column=column)
     _check_functions(program, text)

@@ -23,6 +23,9 @@ Kind = Literal["text", "int", "double"]
 FACTS = frozenset({"calling_ae", "called_ae", "peer_address"})
 """Facts of the association an instance came by; text."""
 
+RECEIVED_AT = "received_at"
+"""When an original came; text, of the conditions of grants only."""
+
 _DOUBLE = frozenset({"DS", "FL", "FD"})
 _INT = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "US or SS"})
 _TEXT = frozenset(
@@ -40,7 +43,7 @@ def tag_of(keyword: str) -> int:
 
 def kind_of(keyword: str) -> Kind | None:
     """Return the type of a keyword's values; None: no condition may name it."""
-    if keyword in FACTS:
+    if keyword in FACTS or keyword == RECEIVED_AT:
         return "text"
     entry = _DICTIONARY.get(keyword)
     vr = entry[0] if entry is not None else ""
@@ -53,7 +56,9 @@ def kind_of(keyword: str) -> Kind | None:
 
 def is_list(keyword: str) -> bool:
     """Say whether a keyword may hold several values and so is a list."""
-    return keyword not in FACTS and _DICTIONARY[keyword][1] != "1"
+    if keyword in FACTS or keyword == RECEIVED_AT:
+        return False
+    return _DICTIONARY[keyword][1] != "1"
 
 
 def absent(keyword: str) -> Value:
@@ -65,7 +70,7 @@ def absent(keyword: str) -> Value:
 
 def refusal(name: str) -> str | None:
     """Return why a condition may not name this, or None when it may."""
-    if kind_of(name) is not None:
+    if kind_of(name) is not None and name != RECEIVED_AT:
         return None
     if name in _DICTIONARY:
         return (

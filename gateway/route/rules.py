@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from config.errors import ConfigurationError
 from config.load import Loaded, load
 from config.schema import Rule, RuleTest, Site
 from config.sources import Key, Sources
-from gateway.route.conditions import ConditionError, compile_condition
+from gateway.route.conditions import Condition, ConditionError, compile_condition
+from gateway.route.granting import compile_grant
 from gateway.route.keywords import Value, is_list, kind_of, refusal
 from gateway.route.recipients import check_recipients
 from gateway.route.router import CompiledRule, Router
@@ -102,22 +103,28 @@ def _compiled(rule: Rule) -> CompiledRule:
     )
 
 
-def _conditions(site: Site) -> Iterator[tuple[str, Key, str]]:
+Compile = Callable[[str], Condition]
+
+
+def _conditions(site: Site) -> Iterator[tuple[str, Key, str, Compile]]:
     for position, rule in enumerate(site.routing.rules):
-        key = ("routing", "rules", position, "when")
-        yield f"rule {rule.name!r}", key, rule.when
+        key: Key = ("routing", "rules", position, "when")
+        yield f"rule {rule.name!r}", key, rule.when, compile_condition
     for position, ensemble in enumerate(site.protection.ensembles):
         key = ("protection", "ensembles", position, "when")
-        yield f"ensemble {ensemble.name!r}", key, ensemble.when
+        yield f"ensemble {ensemble.name!r}", key, ensemble.when, compile_condition
     for position, presets in enumerate(site.protection.windows):
         key = ("protection", "windows", position, "when")
-        yield f"windows {position + 1}", key, presets.when
+        yield f"windows {position + 1}", key, presets.when, compile_condition
+    for position, grant in enumerate(site.grants):
+        key = ("grants", position, "when")
+        yield f"grant {grant.name!r}", key, grant.when, compile_grant
 
 
 def _condition_mistakes(site: Site, sources: Sources) -> Iterator[str]:
-    for title, key, text in _conditions(site):
+    for title, key, text, compiled in _conditions(site):
         try:
-            compile_condition(text)
+            compiled(text)
         except ConditionError as error:
             place = sources.place(key)
             where = place.in_words() if place is not None else str(sources.file)

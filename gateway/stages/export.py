@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from config.schema import Destination
 from gateway.audit.log import AuditLog
+from gateway.audit.personal import patients_of
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.sender import SendResult, Verdict
 from gateway.errors import (
@@ -168,6 +169,7 @@ class Exporter:
         outbound: OutboundObject,
         result: SendResult,
     ) -> None:
+        original = self.index.instance_by_id(delivery.instance_id)
         self.audit.record(
             "export",
             "success" if result.verdict is Verdict.SENT else "refused",
@@ -176,6 +178,7 @@ class Exporter:
             sop_instance_uid=outbound.sop_instance_uid,
             protect=delivery.protect,
             status=result.status,
+            personal={"patients": patients_of([original] if original else [])},
         )
 
     def _stop(self, delivery: Delivery, why: str) -> None:

@@ -6,17 +6,12 @@ what it did before and changes nothing.
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from pydicom import dcmread
-
-from config.errors import ConfigurationError
-from engine.errors import EngineError
+from gateway.dicom.parse import BOUNDS, Bounds, head_of
 from gateway.errors import (
     GatewayError,
     RecoveryRefused,
@@ -24,7 +19,7 @@ from gateway.errors import (
     StoreFull,
     Unprotectable,
 )
-from gateway.log import get_logger
+from gateway.log import described, get_logger
 from gateway.route.attributes import attributes_of
 from gateway.route.router import Decision, Router
 from gateway.route.treatment import Treatment
@@ -120,6 +115,7 @@ class Flow:
     router: Router
     protection: Protecting
     attempts: Attempts
+    bounds: Bounds = BOUNDS
 
     def route(self, revision_id: int) -> list[Routed]:
         """Decide for each instance of a revision by its own attributes.
@@ -311,7 +307,7 @@ class Flow:
     def _decide(self, instance: Instance) -> Decision:
         try:
             with self.store.open(instance.path) as stream:
-                dataset = dcmread(stream, stop_before_pixels=True)
+                dataset = head_of(stream, self.bounds)
             attributes = attributes_of(dataset, instance, self.router.keywords)
         except Exception as error:  # noqa: BLE001 - pydicom raises anything on a broken file
             return Decision(held=UNREADABLE, message=described(error))
@@ -340,21 +336,6 @@ def _reason(failure: GatewayError) -> str:
     if isinstance(failure, RecoveryRefused):
         return NOT_RECOVERABLE
     return DAMAGED if isinstance(failure, StoredObjectDamaged) else UNPROTECTED
-
-
-def described(error: BaseException) -> str:
-    """Return what an error is, without quoting the object it arose from.
-
-    Our own errors speak of UIDs, paths and settings only, so their text stays;
-    of all others the kind and the place.
-    """
-    if isinstance(error, GatewayError | EngineError | ConfigurationError):
-        return f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    where = (
-        f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    )
-    return f"{type(error).__name__}{where}"
 
 
 def _summary(decisions: Iterable[Decision]) -> list[dict[str, Any]]:

@@ -9,11 +9,10 @@ from io import BytesIO
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from pydicom import dcmread
-
 from gateway.dicom.follow import Counterpart, may_pass
 from gateway.dicom.header import read_attributes
 from gateway.dicom.identifiers import UidMapper
+from gateway.dicom.parse import BOUNDS, Bounds, head_of
 from gateway.errors import (
     ConfigurationError,
     GatewayError,
@@ -106,6 +105,7 @@ class Protection:
     uids: UidMapper
     when_not_fooled: WhenNotFooled
     batch_frames: int
+    bounds: Bounds = BOUNDS
     memory: Memory = field(default_factory=Memory)
 
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
@@ -296,7 +296,7 @@ class Protection:
 
     def _attributes(self, instance: Instance) -> dict[str, Value]:
         with self.store.open(instance.path) as stream:
-            dataset = dcmread(stream, stop_before_pixels=True)
+            dataset = head_of(stream, self.bounds)
         return attributes_of(dataset, instance, self.protectors.keywords)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from config.errors import ConfigurationError
 from config.schema import Ensemble
+from gateway.dicom.parse import BOUNDS, Bounds
 from gateway.dicom.pixels import Reading
 from gateway.route.conditions import Condition, ConditionError, compile_condition
 
@@ -44,6 +45,8 @@ class Protectors:
     ----------
     protection
         The site's settings.
+    bounds
+        What data sets may be at most.
 
     Raises
     ------
@@ -51,8 +54,9 @@ class Protectors:
         A condition of an ensemble is wrong.
     """
 
-    def __init__(self, protection: Protection) -> None:
+    def __init__(self, protection: Protection, bounds: Bounds = BOUNDS) -> None:
         self._protection = protection
+        self._bounds = bounds
         self._choices = tuple(
             _Choice(ensemble, compile_condition(ensemble.when))
             for ensemble in protection.ensembles
@@ -90,6 +94,7 @@ class Protectors:
             max_own_windows=settings.max_own_windows,
             one_bit=settings.one_bit,
             split_frames=settings.split_frames,
+            bounds=self._bounds,
         )
 
     def choose(self, attributes: Mapping[str, Value]) -> Protector:

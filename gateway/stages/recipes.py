@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.dicom.deidentify import Deidentifier
 from gateway.dicom.enclosed import enclose
 from gateway.dicom.identifiers import UidMapper, load_secret
+from gateway.dicom.parse import Bounds
 from gateway.dicom.put_back import attributes_to_put_back
 from gateway.stages.flow_protect import Protection
 from gateway.stages.protectors import Protectors
@@ -90,13 +91,15 @@ def build_protection(
     """Return the protection a site configures; models are loaded when used."""
     settings = site.protection
     uids = UidMapper(load_secret(secrets))
+    bounds = Bounds.of(site.limits)
     return Protection(
         index=index,
         store=store,
         vault=vault,
-        protectors=Protectors(settings),
+        protectors=Protectors(settings, bounds),
         recipe=Recipes(site, uids, secrets).of,
         uids=uids,
         when_not_fooled=settings.when_not_fooled,
         batch_frames=settings.batch_frames,
+        bounds=bounds,
     )

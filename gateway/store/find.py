@@ -175,16 +175,22 @@ class FindStatement:
 
 
 def find_statement(
-    keys: FindKeys, level: Level, catalogue: Catalogue = ORIGINALS
+    keys: FindKeys,
+    level: Level,
+    catalogue: Catalogue = ORIGINALS,
+    only: ColumnElement[bool] | None = None,
 ) -> FindStatement:
     """Build the statements for a query.
 
     An entity matches when one of its objects does. What is said of it is what
-    its first object says; its counts and lists are of all its objects.
+    its first object says; its counts and lists are of all its objects. Objects
+    outside ``only`` are as if they were not there.
     """
+    seen = true() if only is None else only
     unique = catalogue.column(KEYS_OF_LEVEL[level][UNIQUE_KEY[level]])
-    matched = select(unique).where(_conditions(keys, catalogue)).distinct()
-    of_matched = unique.in_(matched) & (unique != "")
+    matching = _conditions(keys, catalogue) & seen
+    matched = select(unique).where(matching).distinct()
+    of_matched = unique.in_(matched) & (unique != "") & seen
     entities = _entities(level, catalogue, unique, of_matched)
     single = [
         catalogue.column(name).label(keyword)
@@ -205,6 +211,17 @@ def find_statement(
         if level is Level.STUDY
     }
     return FindStatement(level, matches, lists)
+
+
+def studies_concerned(keys: FindKeys, level: Level) -> Select[Any]:
+    """Select the studies of originals that the answer to a query may speak of."""
+    unique = ORIGINALS.column(KEYS_OF_LEVEL[level][UNIQUE_KEY[level]])
+    study = ORIGINALS.column("study_instance_uid")
+    chosen = select(study).distinct()
+    if not any(keyword in MATCHED_KEYS for keyword in keys.values):
+        return chosen
+    matched = select(unique).where(_conditions(keys, ORIGINALS))
+    return chosen.where(unique.in_(matched))
 
 
 def matching_objects(keys: FindKeys, catalogue: Catalogue) -> Select[Any]:

@@ -159,3 +159,33 @@ deliveries = Table(
     Column("sent_at", String(32), nullable=True),
     UniqueConstraint("instance_id", "destination", "protect"),
 )
+
+
+def _ledger(name: str) -> Table:
+    """Make a table that is only ever added to (``gateway.access.ledger``)."""
+    return Table(
+        name,
+        metadata,
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("recorded_at", String(32), nullable=False),
+        Column("kind", String(16), nullable=False),
+        Column("subject", String(64), nullable=False),
+        Column("body", Text, nullable=False),  # JSON, as it was authenticated
+        Column("mac", String(64), nullable=False),  # over the row and the one before
+    )
+
+
+# Who may have originals; what two people approved; what was given to whom.
+grants = _ledger("grants")
+approvals = _ledger("approvals")
+releases = _ledger("releases")
+
+# The latest time ever seen, so that a clock set back revives no grant.
+trusted_clock = Table(
+    "trusted_clock",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),  # resets by a person so far
+    Column("latest", String(32), nullable=False),
+    Column("mac", String(64), nullable=False),
+)

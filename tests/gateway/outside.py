@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from ssl import SSLContext
 
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -44,7 +45,9 @@ class Outside:
         return [uid for uid, _ in self.arrivals]
 
     @contextmanager
-    def listening(self, classes: tuple[str, ...]) -> Iterator[None]:
+    def listening(
+        self, classes: tuple[str, ...], ssl_context: SSLContext | None = None
+    ) -> Iterator[None]:
         """Listen while the block lasts; the port stays the same afterwards."""
         ae = AE(ae_title="OUTSIDE")
         for uid in classes:
@@ -54,7 +57,10 @@ class Outside:
             (evt.EVT_ACCEPTED, self._on_accepted),
         ]
         server = ae.start_server(
-            ("127.0.0.1", self.port), block=False, evt_handlers=handlers
+            ("127.0.0.1", self.port),
+            block=False,
+            ssl_context=ssl_context,
+            evt_handlers=handlers,
         )
         self.port = server.socket.getsockname()[1]
         try:

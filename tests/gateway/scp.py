@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from pydicom import Dataset
@@ -18,8 +19,11 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from config.schema import Site
+from gateway.access.access import Access
+from gateway.access.ledger import Books
 from gateway.app import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
+from gateway.audit.sealer import AesFieldSealer
 from gateway.dicom.listener import Records, Running, start_receiver
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Requestor, Timeouts
@@ -39,6 +43,7 @@ ARCHIVE = "ARCHIVE"
 LOOPBACK = ["127.0.0.1/32"]
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
+GRANTS_KEY = b"g" * 32
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -94,6 +99,10 @@ def small(uid: str = "1.2.3.4", **attributes: object) -> Dataset:
     return dataset
 
 
+AUDIT_KEY = bytes(range(32))
+"""Opens what names patients in the trail."""
+
+
 @dataclass
 class Restorer:
     """Stands in for the vault: hands back bytes that a test put there."""
@@ -119,6 +128,7 @@ class Gateway:
     index: Index
     audit: AuditLog
     restorer: Restorer
+    access: Access
     running: Running
 
     @property
@@ -199,19 +209,30 @@ def gateway(
     keys = open_keys_of(settings)
     store = open_store_of(settings, keys)
     index = open_index_of(settings, keys)
-    audit = AuditLog(settings.data_directory / "audit" / "audit.jsonl")
+    audit = AuditLog(
+        settings.data_directory / "audit" / "audit.jsonl",
+        sealer=AesFieldSealer(AUDIT_KEY),
+    )
     restorer = Restorer()
     opened = vault or RecordsDouble()
     records = Records(
         restore=vault_restorer(store, vault) if isinstance(vault, Vault) else restorer,
         verify=lambda row: verified_part(row, store, opened),
     )
-    running = start_receiver(settings, store, index, audit, records)
+    access = access_of(settings, index, audit)
+    running = start_receiver(settings, store, index, audit, records, access)
     try:
-        yield Gateway(settings, store, index, audit, restorer, running)
+        yield Gateway(settings, store, index, audit, restorer, access, running)
     finally:
         running.stop()
         index.close()
+
+
+def access_of(settings: Site, index: Index, audit: AuditLog, **clocks: Any) -> Access:
+    """Grants under a key of the test."""
+    anchor = settings.data_directory / "access" / "anchor.json"
+    books = Books(index.database, GRANTS_KEY, anchor)
+    return Access(site=settings, index=index, books=books, audit=audit, **clocks)
 
 
 @contextmanager
@@ -274,7 +295,11 @@ class Archive:
         self._answer = answer
 
     @contextmanager
-    def listening(self, contexts: Sequence[tuple[str, str]]) -> Iterator[None]:
+    def listening(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        ssl_context: SSLContext | None = None,
+    ) -> Iterator[None]:
         entity = AE(ARCHIVE)
         entity.maximum_pdu_size = 0
         syntaxes: dict[str, list[str]] = {}
@@ -285,6 +310,7 @@ class Archive:
         server = entity.start_server(
             ("127.0.0.1", 0),
             block=False,
+            ssl_context=ssl_context,
             evt_handlers=[
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_ACCEPTED, self._accepted),

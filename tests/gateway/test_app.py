@@ -113,7 +113,7 @@ def test_serve_listens_and_stops_cleanly(site: Path) -> None:
         found = ports(site)
         assert found is not None
         assert answers(found["plain_receiver"])
-        assert len(processes_of(site)) == 3
+        assert len(processes_of(site)) == 4
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -136,7 +136,7 @@ def test_a_killed_receiver_is_started_again(site: Path) -> None:
 
 def test_kill_9_of_serve_leaves_no_process_and_a_new_one_starts(site: Path) -> None:
     with serving(site) as process:
-        wait_until(lambda: len(processes_of(site)) == 3)
+        wait_until(lambda: len(processes_of(site)) == 4)
         process.kill()
         process.wait()
         wait_until(lambda: not processes_of(site))

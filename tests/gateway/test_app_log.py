@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from pydicom.valuerep import DA
 
 from gateway import log
+from gateway.errors import StoreFull
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +54,61 @@ def test_libraries_that_print_data_sets_are_kept_to_warnings() -> None:
 
     assert not logging.getLogger("pynetdicom").isEnabledFor(logging.DEBUG)
     assert not logging.getLogger("pydicom").isEnabledFor(logging.INFO)
+
+
+def raised() -> None:
+    value = "Doe^John"
+    try:
+        DA(value)
+    except ValueError as error:
+        raise KeyError(value) from error
+
+
+def test_exceptions_of_libraries_are_told_by_kind_and_place_only() -> None:
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    logger = log.get_logger("test")
+
+    try:
+        raised()
+    except KeyError as error:
+        logger.exception("failed")
+        logger.warning("failed", error=error)
+
+    first, second = lines(stream)
+    assert "Doe" not in stream.getvalue()
+    assert str(first["exception"]).startswith("KeyError at test_app_log.py:")
+    assert "from ValueError at valuerep.py:" in str(first["exception"])
+    assert str(second["error"]).startswith("KeyError at test_app_log.py:")
+
+
+def test_our_own_errors_keep_their_words() -> None:
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    full = StoreFull("No space left in the store")
+    try:
+        raise full
+    except StoreFull:
+        log.get_logger("test").exception("failed")
+    (line,) = lines(stream)
+    assert "StoreFull: No space left in the store" in str(line["exception"])
+
+
+def test_lines_of_libraries_are_one_line_without_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    log.configure("info", "text", stream)
+    library = logging.getLogger("pynetdicom.dul")
+    try:
+        raised()
+    except KeyError as error:
+        library.exception(error)
+        library.error("Unable to decode", exc_info=True)
+    library.warning("title '%s'", "A\nB\x1b[2J")
+    written = stream.getvalue()
+    assert "Doe" not in written
+    assert "Traceback" not in written
+    assert len(written.splitlines()) == 3
+    assert "title 'A?B?[2J'" in written

@@ -22,6 +22,7 @@ name = "outside"
 ae_title = "OUTSIDE"
 host = "127.0.0.1"
 port = 11130
+plain = true
 
 [[routing.rules]]
 name = "mr"
@@ -32,6 +33,9 @@ protect = true
 [[routing.rules.tests]]
 attributes = { Modality = "MR" }
 expect = true
+
+[receiver]
+plain_port = 0
 """
 
 
@@ -74,6 +78,7 @@ def test_check_config_of_a_good_site(site: Path) -> None:
 
     assert result.returncode == 0
     assert "good: 1 rules, 1 rule tests, 1 destinations" in result.stdout
+    assert "the receiver listens without TLS on port 0" in result.stderr
     assert not (site.parent / "data").exists()
 
 
@@ -84,7 +89,7 @@ def test_a_wrong_site_is_told_without_a_traceback(site: Path, command: str) -> N
     result = run(command, "--config", site)
 
     assert result.returncode == 2
-    assert "line 11, column 8: rule 'mr': condition, line 1, column 10" in result.stderr
+    assert "line 12, column 8: rule 'mr': condition, line 1, column 10" in result.stderr
     assert "use == to compare" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -177,3 +182,14 @@ def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:
     (dropped,) = report["dropped_instances"]
     assert dropped["sop_instance_uid"] == instance.sop_instance_uid
     assert "dropped-by-rule" in run("status", "--config", site).stdout
+
+
+def test_check_config_tells_of_less_safe_choices_and_strict_refuses_them(
+    site: Path,
+) -> None:
+    plain = run("check-config", "--config", site)
+    assert plain.returncode == 0
+    assert "warning: " in plain.stderr
+    assert "no [tls] table" in plain.stderr
+    assert "site.toml" in plain.stderr
+    assert run("check-config", "--config", site, "--strict").returncode == 1

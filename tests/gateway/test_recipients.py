@@ -152,7 +152,11 @@ name = "outside"
 ae_title = "OUTSIDE"
 host = "127.0.0.1"
 port = 11130
+plain = true
 recipients = ["certificates/anna.pem", "certificates/ben.pem"]
+
+[receiver]
+plain_port = 0
 """
 
 

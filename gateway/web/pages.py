@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from os import SEEK_END
 from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from config.safety import insecurities
 from config.schema import Node, Person, Site
 from gateway.audit.log import AuditLog
 from gateway.errors import ConfigurationError, GatewayError
@@ -24,6 +27,8 @@ MOST_ROWS: Final = 200
 """Of one table; how many more there are stands below it."""
 MOST_LINES: Final = 100
 """Of the audit trail."""
+TRAIL_BYTES: Final = 1 << 18
+"""Of the audit trail that are looked at, from its end."""
 
 Row = dict[str, Any]
 
@@ -158,18 +163,34 @@ def nodes(site: Site, identity: TlsIdentity) -> Row:
 
 
 def security(site: Site, identity: TlsIdentity) -> Row:
-    """Return what of the settings is not safe, or ends soon."""
+    """Return what of the settings is less safe than it could be, or ends soon."""
     try:
-        warnings = list(tls_warnings(site, identity.now()))
+        told = list(tls_warnings(site, identity.now()))
     except ConfigurationError as error:
-        warnings = str(error).splitlines()
-    return {"warnings": warnings}
+        told = str(error).splitlines()
+    return {
+        "less_safe": [
+            {
+                "setting": ".".join(str(part) for part in one.key),
+                "text": one.text,
+                "bad": one.severity == "warning",
+            }
+            for one in insecurities(site)
+        ],
+        # What is insecure by its settings stands above, with the setting's name.
+        "ends": [text for text in told if not text.startswith("insecure:")],
+    }
 
 
 def trail(audit: AuditLog) -> Row:
-    """Return the end of the audit trail, the newest line first."""
-    lines = deque(audit.entries(), MOST_LINES)
-    return {"lines": [_line(entry) for entry in reversed(lines)]}
+    """Return the end of the audit trail, the newest line first, unverified."""
+    with audit.path.open("rb") as stream:
+        size = stream.seek(0, SEEK_END)
+        start = max(0, size - TRAIL_BYTES)
+        stream.seek(start)
+        whole = stream.read(size - start).splitlines()[1 if start else 0 :]
+    lines = [_line(_entry(line)) for line in reversed(whole[-MOST_LINES:])]
+    return {"lines": lines}
 
 
 def health(parts: WebParts) -> list[tuple[str, bool, str]]:
@@ -234,6 +255,15 @@ def _ending(ending: Ending, now: datetime, days: int) -> Row:
         "end": _moment(ending.end),
         "late": ending.warning(now, days) is not None,
     }
+
+
+def _entry(line: bytes) -> Mapping[str, Any]:
+    """Read a line; one that is none is shown as that, not hidden."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"action": "(damaged line)"}
 
 
 def _line(entry: Mapping[str, Any]) -> Row:

@@ -151,6 +151,11 @@ def _destination_mistakes(
 def _identity_mistakes(site: Site, sources: Sources) -> list[str]:
     """Refuse nodes that could not be known, or not be told from one another."""
     mistakes = []
+    if site.web.enabled and site.tls is None:
+        mistakes.append(
+            f"{sources.describe(('web', 'enabled'))}: console and DICOMweb are HTTPS"
+            " only; add a [tls] table, see miad-gateway pki"
+        )
     titles: dict[str, str] = {}
     for position, node in enumerate(site.nodes):
         where = sources.describe(("nodes", position))

@@ -362,6 +362,8 @@ class Web(Settings):
     enabled: bool = False
     host: str = "127.0.0.1"
     port: Port = 8443
+    max_connections: int = Field(default=128, ge=1)
+    """At the same time, of those with a certificate; more are told to come later."""
 
 
 class Limits(Settings):

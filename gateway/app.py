@@ -44,6 +44,7 @@ from gateway.supervise import Child, Supervisor, end_with_parent, on_stop_signal
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
+    from gateway.dicom.listener import Records
     from gateway.sealing.master import Keys
     from gateway.sealing.ring import KeyRing
     from gateway.stages.gate import Gate
@@ -99,6 +100,11 @@ class Places:
     def ports(self) -> Path:
         """The ports in use, while the receiver listens."""
         return self.root / "run" / "ports.json"
+
+    @property
+    def web_port(self) -> Path:
+        """The port in use, while the web server listens."""
+        return self.root / "run" / "web.json"
 
     @property
     def attempts(self) -> Path:
@@ -188,7 +194,7 @@ def open_access_of(
 
 
 def serve(config: Path, site: Site) -> None:
-    """Supervise receiver, worker and auditor until SIGTERM or SIGINT."""
+    """Supervise the parts of a gateway until SIGTERM or SIGINT."""
     harden_process()
     log.configure(site.log.level, site.log.format)
     _check_tls(site)
@@ -200,7 +206,7 @@ def serve(config: Path, site: Site) -> None:
     with _only_one(places, "serve"), recorded(audit, "serve", site):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
-            [_child(name, config) for name in ("receiver", "worker", "auditor")],
+            [_child(name, config) for name in _children(site)],
             stop_seconds=site.worker.stop_seconds + 5.0,
         )
         with on_stop_signal(supervisor.stop):
@@ -214,6 +220,11 @@ def _tell_insecurities(site: Site) -> None:
     for one in insecurities(site):
         say = logger.warning if one.severity == "warning" else logger.info
         say("less-safe", setting=".".join(map(str, one.key)), what=one.text)
+
+
+def _children(site: Site) -> tuple[str, ...]:
+    web = ("web",) if site.web.enabled else ()
+    return ("receiver", "worker", "auditor", *web)
 
 
 def _child(name: str, config: Path) -> Child:
@@ -236,18 +247,12 @@ def run_receiver(config: Path, lifeline: int | None = None) -> None:
 
 
 def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
-    from gateway.dicom.listener import Records, start_receiver
-    from gateway.dicom.restore import restorer
-    from gateway.stages.export import verified_part
+    from gateway.dicom.listener import start_receiver
 
     _check_tls(site)
     store = _sealed_store(site, places, index, keys)
     audit = open_audit_of(site, keys)
-    vault = open_vault_of(site, keys)
-    records = Records(
-        restore=restorer(store, vault),
-        verify=lambda row: verified_part(row, store, vault),
-    )
+    records = _records(site, store, keys)
     access = open_access_of(site, index, audit, keys)
     try:
         running = start_receiver(site, store, index, audit, records, access)
@@ -257,8 +262,8 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
         ) from error
     try:
         with recorded(audit, "receiver", site):
-            _write_ports(places, asdict(running.ports))
-            _wait_for_stop(access.tick)
+            ready = partial(_write_ports, places.ports, asdict(running.ports))
+            _wait_for_stop(ready, access.tick)
             places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
@@ -272,8 +277,65 @@ def _addresses(site: Site) -> str:
     return ", ".join(f"{host}:{port}" for host, port in ports)
 
 
-def _write_ports(places: Places, ports: dict[str, int | None]) -> None:
-    write_durably(places.ports, json.dumps(ports | {"pid": os.getpid()}).encode())
+def _records(site: Site, store: FileStore, keys: Keys) -> Records:
+    """Return what rebuilds originals and checks protected objects."""
+    from gateway.dicom.listener import Records
+    from gateway.dicom.restore import restorer
+    from gateway.stages.export import verified_part
+
+    vault = open_vault_of(site, keys)
+    return Records(
+        restore=restorer(store, vault),
+        verify=lambda row: verified_part(row, store, vault),
+    )
+
+
+def _write_ports(path: Path, ports: dict[str, int | None]) -> None:
+    write_durably(path, json.dumps(ports | {"pid": os.getpid()}).encode())
+
+
+# web: console and DICOMweb; never loads torch
+
+
+def run_web(config: Path, lifeline: int | None = None) -> None:
+    """Answer over HTTPS until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no ``[tls]`` table, or its files cannot be used.
+    """
+    site, places = _begin(config, lifeline)
+    with _only_one(places, "web"):
+        use_private_temporary(places.temporary("web"))
+        keys = open_keys_of(site)
+        with closing(open_index_of(site, keys)) as index:
+            _answer(site, places, index, keys)
+
+
+def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
+    from gateway.web.parts import WebParts
+    from gateway.web.server import start_web
+
+    store = _sealed_store(site, places, index, keys)
+    audit = open_audit_of(site, keys)
+    access = open_access_of(site, index, audit, keys)
+    parts = WebParts(
+        store=store,
+        index=index,
+        audit=audit,
+        records=_records(site, store, keys),
+        access=access,
+    )
+    running = start_web(site, parts)
+    try:
+        with recorded(audit, "web", site):
+            ready = partial(_write_ports, places.web_port, {"web": running.port})
+            _wait_for_stop(ready, access.tick)
+            places.web_port.unlink(missing_ok=True)
+    finally:
+        places.web_port.unlink(missing_ok=True)
+        running.stop()
 
 
 # worker: completion, routing, protection, export
@@ -417,10 +479,12 @@ def run_auditor(config: Path, lifeline: int | None = None) -> None:
     keys = open_keys_of(site)
     audit = open_audit_of(site, keys)
     stop = threading.Event()
-    with _only_one(places, "auditor"), recorded(audit, "auditor", site):
-        auditor = build_auditor(site, audit, open_secrets_of(site, keys))
-        with on_stop_signal(stop.set):
-            auditor.run(stop)
+    with (
+        _only_one(places, "auditor"),
+        on_stop_signal(stop.set),
+        recorded(audit, "auditor", site),
+    ):
+        build_auditor(site, audit, open_secrets_of(site, keys)).run(stop)
 
 
 # what all processes share
@@ -444,10 +508,11 @@ def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileS
     return store
 
 
-def _wait_for_stop(tick: Callable[[], None]) -> None:
-    """Wait for SIGTERM or SIGINT; see the time pass meanwhile."""
+def _wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
+    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
+        ready()
         while not stop.wait(TICK_SECONDS):
             try:
                 tick()

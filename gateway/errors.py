@@ -17,6 +17,7 @@ __all__ = [
     "AuditBroken",
     "AuthorityRefused",
     "BackupRefused",
+    "BadRequest",
     "ConfigurationError",
     "GatewayError",
     "GrantRefused",
@@ -41,6 +42,7 @@ __all__ = [
     "PrivateKeyRefused",
     "RecordMissing",
     "RecoveryRefused",
+    "RequestRefused",
     "StoreFull",
     "StoredObjectDamaged",
     "TooManyMatches",
@@ -239,6 +241,27 @@ class MoveNotAuthorised(GatewayError):
 
 class TooManyMatches(GatewayError):
     """A C-MOVE selects more objects than its responses can count."""
+
+
+class RequestRefused(GatewayError):
+    """An HTTP request is not answered as asked.
+
+    Attributes
+    ----------
+    status
+        HTTP status code, 400 to 599.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadRequest(RequestRefused):
+    """An HTTP request cannot be understood."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message)
 
 
 class NotGranted(GatewayError):

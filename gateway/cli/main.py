@@ -19,7 +19,7 @@ EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
 
 # The processes of `serve`: they start often and load nothing they do not use.
-CHILDREN = frozenset({"receiver", "worker", "auditor"})
+CHILDREN = frozenset({"receiver", "worker", "auditor", "web"})
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``miad-gateway serve``, and its parts ``receiver``, ``worker``, ``auditor``."""
+"""``miad-gateway serve``, and its parts: receiver, worker, auditor, web."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("receiver")(receiver)
     app.command("worker")(worker)
     app.command("auditor")(auditor)
+    app.command("web")(web)
 
 
 def serve(config: ConfigOption) -> None:
@@ -42,6 +43,13 @@ def worker(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     from gateway import app
 
     app.run_worker(config, lifeline)
+
+
+def web(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+    """Run only the part that answers over HTTPS: console and DICOMweb."""
+    from gateway import app
+
+    app.run_web(config, lifeline)
 
 
 def auditor(config: ConfigOption, lifeline: LifelineOption = None) -> None:

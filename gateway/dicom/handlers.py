@@ -234,13 +234,6 @@ class StorageService:
         self, association: GatewayAssociation, incoming: IncomingObject, tally: Tally
     ) -> str:
         """Make an object durable; return what the index made of it."""
-        writer = incoming.received()
-        with writer.open() as written:
-            attributes = read_attributes(
-                written, writer.meta.transfer_syntax_uid, self._max_depth
-            )
-        _check_identity(attributes, incoming.request)
-        tally.studies.add(attributes.study_instance_uid)
         call = association.call
         source = Source(
             calling_ae=call.calling_ae,
@@ -248,15 +241,9 @@ class StorageService:
             peer_address=call.peer_address,
             received_at=timestamp(self._clock()),
         )
-        outcome = self._deposit.keep(writer, attributes, source)
-        tally.kept[
-            Seen(
-                attributes.patient_id,
-                attributes.patient_name,
-                attributes.study_instance_uid,
-            )
-        ] += 1
-        return outcome
+        return make_durable(
+            self._deposit, incoming, source, tally, max_depth=self._max_depth
+        )
 
     def _refuse(
         self, association: GatewayAssociation, request: Request, error: Exception
@@ -272,6 +259,61 @@ class StorageService:
         LOG.warning("object not stored", error=described(error), **fields)
         self._audit.note("store", "refused", message=comment, **fields)
         return status, comment
+
+
+def make_durable(
+    deposit: Deposit,
+    incoming: IncomingObject,
+    source: Source,
+    tally: Tally,
+    *,
+    study_instance_uid: str | None = None,
+    max_depth: int,
+) -> str:
+    """Check that an object is what was announced, and put it in store and index.
+
+    Parameters
+    ----------
+    deposit
+        Where it is put.
+    incoming
+        The object, complete.
+    source
+        Where it comes from.
+    tally
+        Is told of its study.
+    study_instance_uid
+        The study it must be of; None: any.
+    max_depth
+        Of sequences within one another.
+
+    Returns
+    -------
+    str
+        ``stored`` or ``duplicate``.
+
+    Raises
+    ------
+    Exception
+        One of `REFUSALS`: nothing is stored, or it is kept aside.
+    """
+    writer = incoming.received()
+    with writer.open() as written:
+        attributes = read_attributes(
+            written, writer.meta.transfer_syntax_uid, max_depth
+        )
+    _check_identity(attributes, incoming.request)
+    if study_instance_uid not in {None, attributes.study_instance_uid}:
+        raise IdentifierMismatch("StudyInstanceUID is not the request's")
+    tally.studies.add(attributes.study_instance_uid)
+    outcome = deposit.keep(writer, attributes, source)
+    seen = Seen(
+        attributes.patient_id,
+        attributes.patient_name,
+        attributes.study_instance_uid,
+    )
+    tally.kept[seen] += 1
+    return outcome
 
 
 def _file_meta(

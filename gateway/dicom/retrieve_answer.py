@@ -60,7 +60,7 @@ def encode_answer(
         unique: _text_of(row[unique]),
     }
     values |= {Tag(keyword): text for keyword, text in always.items()}
-    further = list(_answered(query.header, header))
+    further = list(answered(query.header, header))
     ascii_only = all(text.isascii() for text in values.values())
     if not (ascii_only and all(_is_ascii(element) for element in further)):
         values[CHARACTER_SET] = UTF_8
@@ -75,7 +75,7 @@ def encode_failed(uids: Sequence[str], transfer_syntax: UID) -> bytes:
     return _encode_texts({tag: "\\".join(uids)}, transfer_syntax)[tag]
 
 
-def _answered(keys: Dataset, header: Dataset) -> Iterator[DataElement]:
+def answered(keys: Dataset, header: Dataset) -> Iterator[DataElement]:
     """Yield what an object has of the keys; of sequences what was asked."""
     for key in keys:
         found = element_of(header, key.tag)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import structlog
 from pydicom.dataset import Dataset
@@ -10,7 +11,7 @@ from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_FIND
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.audit.log import AuditLog
+from gateway.audit.log import AuditLog, Field
 from gateway.audit.personal import query_of
 from gateway.audit.who import who
 from gateway.dicom import command
@@ -42,6 +43,9 @@ STATUS_OF: tuple[tuple[type[Exception], FindStatus], ...] = (
     (SQLAlchemyError, FindStatus.OUT_OF_RESOURCES),
 )
 REFUSALS = tuple(error for error, _ in STATUS_OF)
+
+OpenFirst = Callable[[dict[str, Any]], BinaryIO]
+"""Opens the file of the first object of what was found."""
 
 
 class FindHandler:
@@ -101,24 +105,12 @@ class FindHandler:
                 return FindStatus.CANCEL
             if association.is_over():
                 raise AssociationLost("Who asked is gone")
-            header = self._header(query, row)
+            header = first_header(self._holdings.open, query, row)
             if not matches(query.header, header):
                 continue
             answer = encode_answer(query, (row, header), self._retrieve_ae, syntax)
             _respond(association, request, context_id, pending, answer)
         return FindStatus.SUCCESS
-
-    def _header(self, query: Query, row: dict[str, Any]) -> Dataset:
-        """Return what else is asked for of the first object of a match."""
-        if not query.header:
-            return Dataset()
-        try:
-            tags = [element.tag for element in query.header]
-            with self._holdings.open(row) as stream:
-                return read_header(stream, tags)
-        except GatewayError as error:
-            LOG.warning("head of a stored object not read", error=str(error))
-            return Dataset()
 
     def _record(
         self,
@@ -128,21 +120,12 @@ class FindHandler:
         asked: dict[str, dict[str, str]],
     ) -> None:
         """Record who asks, with what keys, and for how many objects at most."""
-        header_keys = {key.keyword for key in query.header if not is_universal(key)}
-        uids = {
-            keyword: list(values)
-            for keyword, values in query.keys.values.items()
-            if keyword in HIERARCHY_UIDS
-        }
         self._audit.record(
             "query",
             "success",
             **who(association.call, association.admitted),
             personal=asked,
-            level=query.level.value,
-            keys=sorted({*query.keys.values, *header_keys}),
-            **{"candidates" if header_keys else "matches": found},
-            **uids,
+            **query_fields(query, found),
         )
 
     def _refuse(
@@ -161,6 +144,43 @@ class FindHandler:
             personal=asked,
             status=f"0x{status:04X}",
         )
+
+
+def first_header(open_first: OpenFirst, query: Query, row: dict[str, Any]) -> Dataset:
+    """Return what else is asked for of the first object of a match."""
+    if not query.header:
+        return Dataset()
+    try:
+        tags = [element.tag for element in query.header]
+        with open_first(row) as stream:
+            return read_header(stream, tags)
+    except GatewayError as error:
+        LOG.warning("head of a stored object not read", error=str(error))
+        return Dataset()
+
+
+def query_fields(query: Query, found: int) -> dict[str, Field]:
+    """Return what the trail says of a query: keys, not values, but for UIDs.
+
+    Parameters
+    ----------
+    query
+        What was asked.
+    found
+        For how many objects at most an answer leaves.
+    """
+    header_keys = {key.keyword for key in query.header if not is_universal(key)}
+    uids: dict[str, Field] = {
+        keyword: list(values)
+        for keyword, values in query.keys.values.items()
+        if keyword in HIERARCHY_UIDS
+    }
+    return {
+        "level": query.level.value,
+        "keys": sorted({*query.keys.values, *header_keys}),
+        "candidates" if header_keys else "matches": found,
+        **uids,
+    }
 
 
 def _asked(request: C_FIND, context: tuple[int, str, UID]) -> dict[str, dict[str, str]]:

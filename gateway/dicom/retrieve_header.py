@@ -66,9 +66,14 @@ def read_header(part10: BinaryIO, tags: Collection[int]) -> Dataset:
 
 
 def read_some(
-    stream: BinaryIO, transfer_syntax: UID, tags: Collection[int] | None = None
+    stream: BinaryIO,
+    transfer_syntax: UID,
+    tags: Collection[int] | None = None,
+    last_tag: int = LAST_TAG,
 ) -> Dataset:
     """Read attributes of an encoded data set; all of them where none are named.
+
+    Where none are named, nothing behind ``last_tag`` is read.
 
     Raises
     ------
@@ -81,7 +86,7 @@ def read_some(
     wanted = None
     if tags is not None:
         wanted = [Tag(tag) for tag in (*tags, CHARACTER_SET, PIXEL_REPRESENTATION)]
-    last = LAST_TAG if wanted is None else int(max(wanted))
+    last = last_tag if wanted is None else int(max(wanted))
 
     def beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         return int(tag) > last

@@ -7,7 +7,7 @@ given, each a single value, unless relational queries were negotiated.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -148,9 +148,24 @@ def parse_retrieve(identifier: Identifier, model: str) -> Query:
 
 def _parse(identifier: Identifier, model: str) -> Query:
     level = _level(identifier.elements, model)
+    return query_of(level, identifier.dataset, identifier.elements.text)
+
+
+def query_of(level: Level, keys: Dataset, text_of: Callable[[str], str]) -> Query:
+    """Sort keys into those of the index, those of stored objects, and others.
+
+    Parameters
+    ----------
+    level
+        Of the answers.
+    keys
+        Every key that is asked for, matching or not.
+    text_of
+        Returns the text of a key of the index as it was sent, by its keyword.
+    """
     supported = supported_keys(level) | NOT_KEYS
     header, requested, complete = Dataset(), {}, True
-    for element in identifier.dataset:
+    for element in keys:
         keyword = keyword_for_tag(element.tag)
         if element.tag.element == 0:
             continue  # group lengths (PS3.5 7.2)
@@ -159,12 +174,12 @@ def _parse(identifier: Identifier, model: str) -> Query:
             continue
         requested[int(element.tag)] = keyword
         complete = complete and keyword in supported
-    keys = {
+    matched = {
         keyword: values
         for keyword in sorted(set(requested.values()) & set(MATCHED_KEYS))
-        if (values := _values(keyword, identifier.elements.text(keyword)))
+        if (values := _values(keyword, text_of(keyword)))
     }
-    return Query(level, FindKeys(keys), header, requested, complete)
+    return Query(level, FindKeys(matched), header, requested, complete)
 
 
 def _is_of_header(tag: BaseTag, keyword: str) -> bool:

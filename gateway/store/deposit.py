@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +30,10 @@ class Source:
 
 
 class Deposit:
-    """Puts received objects into store and index; one per receiving process."""
+    """Puts received objects into store and index; one per receiving process.
+
+    Several processes may: receiver and web server take objects in side by side.
+    """
 
     def __init__(self, store: FileStore, index: Index) -> None:
         self._store = store
@@ -61,12 +66,15 @@ class Deposit:
             if outcome == "duplicate":
                 return "duplicate"
             kind = ORIGINALS if outcome is None else CONFLICTS
-            new = _commit(writer, attributes, source, kind)
-            try:
-                return self._add(new, known=outcome is not None)
-            except SQLAlchemyError:
+            with self._locked(fcntl.LOCK_SH):
+                new = _commit(writer, attributes, source, kind)
+                try:
+                    return self._add(new, known=outcome is not None)
+                except SQLAlchemyError as error:
+                    failure = error
+            with self._locked(fcntl.LOCK_EX):
                 self._take_back(new)
-                raise
+            raise failure
 
     def _add(self, new: NewInstance, *, known: bool) -> Literal["stored", "duplicate"]:
         if not known:
@@ -94,6 +102,16 @@ class Deposit:
             named = {row.path for row in (known, *aside) if row is not None}
             if new.path not in named:
                 self._store.remove(new.path)
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Keep other processes from taking back a file whose row is on its way."""
+        descriptor = os.open(self._store.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)  # releases the lock
 
     @contextmanager
     def _holding(self, sha256: str) -> Iterator[None]:

@@ -193,6 +193,11 @@ MISTAKES = [
         id="unknown-parameter",
     ),
     pytest.param(
+        "[web]\nenabled = true",
+        "web.enabled: console and DICOMweb are HTTPS only; add a [tls] table",
+        id="web-without-tls",
+    ),
+    pytest.param(
         "[protection.params.search]\nsl = 0.5", "sl=0.5", id="parameter-out-of-range"
     ),
     pytest.param(

@@ -39,7 +39,7 @@ from tests.waiting import wait_until
 RULES = """
 [[routing.rules]]
 name = "pictures-leave-marked"
-when = 'Modality in ["MR", "CT", "NM"]'
+when = 'Modality in ["MR", "CT"] && Rows <= 256'
 destinations = ["outside"]
 protect = true
 """
@@ -177,7 +177,7 @@ class Life:
             data=known.data,
         )
         assert send(port, lying) == [MISMATCH]
-        ae = AE("Lestrade")
+        ae = AE("STRANGER")
         ae.add_requested_context(known.sop_class_uid)
         assert ae.associate("127.0.0.1", port, ae_title="MIAD-GATEWAY").is_rejected
 
@@ -281,7 +281,7 @@ def laid_open(life: Life, target: Path) -> Path:
 def test_a_stolen_disk_names_no_patient_and_shows_no_picture(
     life: Life, tmp_path: Path
 ) -> None:
-    assert len(life.outside.arrivals) >= 5
+    assert len(life.outside.arrivals) >= 3
     assert len(life.station.arrivals) >= len(life.objects)
     copy = stolen(life, tmp_path)
     assert (copy / "gateway.log").stat().st_size > 1000

@@ -1,0 +1,347 @@
+"""STOW-RS (PS3.18 10.5): objects in, through the same door as with C-STORE."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+
+from gateway.audit.log import AuditLog, Field
+from gateway.audit.personal import patients_of
+from gateway.dicom.contexts import storage_classes, transfer_syntaxes
+from gateway.dicom.handlers import (
+    REFUSALS,
+    STATUS_OF,
+    IncomingObject,
+    Request,
+    Tally,
+    make_durable,
+)
+from gateway.dicom.status import StoreStatus
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    InvalidObject,
+    ObjectConflict,
+    RequestRefused,
+    UnsupportedObject,
+)
+from gateway.store.clock import timestamp, utc_now
+from gateway.store.deposit import Deposit, Source
+from gateway.store.files import FileStore
+from gateway.store.part10 import (
+    GROUP_LENGTH,
+    LONGEST_META_BYTES,
+    PREAMBLE,
+    FileMeta,
+    check_uid,
+    read_head,
+)
+from gateway.web.media import DICOM, MULTIPART, parse_media_type
+from gateway.web.multipart import MultipartReader
+
+LOG = structlog.get_logger(component="web")
+
+MOST_OBJECTS: Final = 10_000
+"""In one request."""
+WHOLE_LINES: Final = 20
+"""Refused objects of one request with a line of their own in the trail."""
+HEAD_BYTES: Final = len(PREAMBLE) + len(GROUP_LENGTH) + 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class StowParts:
+    """Where received objects go.
+
+    Attributes
+    ----------
+    store, deposit, audit
+        Files; files with their rows; the trail.
+    called_ae
+        Title of the receiver, as rules know it.
+    max_object_bytes, max_sequence_depth
+        Larger data sets, and deeper ones, are refused.
+    sop_classes, syntaxes
+        What is taken: the same as is negotiated for C-STORE.
+    clock
+        Returns the time of reception, aware.
+    """
+
+    store: FileStore
+    deposit: Deposit
+    audit: AuditLog
+    called_ae: str
+    max_object_bytes: int
+    max_sequence_depth: int
+    sop_classes: frozenset[str] = field(
+        default_factory=lambda: frozenset(storage_classes())
+    )
+    syntaxes: frozenset[str] = field(
+        default_factory=lambda: frozenset(transfer_syntaxes())
+    )
+    clock: Callable[[], datetime] = utc_now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    """Who sends: the AE title rules know it by, its address, its audit fields."""
+
+    ae_title: str
+    address: str
+    who: Mapping[str, Field]
+
+
+@dataclass
+class Outcome:
+    """What became of the objects of one request."""
+
+    tally: Tally = field(default_factory=Tally)
+    stored: list[Request] = field(default_factory=list)
+    failed: list[tuple[Request, StoreStatus]] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """HTTP status (PS3.18 Table 10.5.3-1)."""
+        if not self.failed:
+            return 200
+        return 202 if self.stored else 409
+
+    def body(self) -> bytes:
+        """Return the Store Instances Response (PS3.18 Annex I) as DICOM JSON."""
+        # No URL: who stores may read nothing, and what is read is not what came.
+        found: dict[str, Any] = {"00081190": {"vr": "UR"}}
+        if self.failed:
+            items = [
+                _item(r) | {"00081197": {"vr": "US", "Value": [int(s)]}}
+                for r, s in self.failed
+            ]
+            found["00081198"] = {"vr": "SQ", "Value": items}
+        if self.stored:
+            items = [_item(r) for r in self.stored]
+            found["00081199"] = {"vr": "SQ", "Value": items}
+        return json.dumps(found).encode()
+
+
+class StowRequest:
+    """One request: its body is fed to it as it comes.
+
+    Parameters
+    ----------
+    parts
+        Where objects go.
+    sender
+        Who sends.
+    content_type
+        Of the request.
+    study
+        UID that every object must be of; None: any.
+
+    Raises
+    ------
+    RequestRefused
+        The body is not what is taken here (415), or its type cannot be read.
+    """
+
+    def __init__(
+        self, parts: StowParts, sender: Sender, content_type: str, study: str | None
+    ) -> None:
+        media = parse_media_type(content_type)
+        if media.name != MULTIPART or media.root_type != DICOM:
+            raise RequestRefused(415, f'Send {MULTIPART}; type="{DICOM}"')
+        self._parts = parts
+        self._sender = sender
+        self._study = study
+        self._outcome = Outcome()
+        self._reader = MultipartReader(
+            media.parameters.get("boundary", ""), self._begin
+        )
+        self._count = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Take what has come of the body.
+
+        Raises
+        ------
+        BadRequest
+            It is no multipart body.
+        """
+        self._reader.feed(piece)
+
+    def finish(self) -> Outcome:
+        """Return what became of the objects.
+
+        Raises
+        ------
+        BadRequest
+            The body is cut short, or holds nothing.
+        """
+        self._reader.close()
+        if not self._count:
+            raise BadRequest("The body has no part")
+        return self._outcome
+
+    def end(self) -> None:
+        """Record what was brought; called however the request ends."""
+        self._reader.abandon()
+        outcome = self._outcome
+        self._parts.audit.note(
+            "receive",
+            "success",
+            **self._sender.who,
+            studies=sorted(outcome.tally.studies),
+            personal={"patients": patients_of(outcome.tally.kept.elements())},
+            **outcome.tally.outcomes,
+        )
+
+    def _begin(self, headers: Mapping[str, str]) -> _IncomingPart:
+        self._count += 1
+        if self._count > MOST_OBJECTS:
+            raise RequestRefused(413, f"Send at most {MOST_OBJECTS} objects at once")
+        kind = parse_media_type(headers.get("content-type", DICOM)).name
+        if kind != DICOM:
+            raise RequestRefused(415, f"Every part must be {DICOM}")
+        return _IncomingPart(self._parts, self._keep)
+
+    def _keep(self, incoming: IncomingObject) -> None:
+        """Make one object durable, or note why not."""
+        tally = self._outcome.tally
+        request = incoming.request
+        try:
+            outcome = make_durable(
+                self._parts.deposit,
+                incoming,
+                self._source(),
+                tally,
+                study_instance_uid=self._study,
+                max_depth=self._parts.max_sequence_depth,
+            )
+            self._outcome.stored.append(request)
+        except REFUSALS as error:
+            conflict = isinstance(error, ObjectConflict)
+            outcome = "conflict" if conflict else "refused"
+            self._refuse(request, error)
+        finally:
+            incoming.discard()
+        tally.outcomes[outcome] += 1
+
+    def _source(self) -> Source:
+        return Source(
+            calling_ae=self._sender.ae_title,
+            called_ae=self._parts.called_ae,
+            peer_address=self._sender.address,
+            received_at=timestamp(self._parts.clock()),
+        )
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
+        self._outcome.failed.append((request, status))
+        if len(self._outcome.failed) > WHOLE_LINES:
+            return
+        comment = str(error) if isinstance(error, GatewayError) else "Storage failed"
+        fields: dict[str, Field] = {
+            **self._sender.who,
+            "sop_instance_uid": request.sop_instance_uid or "(invalid)",
+            "status": f"0x{status:04X}",
+        }
+        LOG.warning("object not stored", error=type(error).__name__, **fields)
+        self._parts.audit.note("store", "refused", message=comment, **fields)
+
+
+class _IncomingPart:
+    """A Part 10 file on its way in: its head is read, its data set written."""
+
+    def __init__(
+        self, parts: StowParts, keep: Callable[[IncomingObject], None]
+    ) -> None:
+        self._parts = parts
+        self._keep = keep
+        self._head = bytearray()
+        self._incoming: IncomingObject | None = None
+
+    def write(self, piece: bytes) -> None:
+        """Take a piece of the file."""
+        if self._incoming is not None:
+            self._incoming.write(memoryview(piece))
+            return
+        self._head += piece
+        length = _head_length(self._head)
+        if length is not None and len(self._head) >= length:
+            self._start(length)
+
+    def finish(self) -> None:
+        """Keep it, or note why not."""
+        if self._incoming is None:
+            self._start(len(self._head))
+        assert self._incoming is not None
+        self._keep(self._incoming)
+
+    def abandon(self) -> None:
+        """Forget it."""
+        if self._incoming is not None:
+            self._incoming.discard()
+
+    def _start(self, length: int) -> None:
+        """Open the file of the store, now that the head says what comes."""
+        head, rest = self._head[:length], self._head[length:]
+        self._head = bytearray()
+        limit = self._parts.max_object_bytes
+        try:
+            meta = read_head(io.BytesIO(head))
+            request = _announced(meta)
+        except InvalidObject as error:
+            self._incoming = IncomingObject(Request(0, "", ""), limit)
+            self._incoming.refuse(error)
+            return
+        self._incoming = IncomingObject(request, limit)
+        try:
+            self._check_kind(meta)
+        except UnsupportedObject as error:
+            self._incoming.refuse(error)
+            return
+        self._incoming.open(self._parts.store, meta)
+        if rest:
+            self._incoming.write(memoryview(bytes(rest)))
+
+    def _check_kind(self, meta: FileMeta) -> None:
+        if meta.sop_class_uid not in self._parts.sop_classes:
+            raise UnsupportedObject("The SOP class is none that is stored here")
+        if meta.transfer_syntax_uid not in self._parts.syntaxes:
+            raise UnsupportedObject("The transfer syntax is none that is stored here")
+
+
+def _announced(meta: FileMeta) -> Request:
+    """Return what a head says comes, its UIDs checked before they name anything."""
+    check_uid(meta.sop_class_uid, "Media Storage SOP Class UID")
+    check_uid(meta.sop_instance_uid, "Media Storage SOP Instance UID")
+    check_uid(meta.transfer_syntax_uid, "Transfer Syntax UID")
+    return Request(0, meta.sop_class_uid, meta.sop_instance_uid)
+
+
+def _head_length(head: bytearray) -> int | None:
+    """Return how long the head of a Part 10 file is; None: not known yet.
+
+    What has none is all head, and refused at its end.
+    """
+    if len(head) < HEAD_BYTES:
+        return None
+    if head[128:132] != b"DICM" or head[132:140] != GROUP_LENGTH:
+        return HEAD_BYTES  # read_head will say what is wrong
+    length = int.from_bytes(head[140:144], "little")
+    return HEAD_BYTES + min(length, LONGEST_META_BYTES)
+
+
+def _item(request: Request) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "00081150": {"vr": "UI"},
+        "00081155": {"vr": "UI"},
+    }
+    if request.sop_class_uid:
+        item["00081150"]["Value"] = [request.sop_class_uid]
+    if request.sop_instance_uid:
+        item["00081155"]["Value"] = [request.sop_instance_uid]
+    return item

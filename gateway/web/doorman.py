@@ -199,7 +199,7 @@ class Doorman(asyncio.Protocol):
 
         http = PacedHttp(
             door.limits,
-            on_slow=lambda why: door.refuse(connection.address, why),
+            on_refusal=lambda why: door.refuse(connection.address, why),
             on_lost=ended,
             config=self._config,
             server_state=self._server_state,
@@ -219,7 +219,7 @@ class PacedHttp(H11Protocol):
     limits
         ``request_seconds`` for the head of a request; ``pdu_seconds`` in which a
         body, in either direction, must get on.
-    on_slow
+    on_refusal
         Told why a connection is ended.
     on_lost
         Told that it has ended.
@@ -230,13 +230,13 @@ class PacedHttp(H11Protocol):
     def __init__(
         self,
         limits: Limits,
-        on_slow: Callable[[str], None],
+        on_refusal: Callable[[str], None],
         on_lost: Callable[[], None],
         **options: Any,  # noqa: ANN401 - uvicorn's own
     ) -> None:
         super().__init__(**options)
         self._limits = limits
-        self._on_slow = on_slow
+        self._on_refusal = on_refusal
         self._on_lost = on_lost
         self._head_due: asyncio.TimerHandle | None = None
         self._next_look: asyncio.TimerHandle | None = None
@@ -273,6 +273,12 @@ class PacedHttp(H11Protocol):
             self._head_due = None
 
     @override
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and have it recorded."""
+        self._on_refusal("request-invalid")
+        super().send_400_response(msg)
+
+    @override
     def resume_writing(self) -> None:
         """Count that the peer has taken something."""
         self._resumed += 1
@@ -302,7 +308,7 @@ class PacedHttp(H11Protocol):
 
     def _end(self, why: str) -> None:
         if not self.transport.is_closing():
-            self._on_slow(why)
+            self._on_refusal(why)
         self.transport.abort()
 
 

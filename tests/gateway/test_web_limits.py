@@ -167,8 +167,11 @@ def test_what_is_no_request_is_refused(web: Web, request_bytes: bytes) -> None:
         connection.sendall(request_bytes)
         connection.settimeout(20)
         answer = connection.recv(4096)
-    assert answer.split(b" ")[1] in {b"400", b"403", b"404", b"405"}, answer
+    status = answer.split(b" ")[1]
+    assert status in {b"400", b"403", b"404", b"405"}, answer
     assert is_served(web)
+    if status == b"400":
+        assert refusals(web) == ["request-invalid"]
 
 
 def test_half_open_connections_keep_nobody_out(tmp_path: Path, pki: Pki) -> None:
@@ -181,6 +184,16 @@ def test_half_open_connections_keep_nobody_out(tmp_path: Path, pki: Pki) -> None
             stack.enter_context(half)
         for _ in range(3):
             assert is_served(web)
+
+
+def test_counted_refusals_are_recorded_at_the_end(tmp_path: Path, pki: Pki) -> None:
+    with serving(settings(tmp_path, pki), pki) as web:
+        with web.client(pki.stranger) as client:
+            for _ in range(30):
+                assert client.get("/protected/studies").status_code == 403
+        assert len(web.audited("association", "refused")) == 20
+    lines = web.audited("association", "refused")
+    assert (len(lines), lines[-1]["further_refusals"]) == (21, 10)
 
 
 def test_an_address_has_so_many_connections(tmp_path: Path, pki: Pki) -> None:

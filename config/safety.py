@@ -204,8 +204,8 @@ def _keys_and_trail(site: Site) -> Iterator[Insecurity]:
     if site.vault.master_key.startswith("env:"):
         yield _warning(
             ("vault", "master_key"),
-            "the master key is in an environment variable, which every process of this"
-            " user can read",
+            "the master key is in an environment variable, which the tools of a service"
+            " manager show; see credential: and pkcs11:",
         )
     if site.audit.collector is None:
         yield _notice(

@@ -262,8 +262,8 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
         ) from error
     try:
         with recorded(audit, "receiver", site):
-            _write_ports(places.ports, asdict(running.ports))
-            _wait_for_stop(access.tick)
+            ready = partial(_write_ports, places.ports, asdict(running.ports))
+            _wait_for_stop(ready, access.tick)
             places.ports.unlink(missing_ok=True)
     finally:
         places.ports.unlink(missing_ok=True)
@@ -335,8 +335,8 @@ def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
 
     try:
         with recorded(audit, "web", site):
-            _write_ports(places.web_port, {"web": running.port})
-            _wait_for_stop(tick)
+            ready = partial(_write_ports, places.web_port, {"web": running.port})
+            _wait_for_stop(ready, tick)
             places.web_port.unlink(missing_ok=True)
     finally:
         places.web_port.unlink(missing_ok=True)
@@ -426,20 +426,28 @@ def build_jobs(
 
 def _check_tls(site: Site) -> None:
     """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.sealing.providers import Environment, read_secret
     from gateway.tls.check import check_tls
-    from gateway.tls.secrets import secret_reader
 
-    check_tls(site, secret_reader(site.data_directory), datetime.now(UTC))
+    # A copy: the processes that are started after this need the passphrase too.
+    environment = Environment(dict(os.environ))
+
+    def read(source: str) -> bytes:
+        return read_secret(source, site.data_directory, environment)
+
+    check_tls(site, read, datetime.now(UTC))
 
 
 def _tls_of(site: Site) -> TlsIdentity | None:
     """Return what destinations know this side by; None: no ``[tls]`` table."""
+    from gateway.sealing.providers import read_secret
     from gateway.tls.identity import TlsIdentity
-    from gateway.tls.secrets import secret_reader
 
     if site.tls is None:
         return None
-    return TlsIdentity(site.tls, secret_reader(site.data_directory))
+    return TlsIdentity(
+        site.tls, partial(read_secret, base_directory=site.data_directory)
+    )
 
 
 def application_version() -> str:
@@ -476,10 +484,12 @@ def run_auditor(config: Path, lifeline: int | None = None) -> None:
     keys = open_keys_of(site)
     audit = open_audit_of(site, keys)
     stop = threading.Event()
-    with _only_one(places, "auditor"), recorded(audit, "auditor", site):
-        auditor = build_auditor(site, audit, open_secrets_of(site, keys))
-        with on_stop_signal(stop.set):
-            auditor.run(stop)
+    with (
+        _only_one(places, "auditor"),
+        on_stop_signal(stop.set),
+        recorded(audit, "auditor", site),
+    ):
+        build_auditor(site, audit, open_secrets_of(site, keys)).run(stop)
 
 
 # what all processes share
@@ -503,10 +513,11 @@ def _sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileS
     return store
 
 
-def _wait_for_stop(tick: Callable[[], None]) -> None:
-    """Wait for SIGTERM or SIGINT; see the time pass meanwhile."""
+def _wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
+    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
     stop = threading.Event()
     with on_stop_signal(stop.set):
+        ready()
         while not stop.wait(TICK_SECONDS):
             try:
                 tick()

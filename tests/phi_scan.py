@@ -14,8 +14,10 @@ from __future__ import annotations
 import base64
 import os
 import re
+import time
 import warnings
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +44,13 @@ LOG_NAMES = re.compile(r"(.*\.log|audit.*\.jsonl)")
 SECRET_NAMES = re.compile(r"(.*\.key|.*secret.*|.*passphrase.*)")
 CACHE_KEY = "miad/phi-needles"
 
-_registered: dict[bytes, str] = {}
+MADE_UP = (
+    *("Doe^Jane", "Doe^John", "Müller", "Schönfärber", "Lieselotte"),
+    *("Secret^Name", "Somebody^Else", "Nobody^At All"),
+)
+"""Names that tests give to patients."""
+
+_registered: dict[bytes, str] = {name.encode(): "patient name" for name in MADE_UP}
 
 
 def register(value: str | bytes, kind: str) -> None:
@@ -112,6 +120,8 @@ class PhiScan:
 
     config: pytest.Config
     finds: list[Find] = field(default_factory=list)
+    seconds: float = 0.0
+    octets: int = 0
     _needles: dict[bytes, str] = field(default_factory=dict)
     _seen: dict[tuple[str, int], int] = field(default_factory=dict)
     _excused: set[str] = field(default_factory=set)
@@ -120,6 +130,7 @@ class PhiScan:
         """Look into some octets; each kind is told once for a test and place."""
         if not octets:
             return
+        self.octets += len(octets)
         kinds = {
             kind
             for needles in (self._corpus(), _registered)
@@ -162,6 +173,13 @@ class PhiScan:
             self._seen[key] = start + len(octets)
             self.scan(octets, test, f"{path.parent.name}/{path.name}")
 
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time of a block to what the scan costs."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
         """Look into a test's own folder before and after its fixtures end."""
@@ -169,14 +187,16 @@ class PhiScan:
         if item.get_closest_marker("shows_phi"):
             self._excused |= {item.nodeid, str(folder)}
         elif isinstance(folder, Path):
-            self.scan_files(folder, item.nodeid)
+            with self.timed():
+                self.scan_files(folder, item.nodeid)
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Look into what was captured."""
         if report.when == "teardown" and report.nodeid not in self._excused:
-            for name, text in report.sections:
-                self.scan(text.encode("utf-8", "replace"), report.nodeid, name)
+            with self.timed():
+                for name, text in report.sections:
+                    self.scan(text.encode("utf-8", "replace"), report.nodeid, name)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -184,7 +204,8 @@ class PhiScan:
         factory = getattr(self.config, "_tmp_path_factory", None)
         base = getattr(factory, "_basetemp", None)
         if base is not None:
-            self.scan_files(base, "(what tests left behind)")
+            with self.timed():
+                self.scan_files(base, "(what tests left behind)")
         if self.finds and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -192,6 +213,10 @@ class PhiScan:
         self, terminalreporter: pytest.TerminalReporter
     ) -> None:
         """Tell what was found where, and never the value."""
+        terminalreporter.line(
+            f"{self.octets / 1e6:.1f} MB of logs searched for patients and secrets in"
+            f" {self.seconds:.1f} s: {len(set(self.finds)) or 'nothing'} found"
+        )
         if not self.finds:
             return
         terminalreporter.section("patients or secrets in logs", red=True)

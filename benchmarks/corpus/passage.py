@@ -133,7 +133,9 @@ def pass_through(
 def _configured(
     site: Path, outside: DiskNode, station: DiskNode, options: Options
 ) -> Path:
-    path = write_site(site, outside_port=outside.port, workstation_port=station.port)
+    path = write_site(
+        site, None, outside_port=outside.port, workstation_port=station.port
+    )
     further = f"\n[worker]\ncpu_threads = {options.threads}\n"
     further += QUICK if options.quick else ""
     path.write_text(path.read_text("utf-8") + further, "utf-8")

@@ -303,7 +303,7 @@ class Access:
 
     def requests(self) -> tuple[list[RecoveryRequest], datetime]:
         """Return all requests for approval, oldest first, and the time."""
-        with self._books.reading() as view:
+        with self._books.reading("approvals") as view:
             mark, found = view.clock(), list(self._approvals.all(view).values())
         return found, self._clock.at(mark)
 

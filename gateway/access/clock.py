@@ -124,15 +124,17 @@ class TrustedClock:
         if expected is not None:
             jump = self._jump(wall - expected, stopped)
         moment = wall if expected is None else max(wall, expected)
-        self._latest, self._at, self._epoch = moment, ticks, _epoch(mark)
+        self._latest, self._at = moment, ticks
+        self._epoch = max(self._epoch, _epoch(mark))
         return moment, jump
 
     def _expected(self, mark: ClockMark | None, ticks: float) -> datetime | None:
         """Return what time it is at least; None: that is not known."""
         kept = parsed(mark.latest) if mark is not None else None
-        was_reset = _epoch(mark) != self._epoch
-        if self._latest is None or was_reset:
+        if self._latest is None or _epoch(mark) > self._epoch:  # or reset since
             return kept
+        if _epoch(mark) < self._epoch:  # read before the reset
+            kept = None
         own = self._latest + timedelta(seconds=ticks - self._at)
         return own if kept is None else max(own, kept)
 

@@ -86,10 +86,11 @@ class Evaluation:
         """
         if self.is_unrestricted:
             return [True] * len(rows)
-        studies = sorted({row.study_instance_uid for row in rows})
-        modalities = self._modalities(
-            run, one_of(instances.c.study_instance_uid, studies, dialect)
-        )
+        modalities: Mapping[str, tuple[str, ...]] = {}
+        if self.reads_modalities:
+            studies = sorted({row.study_instance_uid for row in rows})
+            concerned = one_of(instances.c.study_instance_uid, studies, dialect)
+            modalities = self._modalities(run, concerned)
         return [
             self._admits(self._values(row), modalities.get(row.study_instance_uid, ()))
             for row in rows

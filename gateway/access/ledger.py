@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
+from typing_extensions import override
 
 from gateway.access.anchor import Anchor, Marks
 from gateway.errors import AccessTampered
@@ -91,7 +92,6 @@ class _Chain:
     entries: tuple[Entry, ...] = ()
     head: str = GENESIS
     heads: dict[int, str] = field(default_factory=lambda: {0: GENESIS})
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class View:
@@ -103,21 +103,24 @@ class View:
         self._books = books
         self._connection = connection
         self._marks = marks
-
-    @property
-    def connection(self) -> Connection:
-        """The transaction."""
-        return self._connection
+        self._entries: dict[Name, tuple[Entry, ...]] = {}
 
     def entries(self, name: Name) -> tuple[Entry, ...]:
-        """Return all rows of a table.
+        """Return all rows of a table that was loaded."""
+        return self._entries[name]
+
+    def load(self, *names: Name) -> None:
+        """Read tables and verify what is new in them.
 
         Raises
         ------
         AccessTampered
             They are not what was recorded.
         """
-        return self._books.verified(name, self._connection, self._marks)
+        for name in names:
+            self._entries[name] = self._books.verified(
+                name, self._connection, self._marks
+            )
 
     def clock(self) -> ClockMark | None:
         """Return the latest time seen; None before the first.
@@ -150,19 +153,17 @@ class Change(View):
         self.reached: Marks = {}
         self._heads: dict[Name, tuple[int, str]] = {}
 
+    @override
+    def load(self, *names: Name) -> None:
+        """Read tables, and remember where their ends are."""
+        super().load(*names)
+        for name in names:
+            self._heads[name] = (len(self.entries(name)), self._books.head(name))
+
     def append(
         self, name: Name, kind: str, subject: str, body: Mapping[str, Json], at: str
     ) -> Entry:
-        """Add a row; it is verified from the next transaction on.
-
-        Raises
-        ------
-        AccessTampered
-            The rows before it are not what was recorded.
-        """
-        if name not in self._heads:
-            before = self.entries(name)
-            self._heads[name] = (len(before), self._books.head(name))
+        """Add a row; it is verified from the next transaction on."""
         count, head = self._heads[name]
         number, text = count + 1, canonical(body)
         mac = self._books.mac(name, [number, head, at, kind, subject, text])
@@ -230,6 +231,7 @@ class Books:
         self._key = key
         self._anchor = Anchor(anchor, lambda value: self.mac("anchor", value))
         self._chains: dict[Name, _Chain] = {name: _Chain() for name in TABLES}
+        self._lock = threading.Lock()
         if check:
             self._begin()
 
@@ -244,11 +246,16 @@ class Books:
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()
 
     @contextmanager
-    def reading(self) -> Iterator[View]:
-        """Look at the tables, on one snapshot."""
+    def reading(self, *names: Name) -> Iterator[View]:
+        """Look at the clock's row, the grants, and further tables if named."""
         marks = self._anchor.read()  # before: it never runs ahead of the tables
         with self._database.read() as connection:
-            yield View(self, connection, marks)
+            view = View(self, connection, marks)
+            # Under one lock, so that no other thread has verified rows that
+            # this snapshot is too old for.
+            with self._lock:
+                view.load("grants", *names)
+            yield view
 
     @contextmanager
     def changing(self) -> Iterator[Change]:
@@ -256,6 +263,8 @@ class Books:
         marks = self._anchor.read()
         with self._database.write() as connection:
             change = Change(self, connection, marks)
+            with self._lock:  # nobody else adds anything now
+                change.load(*TABLES)
             yield change
         if change.reached:
             self._anchor.advance(change.reached)
@@ -268,9 +277,10 @@ class Books:
         AccessTampered
             A row was altered, or one is missing before another.
         """
-        self._chains = {name: _Chain() for name in TABLES}
-        with self._database.write() as connection:
+        with self._database.write() as connection, self._lock:
+            self._chains = {name: _Chain() for name in TABLES}
             view = View(self, connection, {})
+            view.load(*TABLES)
             marks: Marks = {
                 name: (len(view.entries(name)), self.head(name)) for name in TABLES
             }
@@ -287,20 +297,22 @@ class Books:
     def verified(
         self, name: Name, connection: Connection, marks: Marks | None
     ) -> tuple[Entry, ...]:
-        """Return all rows of a table; only what is new is verified again."""
+        """Return all rows of a table; only what is new is verified again.
+
+        For one thread at a time.
+        """
         chain, table = self._chains[name], TABLES[name]
-        with chain.lock:
-            known = len(chain.entries)
-            found = connection.execute(
-                select(table).where(table.c.number >= known).order_by(table.c.number)
-            ).all()
-            if known:
-                if not found or not _is_row(found[0], known, chain.head):
-                    raise _tampered(name, "rows that were there are gone")
-                found = found[1:]
-            self._extend(chain, name, found)
-            _check_anchor(chain, name, marks)
-            return chain.entries
+        known = len(chain.entries)
+        found = connection.execute(
+            select(table).where(table.c.number >= known).order_by(table.c.number)
+        ).all()
+        if known:
+            if not found or not _is_row(found[0], known, chain.head):
+                raise _tampered(name, "rows that were there are gone")
+            found = found[1:]
+        self._extend(chain, name, found)
+        _check_anchor(chain, name, marks)
+        return chain.entries
 
     def clock_mark(self, row: Row[Any]) -> ClockMark:
         """Return the clock's row, verified."""

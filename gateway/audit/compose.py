@@ -21,10 +21,10 @@ from gateway.audit.mapping import Source
 from gateway.audit.sealer import KEY_LENGTH, AesFieldSealer
 from gateway.audit.syslog import Header
 from gateway.errors import ConfigurationError, HandshakeFailed
+from gateway.sealing.providers import read_secret
 from gateway.sealing.secrets import SecretStore
 from gateway.tls.handshake import secure_requested
 from gateway.tls.identity import TlsIdentity
-from gateway.tls.secrets import secret_reader
 
 SIGNER: Final = "audit-signer"
 APP_NAME: Final = "miad-gateway"
@@ -92,7 +92,7 @@ def connect_to(identity: TlsIdentity, collector: Collector) -> ssl.SSLSocket:
 
 
 def _identity(tls: Tls, site: Site) -> TlsIdentity:
-    return TlsIdentity(tls, secret_reader(site.data_directory))
+    return TlsIdentity(tls, partial(read_secret, base_directory=site.data_directory))
 
 
 def _translator(

@@ -14,16 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.audit.log import AuditLog
+from gateway.audit.log import AuditLog, Field, Personal
 
 WINDOW_SECONDS: Final = 60.0
-WHOLE_LINES: Final = 20
+WHOLE_LINES: Final = 60
 """Of one address in a window."""
 MOST_ADDRESSES: Final = 1000
 """With lines of their own in a window; the others are counted together."""
 OTHERS: Final = "(others)"
-
-Fields = dict[str, str | int]
 
 
 @dataclass
@@ -47,12 +45,12 @@ class RefusalLog:
     def __init__(
         self, audit: AuditLog, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._audit = audit
+        self.audit = audit
         self._clock = clock
         self._lock = threading.Lock()
         self._window = _Window(clock())
 
-    def note(self, action: str, address: str, **fields: str | int) -> bool:
+    def note(self, action: str, address: str, **fields: Field | Personal) -> bool:
         """Record or count a refusal.
 
         Parameters
@@ -77,7 +75,7 @@ class RefusalLog:
                 window.counted[action, address if known else OTHERS] += 1
                 return False
             window.whole[address] += 1
-        self._audit.note(action, "refused", peer_address=address, **fields)
+        self.audit.note(action, "refused", peer_address=address, **fields)
         return True
 
     def flush(self, *, now: bool = False) -> None:
@@ -88,6 +86,6 @@ class RefusalLog:
                 return
             over, self._window = self._window, _Window(time_now)
         for (action, address), count in over.counted.items():
-            self._audit.note(
+            self.audit.note(
                 action, "refused", peer_address=address, further_refusals=count
             )

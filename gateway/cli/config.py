@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -45,13 +46,13 @@ def check_config(config: ConfigOption, strict: StrictOption = False) -> None:
     from config.safety import insecurities
     from gateway.route.recipients import recipient_warnings
     from gateway.route.rules import load_checked
+    from gateway.sealing.providers import read_secret
     from gateway.tls.check import check_tls
     from gateway.tls.reminder import tls_warnings
-    from gateway.tls.secrets import secret_reader
 
     site = load_checked(config)
     now = datetime.now(UTC)
-    check_tls(site, secret_reader(site.data_directory), now)
+    check_tls(site, partial(read_secret, base_directory=site.data_directory), now)
     warnings = [*recipient_warnings(site), *tls_warnings(site, now)]
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)

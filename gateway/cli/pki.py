@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.options import JsonOption
-from gateway.errors import AuthorityRefused, ConfigurationError
+from gateway.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from gateway.tls.authority import Issued, SiteAuthority
@@ -87,6 +87,9 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the site.")],
     key_type: KindOption = KeyKind.ECDSA,
     days: DaysOption = AUTHORITY_DAYS,
+    crl_url: Annotated[
+        str, typer.Option(help="http:// URL where the site publishes crl.pem, if any.")
+    ] = "",
     ca_passphrase: AuthorityPassphrase = None,
 ) -> None:
     """Make an authority: its key, its certificate, an empty revocation list.
@@ -107,7 +110,7 @@ def init(
             confirmation_prompt=True,
         )
         secret = asked.encode() or None
-    authority.create(name, key_type.value, secret, days)
+    authority.create(name, key_type.value, secret, days, crl_url)
     if secret is None:
         typer.echo(
             f"warning: {authority.key} is not encrypted: whoever reads it can make"
@@ -269,7 +272,7 @@ def _unlocked(folder: Path, source: str | None) -> tuple[SiteAuthority, Issuer]:
 
 def _secret(source: str | None) -> bytes | None:
     """Read a passphrase; never from the command line itself."""
-    from gateway.tls.secrets import secret_reader
+    from gateway.sealing.providers import read_secret
 
     if source is None:
         return None
@@ -277,10 +280,7 @@ def _secret(source: str | None) -> bytes | None:
         raise ConfigurationError(
             "a passphrase is named, not given: file:PATH, env:NAME or credential:NAME"
         )
-    secret = secret_reader(Path.cwd())(source).rstrip(b"\r\n")
-    if not secret:
-        raise AuthorityRefused("the passphrase is empty")
-    return secret
+    return read_secret(source, Path.cwd())
 
 
 def _print_issued(issued: Issued) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pynetdicom.transport import ThreadedAssociationServer
 
     from gateway.demo.cases import Case
+    from gateway.demo.identities import Credentials
 
 LOOPBACK = "127.0.0.1"
 
@@ -53,9 +54,20 @@ class Arrival:
 
 
 class StorageNode:
-    """A storage SCP on loopback that keeps what it gets, in order."""
+    """A storage SCP on loopback that keeps what it gets, in order.
 
-    def __init__(self, ae_title: str, port: int = 0) -> None:
+    Parameters
+    ----------
+    ae_title, port
+        What it is called; 0: any free port.
+    tls
+        Its credentials; None: without TLS.
+    """
+
+    def __init__(
+        self, ae_title: str, port: int = 0, tls: Credentials | None = None
+    ) -> None:
+        self._tls = tls
         self.ae_title = ae_title
         self.arrivals: list[Arrival] = []
         self._lock = threading.Lock()
@@ -71,6 +83,7 @@ class StorageNode:
         self._server = self._ae.start_server(
             (LOOPBACK, self._port),
             block=False,
+            ssl_context=self._tls.called() if self._tls else None,
             evt_handlers=[(evt.EVT_C_STORE, self._on_store)],
         )
         return self
@@ -116,7 +129,12 @@ def _all_syntaxes() -> list[str]:
 
 
 def send_cases(
-    cases: Sequence[Case], *, calling_ae: str, called_ae: str, port: int
+    cases: Sequence[Case],
+    *,
+    calling_ae: str,
+    called_ae: str,
+    port: int,
+    tls: Credentials | None = None,
 ) -> list[int]:
     """Send objects as a modality would, their encoded bytes untouched.
 
@@ -133,7 +151,13 @@ def send_cases(
     ae = AE(ae_title=calling_ae)
     wanted = sorted({(c.sop_class_uid, c.transfer_syntax_uid) for c in cases})
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    assoc = ae.associate(LOOPBACK, port, contexts=contexts, ae_title=called_ae)
+    assoc = ae.associate(
+        LOOPBACK,
+        port,
+        contexts=contexts,
+        ae_title=called_ae,
+        tls_args=tls.calling() if tls else None,
+    )
     if not assoc.is_established:
         raise ConnectionError(f"{called_ae} refused the association of {calling_ae}")
     try:
@@ -166,6 +190,7 @@ def move_study(
     called_ae: str,
     port: int,
     destination: str,
+    tls: Credentials | None = None,
 ) -> int | None:
     """Ask for the originals of a study by C-MOVE (PS3.4 C.4.2).
 
@@ -176,7 +201,12 @@ def move_study(
     """
     ae = AE(ae_title=calling_ae)
     ae.add_requested_context(StudyRootQueryRetrieveInformationModelMove)
-    assoc = ae.associate(LOOPBACK, port, ae_title=called_ae)
+    assoc = ae.associate(
+        LOOPBACK,
+        port,
+        ae_title=called_ae,
+        tls_args=tls.calling() if tls else None,
+    )
     if not assoc.is_established:
         return None
     identifier = Dataset()

@@ -14,6 +14,7 @@ from rich.table import Table
 from config.load import load_site
 from gateway.app import open_index_of, open_keys_of
 from gateway.demo.cases import demo_cases
+from gateway.demo.identities import make_identities
 from gateway.demo.nodes import StorageNode, move_study, send_cases, write_arrivals
 from gateway.demo.outcome import (
     SUCCESS,
@@ -30,7 +31,6 @@ from gateway.demo.site import (
     MODALITY,
     OUTSIDE,
     RECOVERY,
-    STRANGER,
     WORKSTATION,
     GatewayProcess,
     Ports,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gateway.demo.cases import Case
+    from gateway.demo.identities import Credentials
     from gateway.demo.report import Row
     from gateway.store.index import Index
     from gateway.store.rows import Protected
@@ -93,19 +94,27 @@ def _main_job(cases: Sequence[Case], directory: Path, console: Console) -> Outco
         Elapsed(),
         console=console,
     )
-    with progress, StorageNode(OUTSIDE) as outside, StorageNode(WORKSTATION) as station:
+    known = make_identities(directory / "pki")
+    with (
+        progress,
+        StorageNode(OUTSIDE, tls=known.outside) as outside,
+        StorageNode(WORKSTATION, tls=known.workstation) as station,
+    ):
         site = write_site(
-            directory, outside_port=outside.port, workstation_port=station.port
+            directory,
+            known,
+            outside_port=outside.port,
+            workstation_port=station.port,
         )
         data = directory / "data"
         with GatewayProcess(site, directory / "gateway.log") as gateway:
             ports = gateway.wait_for_ports(data)
-            accepted = _send(cases, ports, progress)
+            accepted = _send(cases, ports, known.modality, progress)
             settings = load_site(site)
             index = open_index_of(settings, open_keys_of(settings))
             _wait_for_arrivals(gateway, index, outside, len(cases), progress)
-            _retrieve(cases, ports, progress)
-            refused = _try_as_stranger(cases, ports, progress)
+            _retrieve(cases, ports, known.workstation, progress)
+            refused = _try_as_stranger(cases, ports, known.stranger, progress)
             protected = {
                 case.sop_instance_uid: row
                 for case in cases
@@ -123,10 +132,12 @@ def _main_job(cases: Sequence[Case], directory: Path, console: Console) -> Outco
         )
 
 
-def _send(cases: Sequence[Case], ports: Ports, progress: Progress) -> list[int]:
+def _send(
+    cases: Sequence[Case], ports: Ports, own: Credentials, progress: Progress
+) -> list[int]:
     task = progress.add_task("modality sends by C-STORE", total=len(cases))
     statuses = send_cases(
-        cases, calling_ae=MODALITY, called_ae=GATEWAY, port=ports.receiver
+        cases, calling_ae=MODALITY, called_ae=GATEWAY, port=ports.receiver, tls=own
     )
     progress.update(task, completed=sum(s == SUCCESS for s in statuses))
     return statuses
@@ -156,7 +167,9 @@ def _studies(cases: Sequence[Case]) -> list[str]:
     return list(dict.fromkeys(case.study_instance_uid for case in cases))
 
 
-def _retrieve(cases: Sequence[Case], ports: Ports, progress: Progress) -> None:
+def _retrieve(
+    cases: Sequence[Case], ports: Ports, own: Credentials, progress: Progress
+) -> None:
     studies = _studies(cases)
     task = progress.add_task("authorised node asks by C-MOVE", total=len(studies))
     for study in studies:
@@ -166,23 +179,26 @@ def _retrieve(cases: Sequence[Case], ports: Ports, progress: Progress) -> None:
             called_ae=RECOVERY,
             port=ports.recovery,
             destination=WORKSTATION,
+            tls=own,
         )
         progress.advance(task)
 
 
 def _try_as_stranger(
-    cases: Sequence[Case], ports: Ports, progress: Progress
+    cases: Sequence[Case], ports: Ports, own: Credentials, progress: Progress
 ) -> frozenset[str]:
+    """Claim to be the workstation, with a good certificate that is not its own."""
     studies = _studies(cases)
     task = progress.add_task("stranger asks by C-MOVE", total=len(studies))
     refused = set()
     for study in studies:
         status = move_study(
             study,
-            calling_ae=STRANGER,
+            calling_ae=WORKSTATION,
             called_ae=RECOVERY,
             port=ports.recovery,
-            destination=OUTSIDE,
+            destination=WORKSTATION,
+            tls=own,
         )
         if status != SUCCESS:
             refused.add(study)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from gateway.demo.identities import Identities
+
 MODALITY: Final = "MODALITY"
 OUTSIDE: Final = "OUTSIDE"
 WORKSTATION: Final = "WORKSTATION"
-STRANGER: Final = "STRANGER"
 GATEWAY: Final = "MIAD-GATEWAY"
 RECOVERY: Final = "MIAD-RECOVERY"
 START_SECONDS: Final = 60.0
@@ -31,33 +32,31 @@ SITE: Final = """\
 name = "demo"
 data_directory = "{data}"
 
-[receiver]
+{tls}[receiver]
 ae_title = "{gateway}"
-plain_port = 0
+{port} = 0
 
 [recovery]
 ae_title = "{recovery}"
-plain_port = 0
+{port} = 0
 
 [[recovery.destinations]]
 ae_title = "{workstation}"
 host = "{loopback}"
 port = {workstation_port}
-plain = true
+{station}
 
 [[nodes]]
 name = "modality"
 ae_titles = ["{modality}"]
 roles = ["store"]
-plain = true
-addresses = ["{loopback}/32"]
+{modality_known}
 
 [[nodes]]
 name = "workstation"
 ae_titles = ["{workstation}"]
 roles = ["recover"]
-plain = true
-addresses = ["{loopback}/32"]
+{workstation_known}
 
 [[grants]]
 name = "workstation-everything"
@@ -73,7 +72,7 @@ name = "outside"
 ae_title = "{outside}"
 host = "{loopback}"
 port = {outside_port}
-plain = true
+{outside_known}
 retry_first_seconds = 0.5
 retry_cap_seconds = 5.0
 
@@ -84,6 +83,16 @@ destinations = ["outside"]
 protect = true
 """
 
+TLS: Final = """\
+[tls]
+certificate = "{certificate}"
+key = "{key}"
+authorities = ["{authority}"]
+revocation_lists = ["{revocation_list}"]
+warn_days = 0
+
+"""
+
 
 class GatewayDidNotStart(GatewayError):
     """The gateway process ended, or did not listen in time."""
@@ -91,14 +100,20 @@ class GatewayDidNotStart(GatewayError):
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the gateway listens."""
+    """Where the gateway listens: with TLS, if it does."""
 
     receiver: int
     recovery: int
 
 
-def write_site(directory: Path, *, outside_port: int, workstation_port: int) -> Path:
-    """Write ``site.toml`` and return its path."""
+def write_site(
+    directory: Path,
+    identities: Identities | None,
+    *,
+    outside_port: int,
+    workstation_port: int,
+) -> Path:
+    """Write ``site.toml`` and return its path; without identities: in clear."""
     path = directory / "site.toml"
     path.write_text(
         SITE.format(
@@ -111,10 +126,41 @@ def write_site(directory: Path, *, outside_port: int, workstation_port: int) -> 
             loopback=LOOPBACK,
             outside_port=outside_port,
             workstation_port=workstation_port,
+            **_how_known(identities),
         ),
         "utf-8",
     )
     return path
+
+
+def _how_known(identities: Identities | None) -> dict[str, str]:
+    """Return the lines that say by what nodes are known."""
+    if identities is None:
+        plain = "plain = true"
+        called = f'{plain}\naddresses = ["{LOOPBACK}/32"]'
+        return {
+            "tls": "",
+            "port": "plain_port",
+            "station": plain,
+            "outside_known": plain,
+            "modality_known": called,
+            "workstation_known": called,
+        }
+    own = identities.gateway
+    workstation = f'certificates = ["{identities.workstation.certificate}"]'
+    return {
+        "tls": TLS.format(
+            certificate=own.certificate,
+            key=own.key,
+            authority=own.authority,
+            revocation_list=identities.revocation_list,
+        ),
+        "port": "port",
+        "station": workstation,
+        "outside_known": 'tls_name = "outside.demo"',
+        "modality_known": f'certificates = ["{identities.modality.certificate}"]',
+        "workstation_known": workstation,
+    }
 
 
 class GatewayProcess:
@@ -166,7 +212,10 @@ class GatewayProcess:
         path = data / "run" / "ports.json"
         self.wait_until(path.exists, START_SECONDS)
         found = json.loads(path.read_text("utf-8"))
-        return Ports(receiver=found["plain_receiver"], recovery=found["plain_recovery"])
+        return Ports(
+            receiver=found["receiver"] or found["plain_receiver"],
+            recovery=found["recovery"] or found["plain_recovery"],
+        )
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until a condition holds, while the process lives.

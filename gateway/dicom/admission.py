@@ -12,7 +12,7 @@ import structlog
 from config.schema import Node, Role
 from gateway.access.caller import Caller
 from gateway.access.nodes import Nodes
-from gateway.audit.log import AuditLog
+from gateway.audit.refusals import RefusalLog
 from gateway.audit.who import who
 from gateway.dicom.contexts import Purpose
 from gateway.dicom.status import (
@@ -75,7 +75,7 @@ class Admission:
         Which role a node needs, by purpose.
     max_associations
         At the same time.
-    audit
+    refusals
         Where refusals are recorded.
     """
 
@@ -87,14 +87,15 @@ class Admission:
         nodes: Nodes,
         roles: Mapping[Purpose, Role],
         max_associations: int,
-        audit: AuditLog,
+        refusals: RefusalLog,
     ) -> None:
         self._service = service
         self._called_ae = called_ae
         self._nodes = nodes
         self._roles = dict(roles)
         self._max_associations = max_associations
-        self._audit = audit
+        self._refusals = refusals
+        self._audit = refusals.audit
         self._lock = threading.Lock()
         self._admitted: list[Active] = []
         self._closed = False
@@ -134,6 +135,21 @@ class Admission:
         except NotIdentified as error:
             rejection, why = CALLING_AE_NOT_RECOGNISED, error.reason
         if rejection is not None:
+            self._note_refused(call, rejection, why)
+        return rejection
+
+    def _note_refused(self, call: Call, rejection: Rejection, why: str) -> None:
+        whole = self._refusals.note(
+            "association",
+            call.peer_address,
+            service=self._service,
+            **{k: v for k, v in who(call).items() if k != "peer_address"},
+            why=why,
+            result=rejection.result,
+            source=rejection.source,
+            reason=rejection.reason,
+        )
+        if whole:
             LOG.warning(
                 "association refused",
                 service=self._service,
@@ -142,17 +158,6 @@ class Admission:
                 peer_address=call.peer_address,
                 why=why,
             )
-            self._audit.note(
-                "association",
-                "refused",
-                service=self._service,
-                **who(call),
-                why=why,
-                result=rejection.result,
-                source=rejection.source,
-                reason=rejection.reason,
-            )
-        return rejection
 
     def note_declined(self, call: Call, sop_classes: Sequence[str]) -> None:
         """Audit what a node proposed that is here, but not for it."""

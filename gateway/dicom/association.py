@@ -8,8 +8,10 @@ associations that this product accepts is the few classes below.
 
 from __future__ import annotations
 
+import queue
 import socket
 import time
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -166,7 +168,7 @@ class GatewayAssociation(Association):
         except Exception as error:  # noqa: BLE001 - pynetdicom, on odd proposals
             self.dul.fail(error)
         finally:
-            self.dimse.discard()
+            self.dimse.discard_all()
             self._passage.leave()
             self._service.ended(self)
 
@@ -177,7 +179,9 @@ class GatewayAssociation(Association):
     @override
     def _serve_request(self, msg: object, context_id: int) -> None:
         """Answer one request; a fault in the answer ends this association only."""
-        time.sleep(self._pace.wait_seconds(time.monotonic()))
+        wait = self._pace.wait_seconds(time.monotonic())
+        if wait > 0:  # a sleep of nothing would give the interpreter away
+            time.sleep(wait)
         if isinstance(msg, C_ECHO):
             super()._serve_request(msg, context_id)
             return
@@ -309,6 +313,16 @@ class StreamingDimse(DIMSEServiceProvider):
         if self._incoming is not None:
             self._incoming.discard()
             self._incoming = None
+
+    def discard_all(self) -> None:
+        """Forget that, and what came whole and will not be answered any more."""
+        self.discard()
+        with suppress(queue.Empty):
+            while True:
+                waiting: object = self.msg_queue.get_nowait()[1]
+                discard = getattr(waiting, "discard", None)
+                if discard is not None:
+                    discard()
 
     def _take(self, context_id: int, value: bytes) -> None:
         if self._context_id not in {None, context_id}:

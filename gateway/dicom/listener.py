@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from socketserver import TCPServer
 from typing import Any
 
@@ -47,13 +48,13 @@ from gateway.dicom.upper_layer import (
     receive_request,
 )
 from gateway.errors import HandshakeFailed
+from gateway.sealing.providers import read_secret
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from gateway.tls.certificates import PeerCertificate
 from gateway.tls.identity import TlsIdentity
 from gateway.tls.reminder import Reminder
-from gateway.tls.secrets import secret_reader
 
 LOG = structlog.get_logger(component="listener")
 
@@ -336,7 +337,11 @@ def _identity(site: Site, audit: AuditLog) -> TlsIdentity | None:
     def report(fault: str) -> None:
         audit.note("tls", "failure" if fault else "success", error=fault)
 
-    return TlsIdentity(site.tls, secret_reader(site.data_directory), report=report)
+    return TlsIdentity(
+        site.tls,
+        partial(read_secret, base_directory=site.data_directory),
+        report=report,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,7 +417,7 @@ def _receiver(
         nodes=known.access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
         max_associations=settings.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
     storage = StorageService(
         store,
@@ -446,7 +451,7 @@ def _recovery(
         nodes=known.access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
         max_associations=site.receiver.max_associations,
-        audit=audit,
+        refusals=known.guard.refusals,
     )
     holdings = Originals(store, index, restore, known.access)
     return End(

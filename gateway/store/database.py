@@ -96,7 +96,7 @@ def _engine(url: str, key: bytes | None) -> Engine:
             database=location.get_backend_name(),
             remedy="keep its files on an encrypted volume; see docs/operations.md",
         )
-        return create_engine(url, pool_size=8, max_overflow=248)
+        return create_engine(url, pool_size=8, max_overflow=248, hide_parameters=True)
     if key is None or not location.database:
         raise ConfigurationError("an index in an SQLite file needs its key")
     path = Path(location.database)

@@ -52,6 +52,7 @@ CLOCK_SKEW: Final = timedelta(hours=1)
 """Certificates are good from so long before they are made: clocks differ."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_URL: Final = re.compile(r"http://[A-Za-z0-9.-]+(:[0-9]+)?/[!-~]*")
 _DNS: Final = re.compile(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
     r"(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
@@ -158,15 +159,31 @@ class SiteAuthority:
         return self._folder / "crl.pem"
 
     def create(
-        self, name: str, kind: KeyType, passphrase: bytes | None, days: int
+        self,
+        name: str,
+        kind: KeyType,
+        passphrase: bytes | None,
+        days: int,
+        list_url: str = "",
     ) -> None:
         """Make the authority, with an empty revocation list.
+
+        Parameters
+        ----------
+        name
+            Of the site.
+        kind, passphrase, days
+            Of its key; how long its certificate is good.
+        list_url
+            Where the site will publish its revocation list, if it does.
 
         Raises
         ------
         AuthorityRefused
-            There is one already.
+            There is one already, or the URL is none.
         """
+        if list_url and not _URL.fullmatch(list_url):
+            raise AuthorityRefused(f"{list_url!r} is no http:// URL of a list")
         if self._folder.exists() and any(self._folder.iterdir()):
             raise AuthorityRefused(
                 f"{self._folder} is not empty; an authority gets a folder of its own"
@@ -178,7 +195,7 @@ class SiteAuthority:
         made = make_authority(subject, key, self._period(days))
         write_whole(self.key, key_pem(key, passphrase), 0o600)
         write_whole(self.certificate, certificate_pem(made.certificate), 0o644)
-        self._write_list(Ledger(list_days=LIST_DAYS), made)
+        self._write_list(Ledger(list_days=LIST_DAYS, list_url=list_url), made)
 
     def is_encrypted(self) -> bool:
         """Whether the authority's key needs a passphrase."""
@@ -202,7 +219,8 @@ class SiteAuthority:
                 " --ca-passphrase"
             ) from error
         assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
-        return Issuer(read_certificates(self.certificate)[0], key)
+        certificate = read_certificates(self.certificate)[0]
+        return Issuer(certificate, key, self.ledger().list_url)
 
     def ledger(self) -> Ledger:
         """Return what was issued."""

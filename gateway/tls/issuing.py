@@ -52,10 +52,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Issuer:
-    """An authority: its certificate and the key it signs with."""
+    """An authority: its certificate, the key it signs with, where its list is.
+
+    Attributes
+    ----------
+    list_url
+        Named in certificates, for those who fetch lists; empty: left out.
+    """
 
     certificate: x509.Certificate
     key: PrivateKey = field(repr=False)
+    list_url: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +126,12 @@ def make_certificate(
     builder = _builder(issuer.certificate.subject, _name(subject), public_key, period)
     for extension, critical in _node_extensions(issuer, public_key):
         builder = builder.add_extension(extension, critical=critical)
+    if issuer.list_url:
+        point = x509.DistributionPoint(
+            [x509.UniformResourceIdentifier(issuer.list_url)], None, None, None
+        )
+        points = x509.CRLDistributionPoints([point])
+        builder = builder.add_extension(points, critical=False)
     alternative = _alternative(subject)
     if alternative is not None:
         builder = builder.add_extension(alternative, critical=False)

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -55,11 +55,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All certificates of an authority, oldest first, and the last list's number."""
+    """What an authority knows.
+
+    Attributes
+    ----------
+    entries
+        All certificates, oldest first.
+    list_number, list_days
+        Of the last revocation list, and how long it is good.
+    list_url
+        Where nodes can fetch it; empty: nowhere.
+    """
 
     entries: tuple[Entry, ...] = ()
     list_number: int = 0
-    list_days: int = field(default=180)
+    list_days: int = 180
+    list_url: str = ""
 
     def added(self, entry: Entry) -> Ledger:
         """Return the ledger with one certificate more."""
@@ -157,7 +168,12 @@ def _ledger(found: dict[str, Any]) -> Ledger:
     if found["version"] != VERSION:
         raise ValueError("another version")
     entries = tuple(_entry(one) for one in found["entries"])
-    return Ledger(entries, int(found["list_number"]), int(found["list_days"]))
+    return Ledger(
+        entries,
+        int(found["list_number"]),
+        int(found["list_days"]),
+        str(found["list_url"]),
+    )
 
 
 def _entry(found: dict[str, Any]) -> Entry:

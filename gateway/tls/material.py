@@ -159,11 +159,6 @@ def material_warnings(material: Material, now: datetime) -> Iterator[str]:
         sentence = ending.warning(now, material.settings.warn_days)
         if sentence is not None:
             yield sentence
-    if not material.lists:
-        yield (
-            "insecure: [tls] has no revocation_lists: a stolen node key is good until"
-            " its certificate ends; add the lists of your authorities"
-        )
     missing = [
         name
         for name, purpose in (
@@ -182,7 +177,7 @@ def material_warnings(material: Material, now: datetime) -> Iterator[str]:
 def passphrase_of(settings: Tls, read_secret: ReadSecret) -> bytes | None:
     """Return the passphrase of the private key, if it has one."""
     source = settings.key_passphrase
-    return None if source is None else read_secret(source).rstrip(b"\r\n")
+    return None if source is None else read_secret(source)
 
 
 def pinned_endings(

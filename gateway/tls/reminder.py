@@ -24,14 +24,13 @@ DAY_SECONDS: Final = 86_400.0
 
 
 def tls_warnings(site: Site, now: datetime) -> Iterator[str]:
-    """Yield what is insecure, and which certificates and lists end soon.
+    """Yield which certificates and revocation lists end soon, or have ended.
 
     Raises
     ------
     ConfigurationError
         A certificate or a revocation list cannot be read.
     """
-    yield from _plain_warnings(site)
     if site.tls is None:
         return
     yield from material_warnings(read_material(site.tls), now)
@@ -39,29 +38,6 @@ def tls_warnings(site: Site, now: datetime) -> Iterator[str]:
         sentence = ending.warning(now, site.tls.warn_days)
         if sentence is not None:
             yield sentence
-
-
-def _plain_warnings(site: Site) -> Iterator[str]:
-    for name, end in (("receiver", site.receiver), ("recovery", site.recovery)):
-        if end.plain_port is not None:
-            yield (
-                f"insecure: {name}.plain_port {end.plain_port} takes calls without"
-                " TLS: whoever is in the network can read them, and claim an AE title"
-            )
-    for node in site.nodes:
-        if node.plain:
-            yield (
-                f"insecure: node {node.name!r} may call without TLS, known by AE"
-                " title and address only"
-            )
-    for destination in site.destinations:
-        if destination.plain:
-            yield f"insecure: destination {destination.name!r} is sent to without TLS"
-    for place in site.recovery.destinations:
-        if place.plain:
-            yield (
-                f"insecure: move destination {place.ae_title!r} is sent to without TLS"
-            )
 
 
 def site_endings(site: Site) -> Iterator[PinnedEnding]:

@@ -17,8 +17,8 @@ from gateway.audit.log import AuditLog
 from gateway.audit.refusals import RefusalLog
 from gateway.dicom.connections import ConnectionGate
 from gateway.errors import ConfigurationError, GatewayError
+from gateway.sealing.providers import read_secret
 from gateway.tls.identity import TlsIdentity
-from gateway.tls.secrets import secret_reader
 from gateway.web.application import build_application
 from gateway.web.doorman import Door, Doorman
 from gateway.web.parts import Watch, WebParts
@@ -97,7 +97,9 @@ def start_web(site: Site, parts: WebParts) -> RunningWeb:
             "miad-gateway pki makes certificates"
         )
     identity = TlsIdentity(
-        site.tls, secret_reader(site.data_directory), report=_reporter(parts.audit)
+        site.tls,
+        partial(read_secret, base_directory=site.data_directory),
+        report=_reporter(parts.audit),
     )
     registry = Registry(parts.access, identity)
     refusals = RefusalLog(parts.audit)

@@ -72,13 +72,21 @@ def texts_of(dataset: Dataset, name: str) -> Iterator[Needle]:
             for part in {part.strip() for part in (text, *names)}:
                 yield from text_needles(part, label)
             sent = getattr(value, "original_string", b"")  # in its own character set
-            if isinstance(sent, bytes) and len(sent) >= SHORTEST_VALUE:
+            if isinstance(sent, bytes) and not _is_plain(sent, text):
                 yield Needle(label, sent)
 
 
+def _is_plain(sent: bytes, text: str) -> bool:
+    return len(sent) < SHORTEST_VALUE or sent.decode("latin-1") == text
+
+
 def text_needles(value: str, label: str) -> Iterator[Needle]:
-    """A value as octets; none where it is too short to say anything."""
-    if len(value) < SHORTEST_VALUE:
+    """A value as octets; none where it is too short to say anything.
+
+    A few digits stand in every digest and time, so of those it takes more.
+    """
+    digits = re.fullmatch(r"[0-9a-fA-F]*", value)
+    if len(value) < (SURE_FROM if digits else SHORTEST_VALUE):
         return
     for codec in CODECS:
         try:
@@ -140,6 +148,8 @@ class Scanner:
 
     def __post_init__(self) -> None:
         for needle in set(self.needles):
+            if len(needle.octets) < SHORTEST_VALUE:
+                raise ValueError(f"{needle.label}: too short to look for")
             if len(needle.octets) >= 8:
                 self._long.setdefault(needle.octets[:8], []).append(needle)
             else:

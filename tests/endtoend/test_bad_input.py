@@ -24,9 +24,12 @@ from gateway.demo.cases import Case, demo_cases
 from gateway.demo.nodes import StorageNode
 from gateway.demo.site import OUTSIDE, WORKSTATION
 from tests.endtoend.support import Gateway, Ports
+from tests.phi_scan import register
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+register("Bad^Input", "patient name")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -60,3 +60,4 @@ def test_random_octets_and_background_are_no_find() -> None:
     assert scanner.octets(os.urandom(4 << 20)) == set()
     assert scanner.octets(bytes(4 << 20)) == set()
     assert scanner.octets(b"calling 4MR1 back") == {"id"}
+    assert list(text_needles("2721", "number")) == []

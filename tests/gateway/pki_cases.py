@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from config.schema import Site
+from gateway.sealing.providers import read_secret
 from gateway.tls.certificates import PeerCertificate, sha256_of, shown
 from gateway.tls.handshake import Requested, TlsSocket
 from gateway.tls.issuing import (
@@ -34,6 +36,7 @@ from gateway.tls.issuing import (
     new_key,
     revocation_list_pem,
 )
+from gateway.tls.material import ReadSecret
 
 DAY = timedelta(days=1)
 HOST = "gateway.test"
@@ -243,6 +246,11 @@ def secure_node(title: str, *roles: str, **more: object) -> dict[str, object]:
     name = title.lower()
     own = {"name": name, "ae_titles": [title], "roles": roles}
     return {**own, "certificate_names": [f"{name}.test"], **more}
+
+
+def secrets_in(directory: Path) -> ReadSecret:
+    """Return what reads passphrases as a gateway with that data directory does."""
+    return partial(read_secret, base_directory=directory)
 
 
 def period(start: timedelta, end: timedelta) -> Period:

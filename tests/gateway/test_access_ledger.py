@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, delete, insert, select, update
 
+from gateway.access.access import Access
 from gateway.access.ledger import Books
 from gateway.errors import AccessTampered
 from gateway.store.index import open_index
@@ -243,3 +246,29 @@ def test_nothing_is_kept_of_a_change_that_failed(house: House) -> None:
 def test_a_key_has_32_octets(house: House) -> None:
     with pytest.raises(ValueError, match="32"), house.books(b"short"):
         pass
+
+
+def test_threads_and_processes_do_not_take_each_other_for_intruders(
+    house: House,
+) -> None:
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def look(access: Access) -> None:
+        while not stop.is_set():
+            seen.append(len(access.grants()[0]))
+            access.requests()
+
+    with (
+        house.opened() as running,
+        house.opened() as command,
+        ThreadPoolExecutor() as pool,
+    ):
+        watching = [pool.submit(look, running) for _ in range(4)]
+        for number in range(20):
+            add(command, f"more-{number}")
+        stop.set()
+        for watch in watching:
+            watch.result()
+        assert len(running.grants()[0]) == 22
+    assert set(seen) <= set(range(2, 23))

@@ -175,7 +175,7 @@ def test_a_user_without_tls_is_refused(tmp_path: Path) -> None:
         ) as association:
             assert refusal(made, association, 0) == "user-identity-without-tls"
         with associated(
-            made.port, contexts, MODALITY, "MIAD-GATEWAY", **options
+            made.port, [(FIND, EXPLICIT)], MODALITY, "MIAD-GATEWAY", **options
         ) as association:
             assert refusal(made, association, 1) == "user-identity-without-tls"
 

@@ -78,8 +78,7 @@ def test_check_config_of_a_good_site(site: Path) -> None:
 
     assert result.returncode == 0
     assert "good: 1 rules, 1 rule tests, 1 destinations" in result.stdout
-    assert "insecure: receiver.plain_port 0 takes calls without TLS" in result.stderr
-    assert "insecure: destination 'outside' is sent to without TLS" in result.stderr
+    assert "the receiver listens without TLS on port 0" in result.stderr
     assert not (site.parent / "data").exists()
 
 

@@ -61,6 +61,7 @@ def gateway(site: SealedSite, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["receiver", "worker"])
 def test_without_its_key_the_gateway_does_not_start(
     site: SealedSite, part: str

@@ -100,6 +100,19 @@ def test_openssl_takes_what_is_issued(tmp_path: Path, kind: str) -> None:
     assert not openssl("pkey", "-in", issued.key, "-noout", "-check").count("error")
 
 
+def test_certificates_say_where_the_list_is_published(tmp_path: Path) -> None:
+    authority = SiteAuthority(tmp_path / "pki")
+    url = "http://pki.hospital/crl.pem"
+    with pytest.raises(AuthorityRefused, match="no http"):
+        authority.create("Hospital", "ecdsa", None, 3650, "file:///etc/passwd")
+    authority.create("Hospital", "ecdsa", None, 3650, url)
+
+    issued = authority.issue(authority.unlock(None), Wanted.of("x"), "ecdsa", DAYS)
+
+    text = openssl("x509", "-in", issued.certificate, "-noout", "-text")
+    assert f"URI:{url}" in text
+
+
 def test_it_cannot_make_authorities_below_it(
     authority: SiteAuthority, issuer: Issuer
 ) -> None:

@@ -347,9 +347,10 @@ def test_a_wrong_object_is_refused_and_nothing_is_stored(
     spoilt = spoil(encoded(small()))
     good = encoded(small("1.2.3.5"))
     assert send(running.port, spoilt, good) == [status, 0x0000]
-    assert [p.name[:64] for p in stored_files(running)] == [
-        hashlib.sha256(bytes(good.data)).hexdigest()
-    ]
+    instance = running.index.instance(good.sop_instance_uid)
+    assert instance is not None
+    assert stored_files(running) == [running.store.path_of(instance.path)]
+    assert instance.sha256 == hashlib.sha256(bytes(good.data)).hexdigest()
     (line,) = running.audited("store", "refused")
     assert line["status"] == f"0x{status:04X}"
     assert ".." not in str(line)

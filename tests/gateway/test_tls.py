@@ -19,7 +19,6 @@ from config.schema import Destination, Site, Tls
 from gateway.dicom.rawstore import send_c_store_bytes
 from gateway.dicom.sender import SendResult, Verdict, send_objects
 from gateway.tls.identity import TlsIdentity
-from gateway.tls.secrets import secret_reader
 from tests.gateway.outside import Outside
 from tests.gateway.outside import destination as outside_destination
 from tests.gateway.pki_cases import (
@@ -31,6 +30,7 @@ from tests.gateway.pki_cases import (
     client_context,
     period,
     pki_of,
+    secrets_in,
     secure_node,
     secure_site,
     server_context,
@@ -49,7 +49,6 @@ from tests.gateway.scp import (
     gateway,
     small,
 )
-from tests.gateway.stored import content_of
 from tests.waiting import wait_until
 
 RECEIVER, RECOVERY = "MIAD-GATEWAY", "MIAD-RECOVERY"
@@ -290,9 +289,7 @@ def test_large_objects_arrive_whole(running: Gateway, pki: Pki) -> None:
 
     instance = running.index.instance("1.2.3.88")
     assert instance is not None
-    stored = content_of(running.store, instance.path)
-    assert isinstance(item.data, bytes)
-    assert stored.endswith(item.data)
+    assert running.store.read_data_set(instance.path) == (item.data, EXPLICIT)
 
 
 # Peers that do not get on with it
@@ -414,7 +411,7 @@ def test_what_ends_soon_is_reminded_of_at_the_start(
 
 
 def identity_of(pki: Pki) -> TlsIdentity:
-    return TlsIdentity(Tls.model_validate(pki.tls()), secret_reader(Path()))
+    return TlsIdentity(Tls.model_validate(pki.tls()), secrets_in(Path()))
 
 
 def outward(port: int, **settings: object) -> Destination:
@@ -488,7 +485,7 @@ def test_a_node_that_refuses_the_gateway_is_told_by_name(pki: Pki) -> None:
         pki.tls() | {"certificate": stranger.certificate, "key": stranger.key}
     )
     with outside.listening(CLASSES, context):
-        results = export(pki, outside.port, tls=TlsIdentity(tls, secret_reader(Path())))
+        results = export(pki, outside.port, tls=TlsIdentity(tls, secrets_in(Path())))
 
     assert {result.verdict for result in results} == {Verdict.TRANSIENT}
     assert "peer-refused-our-certificate: tlsv1 alert unknown ca" in results[0].error

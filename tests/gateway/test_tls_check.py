@@ -17,7 +17,6 @@ from gateway.tls.check import check_tls
 from gateway.tls.identity import TlsIdentity
 from gateway.tls.issuing import key_pem
 from gateway.tls.reminder import Reminder, tls_warnings
-from gateway.tls.secrets import secret_reader
 from tests.gateway.pki_cases import (
     DAY,
     HOST,
@@ -25,6 +24,7 @@ from tests.gateway.pki_cases import (
     now,
     period,
     pki_of,
+    secrets_in,
     secure_node,
     secure_site,
 )
@@ -38,7 +38,7 @@ def plain_site(directory: Path, **sections: Any) -> Site:
 
 
 def check(site: Site) -> None:
-    check_tls(site, secret_reader(site.data_directory), now())
+    check_tls(site, secrets_in(site.data_directory), now())
 
 
 def test_good_files_are_good(tmp_path: Path, pki: Pki) -> None:
@@ -59,13 +59,8 @@ def test_nothing_to_listen_on_is_told_with_both_remedies(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["receiver", "recovery"])
-def test_plain_ports_are_enough_and_insecure(tmp_path: Path, name: str) -> None:
-    site = plain_site(tmp_path, **{name: {"plain_port": 104}})
-
-    check(site)
-
-    (warning,) = tls_warnings(site, now())
-    assert warning.startswith(f"insecure: {name}.plain_port 104")
+def test_a_plain_port_is_enough(tmp_path: Path, name: str) -> None:
+    check(plain_site(tmp_path, **{name: {"plain_port": 104}}))
 
 
 def test_destinations_with_tls_need_it_here_too(tmp_path: Path) -> None:
@@ -86,29 +81,6 @@ def test_destinations_with_tls_need_it_here_too(tmp_path: Path) -> None:
     assert "destination 'outside' is sent to with TLS only" in lines[0]
     assert "move destination 'PACS' is sent to with TLS only" in lines[1]
     assert "the console needs one" in lines[2]
-
-
-def test_what_goes_in_clear_is_called_insecure(tmp_path: Path, pki: Pki) -> None:
-    place = {"ae_title": "PACS", "host": "pacs", "port": 104, "plain": True}
-    old = secure_node("OLD", "store", plain=True, addresses=["192.0.2.1"])
-    site = secure_site(
-        tmp_path,
-        pki,
-        tls=pki.tls(revocation_lists=[]),
-        recovery={"destinations": [place]},
-        destinations=[{**place, "name": "outside"}],
-        nodes=[old],
-        grants=[],
-    )
-
-    warnings = list(tls_warnings(site, now()))
-
-    assert [warning.split(" is ")[0].split(" may ")[0] for warning in warnings] == [
-        "insecure: node 'old'",
-        "insecure: destination 'outside'",
-        "insecure: move destination 'PACS'",
-        "insecure: [tls] has no revocation_lists: a stolen node key",
-    ]
 
 
 Spoil = Callable[[Pki], dict[str, Any]]
@@ -159,7 +131,7 @@ def test_every_mistake_in_files_is_told_and_stops_the_start(
     assert told in str(caught.value)
 
     with pytest.raises(ConfigurationError):
-        TlsIdentity(Tls.model_validate(settings), secret_reader(tmp_path))
+        TlsIdentity(Tls.model_validate(settings), secrets_in(tmp_path))
 
 
 def test_a_list_in_the_authoritys_name_but_not_of_its_key(tmp_path: Path) -> None:
@@ -201,7 +173,7 @@ def test_an_encrypted_key_opens_with_its_passphrase_only(tmp_path: Path) -> None
         if told is None:
             check(site)
             assert site.tls is not None
-            TlsIdentity(site.tls, secret_reader(tmp_path))
+            TlsIdentity(site.tls, secrets_in(tmp_path))
         else:
             with pytest.raises(ConfigurationError, match=told) as caught:
                 check(site)

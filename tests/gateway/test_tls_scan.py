@@ -14,10 +14,16 @@ from pydicom.data import get_testdata_file
 from gateway.dicom.sender import Verdict, send_objects
 from gateway.tls.contexts import SUITES
 from gateway.tls.identity import TlsIdentity
-from gateway.tls.secrets import secret_reader
 from tests.endtoend.peers import ENVIRONMENT, dcmtk, tool
 from tests.gateway.outside import destination, unused_port
-from tests.gateway.pki_cases import HOST, NodeFiles, Pki, pki_of, secure_site
+from tests.gateway.pki_cases import (
+    HOST,
+    NodeFiles,
+    Pki,
+    pki_of,
+    secrets_in,
+    secure_site,
+)
 from tests.gateway.scp import Gateway, example, gateway
 from tests.waiting import wait_until
 
@@ -141,7 +147,7 @@ def echo(pki: Pki, port: int) -> bool:
 def test_exports_to_dcmtk(tmp_path: Path, running: tuple[Gateway, Pki]) -> None:
     made, pki = running
     assert made.site.tls is not None
-    identity = TlsIdentity(made.site.tls, secret_reader(tmp_path))
+    identity = TlsIdentity(made.site.tls, secrets_in(tmp_path))
     item = example("CT_small.dcm")
     with storescp(tmp_path / "archive", pki, pki.archive) as port:
         for plain, verdict in ((False, Verdict.SENT), (True, Verdict.TRANSIENT)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+import structlog
 from pydantic import ValidationError
 
 from config.explain import nearest
@@ -17,6 +18,8 @@ from gateway.access.ledger import Change, Entry, View, recorded
 from gateway.errors import ConfigurationError, GrantRefused
 from gateway.route.conditions import Condition, ConditionError
 from gateway.route.granting import compile_grant
+
+LOG = structlog.get_logger(component="access")
 
 ADD: Final = "add"
 REVOKE: Final = "revoke"
@@ -212,9 +215,14 @@ class GrantBook:
             )
 
     def _condition(self, grant: Grant) -> Condition:
+        """Compile the condition of an added grant; one of old admits nothing."""
         text = grant.when
         if text not in self._conditions:
-            self._conditions[text] = _compiled(grant)
+            try:
+                self._conditions[text] = _compiled(grant)
+            except ConfigurationError:
+                LOG.warning("grant of another release", grant=grant.name)
+                self._conditions[text] = compile_grant("false")
         return self._conditions[text]
 
 

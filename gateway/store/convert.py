@@ -15,9 +15,10 @@ from typing import BinaryIO, Final
 from gateway.errors import InvalidObject, StoredObjectDamaged
 from gateway.log import get_logger
 from gateway.store.durable import sync_directory
-from gateway.store.files import CHUNK_BYTES, CONFLICTS, ORIGINALS, PROTECTED, FileStore
+from gateway.store.files import CONFLICTS, ORIGINALS, PROTECTED, FileStore
 from gateway.store.index import Index
 from gateway.store.part10 import FileMeta, read_head
+from gateway.store.stream import CHUNK_BYTES
 
 CLEAR_SUFFIX: Final = ".dcm"
 NOTED_EVERY: Final = 1000

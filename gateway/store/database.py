@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
@@ -22,6 +23,11 @@ from gateway.store.cipher import connector, seal_clear_index
 SCRIPTS = "gateway.store:migrations"
 BUSY_TIMEOUT_MS = 60_000
 READING = "miad_reading"
+POOL: Final[dict[str, Any]] = {
+    "pool_size": 8,
+    "max_overflow": 248,
+    "hide_parameters": True,  # rows name patients: not in exception texts
+}
 
 
 class Database:
@@ -96,7 +102,7 @@ def _engine(url: str, key: bytes | None) -> Engine:
             database=location.get_backend_name(),
             remedy="keep its files on an encrypted volume; see docs/operations.md",
         )
-        return create_engine(url, pool_size=8, max_overflow=248, hide_parameters=True)
+        return create_engine(url, **POOL)
     if key is None or not location.database:
         raise ConfigurationError("an index in an SQLite file needs its key")
     path = Path(location.database)
@@ -105,9 +111,7 @@ def _engine(url: str, key: bytes | None) -> Engine:
         url,
         module=dbapi2,
         creator=connector(path, key),
-        pool_size=8,
-        max_overflow=248,
-        hide_parameters=True,  # rows name patients: not in exception texts
+        **POOL,
     )
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
-from typing_extensions import override
-
-from gateway.errors import InvalidObject, InvalidSeal, StoredObjectDamaged
-from gateway.sealing.envelope import EnvelopeReader, EnvelopeWriter, open_sealed
+from gateway.errors import InvalidObject, InvalidSeal
+from gateway.sealing.envelope import EnvelopeWriter, open_sealed
 from gateway.store.durable import (
     WholeFile,
     durably,
@@ -35,10 +32,9 @@ from gateway.store.names import (
     context_of_object,
 )
 from gateway.store.part10 import FileMeta, encode_head, read_head
+from gateway.store.stream import CHUNK_BYTES, StoredStream, all_of, damaged
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from gateway.sealing.master import Keys
 
 __all__ = [
@@ -52,7 +48,6 @@ __all__ = [
 ]
 
 INCOMING = "incoming"
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +171,7 @@ class FileStore:
             It is not there or not whole; ``uid`` is not a UID.
         """
         with self.open(self._names.protected(uid)) as stream:
-            return _all_of(stream)
+            return all_of(stream)
 
     def open(self, relative: str) -> BinaryIO:
         """Open a stored file, a Part 10 file, for reading from its start.
@@ -192,10 +187,10 @@ class FileStore:
         try:
             sealed = open_sealed(self.path_of(relative), self._keys)
         except (OSError, InvalidObject, InvalidSeal) as error:
-            raise _damaged(relative, error) from error
+            raise damaged(relative, error) from error
         if sealed.context != context_of(relative):
             sealed.close()
-            raise _damaged(relative, InvalidSeal("it is the seal of another file"))
+            raise damaged(relative, InvalidSeal("it is the seal of another file"))
         return cast("BinaryIO", StoredStream(sealed, relative))
 
     def exists(self, relative: str) -> bool:
@@ -241,7 +236,7 @@ class FileStore:
         """
         with self.open(relative) as stream:
             meta = _head_of(stream, relative)
-            return _all_of(stream), meta.transfer_syntax_uid
+            return all_of(stream), meta.transfer_syntax_uid
 
     def remove(self, relative: str) -> None:
         """Remove a file that no row of the index names."""
@@ -323,7 +318,7 @@ class OriginalWriter:
         try:
             sealed = open_sealed(self._path, self._store.keys)
         except (OSError, InvalidSeal) as error:
-            raise _damaged(name, error) from error
+            raise damaged(name, error) from error
         return cast("BinaryIO", StoredStream(sealed, name))
 
     def commit(self, kind: str = ORIGINALS) -> StoredFile:
@@ -361,79 +356,8 @@ class OriginalWriter:
         self.discard()
 
 
-class StoredStream(io.RawIOBase):
-    """Content of a stored file; damage names the file."""
-
-    def __init__(self, sealed: EnvelopeReader, name: str) -> None:
-        super().__init__()
-        self._sealed = sealed
-        self._file = name
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        return self._sealed.seek(offset, whence)
-
-    @override
-    def tell(self) -> int:
-        return self._sealed.tell()
-
-    @override
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return so many bytes, fewer only at the end.
-
-        Raises
-        ------
-        StoredObjectDamaged
-            They are not those that were stored, or cannot be read.
-        """
-        try:
-            return self._sealed.read(size)
-        except (OSError, InvalidSeal) as error:
-            raise _damaged(self._file, error) from error
-
-    @override
-    def readall(self) -> bytes:
-        return self.read()
-
-    @override
-    def readinto(self, buffer: Buffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        content = self.read(len(view))
-        view[: len(content)] = content
-        return len(content)
-
-    @override
-    def close(self) -> None:
-        self._sealed.close()
-        super().close()
-
-
-def _all_of(stream: BinaryIO) -> bytes:
-    """Return the rest of a stream; memory holds it once, and a chunk."""
-    collected = io.BytesIO()
-    while piece := stream.read(CHUNK_BYTES):
-        collected.write(piece)
-    return collected.getvalue()
-
-
 def _head_of(stream: BinaryIO, relative: str) -> FileMeta:
     try:
         return read_head(stream)
     except InvalidObject as error:
-        raise _damaged(relative, error) from error
-
-
-def _damaged(name: str, error: Exception) -> StoredObjectDamaged:
-    """Say what is wrong with a file, without a path of this machine."""
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return StoredObjectDamaged(
-        f"The stored file {name} cannot be read: {strerror or error}"
-    )
+        raise damaged(relative, error) from error

@@ -177,7 +177,7 @@ class Life:
             data=known.data,
         )
         assert send(port, lying) == [MISMATCH]
-        ae = AE("Lestrade")
+        ae = AE("STRANGER")
         ae.add_requested_context(known.sop_class_uid)
         assert ae.associate("127.0.0.1", port, ae_title="MIAD-GATEWAY").is_rejected
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from config.schema import Site
@@ -80,7 +82,7 @@ class House:
 
     @contextmanager
     def books(self, key: bytes = GRANTS_KEY) -> Iterator[Books]:
-        index = open_index(self.database, INDEX_KEY)
+        index = self._index()
         try:
             yield Books(index.database, key, self.anchor)
         finally:
@@ -93,7 +95,7 @@ class House:
 
     @contextmanager
     def process(self) -> Iterator[tuple[Access, Index]]:
-        index = open_index(self.database, INDEX_KEY)
+        index = self._index()
         try:
             books = Books(index.database, GRANTS_KEY, self.anchor)
             site = self.site
@@ -110,11 +112,26 @@ class House:
         finally:
             index.close()
 
+    def _index(self) -> Index:
+        """Open the index; a new one is a copy, since making its tables takes long."""
+        if not self.database.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.database.write_bytes(_new_database())
+        return open_index(self.database, INDEX_KEY)
+
     def caller(self, node: str = "ward", user: str | None = None) -> Caller:
         found = next(n for n in self.site.nodes if n.name == node)
         return Caller(
             node=found, ae_title=found.ae_titles[0], address="127.0.0.1", user=user
         )
+
+
+@cache
+def _new_database() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "index.sqlite"
+        open_index(path, INDEX_KEY).close()
+        return path.read_bytes()
 
 
 def add(access: Access, name: str = "study", **settings: object) -> None:

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import delete
 
 from gateway.access.access import Access
-from gateway.access.approvals import MOST_OPEN
 from gateway.access.requests import Approval, RecoveryRequest
 from gateway.access.signatures import read_certificate, sign, verify
 from gateway.errors import AccessTampered, ApprovalNeeded, ApprovalRefused
@@ -277,16 +276,20 @@ def test_who_is_no_approver_any_more_does_not_count(
         assert office.needed(access, office.objects(access, 5)).id == request_.id
 
 
-def test_requests_that_wait_are_bounded(office: Office) -> None:
+def test_requests_that_wait_are_bounded(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 5
+    monkeypatch.setattr("gateway.access.approvals.MOST_OPEN", most)
     with office.house.process() as (access, index):
-        put(index, [new(n) for n in range(MOST_OPEN + 10)])
-        objects = office.objects(access, MOST_OPEN + 10)
-        for number in range(MOST_OPEN):
+        put(index, [new(n) for n in range(most + 10)])
+        objects = office.objects(access, most + 10)
+        for number in range(most):
             office.needed(access, objects[: number + LIMIT + 1])
         with pytest.raises(ApprovalNeeded) as refused_:
             access.release(office.house.caller(), objects)
         assert refused_.value.approval == ""
-        assert len(access.requests()[0]) == MOST_OPEN
+        assert len(access.requests()[0]) == most
 
 
 def test_what_was_given_is_not_forgotten_by_deleting_it(office: Office) -> None:

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, select
+from sqlalchemy.dialects import postgresql
 
 from config.load import load
 from gateway.access.access import Access
+from gateway.access.grants import grant_of
 from gateway.errors import ConfigurationError, GrantRefused
 from gateway.route.conditions import ConditionError
 from gateway.route.granting import KEYWORDS, compile_grant
 from gateway.route.rules import check_conditions
 from gateway.store.find import FindKeys, Level
 from gateway.store.index import Index
+from gateway.store.many import one_of
 from gateway.store.rows import NewInstance
 from gateway.store.schema import instances
 from tests.gateway.access_cases import DAY, NOON, House, add, static
@@ -243,6 +246,49 @@ def test_a_grant_that_is_revoked_admits_nothing_more(tmp_path: Path) -> None:
             command.revoke_grant("all", "tester", "over")
         assert not given.admits(row)
         assert given.find(ALL, Level.IMAGE) == []
+
+
+def test_a_condition_that_no_release_knows_any_more_admits_nothing(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path)
+    body = grant_of({"name": "old", "nodes": ("ward",), "when": "Gone == 1"})
+    with seeded(house, [new()]) as access, house.books() as books:
+        with books.changing() as change:
+            entry = {"grant": body.model_dump(mode="json"), "who": "tester"}
+            change.append("grants", "add", "old", entry, "2026-01-01T00:00:00.000000Z")
+        add(access, "good", when='StudyInstanceUID == "1.5"')
+        given = access.given(house.caller())
+        assert len(given.matching(ALL).granted) == 1
+        access.revoke_grant("good", "tester", "over")
+        assert given.matching(ALL).granted == []
+        assert [h.grant.name for h in access.grants()[0]] == ["old", "good"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 100_000])
+def test_lists_of_any_length_are_one_parameter(tmp_path: Path, count: int) -> None:
+    with House(tmp_path).process() as (_, index):
+        put(index, [new(1), new(2, study_instance_uid="7.3")])
+        column = instances.c.study_instance_uid
+        chosen = one_of(column, [f"7.{n}" for n in range(count)], "sqlite")
+        with index.database.read() as connection:
+            found = connection.scalars(select(column).where(chosen)).all()
+    assert found == (["7.3"] if count > 3 else [])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "cast_to"),
+    [("study_instance_uid", ["1.5"], "VARCHAR"), ("id", [1], "INTEGER")],
+)
+def test_lists_are_written_for_postgresql_too(
+    column: str, values: list[Any], cast_to: str
+) -> None:
+    chosen = one_of(instances.c[column], values, "postgresql")
+    text = str(
+        select(instances.c.id).where(chosen).compile(dialect=postgresql.dialect())
+    )
+    assert "json_array_elements_text(CAST(" in text
+    assert f"AS {cast_to})" in text
 
 
 VALUES = st.sampled_from(["A", "B", ""])

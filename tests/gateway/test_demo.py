@@ -11,7 +11,8 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from gateway.demo.cases import Case, demo_cases
-from gateway.demo.nodes import Arrival, data_set_of
+from gateway.demo.identities import make_identities
+from gateway.demo.nodes import Arrival, StorageNode, data_set_of
 from gateway.demo.outcome import (
     Outcome,
     dciodvfy_errors,
@@ -21,7 +22,14 @@ from gateway.demo.outcome import (
     summary_of,
 )
 from gateway.demo.report import write_json, write_report
+from gateway.demo.site import write_site
+from gateway.route.rules import load_checked
 from gateway.store.rows import Protected
+from gateway.tls.certificates import fingerprint_of, read_certificates, sha256_of
+from gateway.tls.check import check_tls
+from gateway.tls.handshake import Requested, TlsSocket
+from tests.gateway.pki_cases import now, secrets_in
+from tests.gateway.scp import CT_IMAGE, EXPLICIT, associated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,3 +176,41 @@ def test_page_and_table_are_written(good: Outcome, tmp_path: Path) -> None:
         assert f"images/01-{name}.png" in page
     write_json(tmp_path / "demo.json", rows, summary)
     assert '"recovered_exactly": true' in (tmp_path / "demo.json").read_text()
+
+
+def test_the_demos_site_has_nothing_in_clear(tmp_path: Path) -> None:
+    identities = make_identities(tmp_path / "pki")
+    path = write_site(tmp_path, identities, outside_port=1, workstation_port=2)
+
+    site = load_checked(path, environ={})
+
+    check_tls(site, secrets_in(site.data_directory), now())
+    ends = (site.receiver, site.recovery)
+    assert all(end.plain_port is None for end in ends)
+    called = (*site.nodes, *site.destinations, *site.recovery.destinations)
+    assert not any(peer.plain for peer in called)
+    stranger = sha256_of(read_certificates(identities.stranger.certificate)[0])
+    pins = {fingerprint_of(one) for node in site.nodes for one in node.certificates}
+    assert len(pins) == 2
+    assert stranger not in pins
+
+
+def test_the_demos_nodes_speak_tls_only(tmp_path: Path) -> None:
+    """The outside node wants the gateway's certificate, and gets nothing in clear."""
+    identities = make_identities(tmp_path / "pki")
+    store = [(CT_IMAGE, EXPLICIT)]
+    context, name = identities.gateway.calling()
+    context.sslsocket_class = TlsSocket
+    known = Requested(
+        context=context,
+        server_name=name,
+        pins=frozenset(),
+        revoked=lambda _certificate: False,
+        clock=now,
+    )
+    with StorageNode("OUTSIDE", tls=identities.outside) as node:
+        for tls in (None, known):
+            with associated(
+                node.port, store, "GATEWAY", "OUTSIDE", tls_args=tls
+            ) as association:
+                assert association.is_established is (tls is not None)

@@ -10,14 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DatabaseError, IntegrityError
 from sqlcipher3 import dbapi2
 
 from gateway.errors import ConfigurationError
 from gateway.store.cipher import seal_clear_index
+from gateway.store.database import SCRIPTS
 from gateway.store.index import Index, open_index
-from gateway.store.schema import instances, metadata
+from gateway.store.schema import instances
 from tests.gateway.stored import INDEX_KEY
 from tests.gateway.test_index import new, protected_of
 
@@ -35,12 +38,11 @@ def clear_index(path: Path, rows: int = 3) -> None:
     event.listen(
         engine, "connect", lambda c, _: c.execute("PRAGMA journal_mode = WAL").close()
     )
-    metadata.create_all(engine)
+    config = Config()
+    config.set_main_option("script_location", SCRIPTS)
     with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"
-        )
-        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('0002')")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
         for number in range(rows):
             row = new(number, patient_name=f"{NAME} {number}")
             connection.execute(instances.insert().values(**vars(row)))

@@ -172,7 +172,7 @@ def test_an_object_of_many_pdus_arrives_whole(tmp_path: Path) -> None:
     dataset = small(PixelData=os.urandom(3_000_000))
     dataset["PixelData"].VR = "OW"
     item = encoded(dataset)
-    for limit in (0, 4096):
+    for limit in (1 << 20, 4096):
         settings = site(tmp_path / str(limit), receiver={"max_pdu_bytes": limit})
         with gateway(settings) as running:
             assert send(running.port, item) == [0x0000]

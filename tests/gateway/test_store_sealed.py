@@ -18,10 +18,11 @@ from gateway.dicom.header import read_attributes
 from gateway.errors import ConfigurationError, StoredObjectDamaged
 from gateway.sealing.master import LocalMasterKey
 from gateway.store.convert import seal_clear_files
-from gateway.store.files import CHUNK_BYTES, CONFLICTS, FileStore, StoredFile
+from gateway.store.files import CONFLICTS, FileStore, StoredFile
 from gateway.store.index import Index, open_index
 from gateway.store.names import Names
 from gateway.store.part10 import FileMeta, encode_head
+from gateway.store.stream import CHUNK_BYTES
 from tests.gateway.stored import (
     INDEX_KEY,
     MASTER_KEY,

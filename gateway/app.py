@@ -328,10 +328,15 @@ def _answer(site: Site, places: Places, index: Index, keys: Keys) -> None:
         access=access,
     )
     running = start_web(site, parts)
+
+    def tick() -> None:
+        access.tick()
+        running.tick()
+
     try:
         with recorded(audit, "web", site):
             ready = partial(_write_ports, places.web_port, {"web": running.port})
-            _wait_for_stop(ready, access.tick)
+            _wait_for_stop(ready, tick)
             places.web_port.unlink(missing_ok=True)
     finally:
         places.web_port.unlink(missing_ok=True)

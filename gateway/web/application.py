@@ -15,8 +15,8 @@ from gateway.store.deposit import Deposit
 from gateway.web import dicomweb
 from gateway.web.console import console_routes
 from gateway.web.gatekeeper import Gatekeeper
+from gateway.web.incoming import StowParts
 from gateway.web.parts import Watch, WebParts
-from gateway.web.storing import StowParts
 
 
 def build_application(site: Site, parts: WebParts, watch: Watch) -> ASGIApp:

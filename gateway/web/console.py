@@ -6,15 +6,11 @@ that carries a token, asked for with POST from this very origin.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,18 +22,14 @@ from starlette.routing import Route
 
 from config.schema import Site
 from gateway.audit.log import Field
-from gateway.errors import AuditBroken, BadRequest, GatewayError, RequestRefused
+from gateway.errors import AuditBroken, GatewayError, RequestRefused
 from gateway.web import pages
+from gateway.web.forms import Form, Forms, reason_of, short_body
 from gateway.web.gatekeeper import visitor_of
 from gateway.web.parts import Watch, WebParts
 from gateway.web.visitors import PersonVisitor
 
 LOG = structlog.get_logger(component="web")
-
-LONGEST_FORM_BYTES: Final = 1 << 16
-REASON: Final = range(4, 201)
-"""How long a reason is, in characters."""
-KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,6 @@ DONE: Final[Mapping[str, str]] = {
     "verified": "The audit trail is whole.",
 }
 
-Form = Mapping[str, str]
 Make = Callable[[Request, PersonVisitor], dict[str, Any]]
 Act = Callable[[Form, PersonVisitor], str]
 
@@ -111,16 +102,14 @@ class Console:
     ----------
     site, parts, watch
         What they show.
-    key
-        Secret of the tokens in forms; of this process only.
+    forms
+        Checks what is sent from them.
     """
 
     site: Site
     parts: WebParts
     watch: Watch
-    key: bytes = field(
-        default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False
-    )
+    forms: Forms = field(default_factory=Forms)
     _templates: Environment = field(default_factory=make_templates)
 
     def routes(self) -> list[Route]:
@@ -161,7 +150,7 @@ class Console:
 
     def _release(self, form: Form, visitor: PersonVisitor) -> str:
         """Send a held revision through rules, protection and export again."""
-        reason = _reason(form)
+        reason = reason_of(form)
         number = form.get("revision", "")
         known = {str(r.id): r for r in self.parts.index.revisions("held")}
         revision = known.get(number)
@@ -183,7 +172,7 @@ class Console:
     def _revoke(self, form: Form, visitor: PersonVisitor) -> str:
         """Revoke a grant; `Access` records it."""
         name = visitor.person.name
-        self.parts.access.revoke_grant(form.get("grant", ""), name, _reason(form))
+        self.parts.access.revoke_grant(form.get("grant", ""), name, reason_of(form))
         return "revoked"
 
     def _verify(self, _form: Form, visitor: PersonVisitor) -> str:
@@ -228,48 +217,17 @@ class Console:
             if not visitor.may(*roles):
                 return self._not_for(visitor, page)
             try:
-                form = self._checked(request, body, visitor)
+                form = self.forms.read(request, body, visitor)
                 done = act(form, visitor)
             except FAILURES as error:
                 return self._failed(visitor, error)
             return RedirectResponse(f"{page.path}?done={done}", 303)
 
         async def endpoint(request: Request) -> Response:
-            body = await _short_body(request)
+            body = await short_body(request)
             return await run_in_threadpool(answer, request, body)
 
         return Route(path, endpoint, methods=["POST"])
-
-    def _checked(self, request: Request, body: bytes, visitor: PersonVisitor) -> Form:
-        """Read a form, if it was sent from a page of this very console.
-
-        Raises
-        ------
-        RequestRefused
-            It was not (403), or is none (400, 413, 415).
-        """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip()
-        if kind != "application/x-www-form-urlencoded":
-            raise RequestRefused(415, "Use the forms of the console")
-        if len(body) > LONGEST_FORM_BYTES:
-            raise RequestRefused(413, "The form is too long")
-        if not _is_same_origin(request):
-            raise RequestRefused(403, "The form was not sent from this console")
-        try:
-            fields = parse_qs(
-                body.decode("utf-8"), strict_parsing=True, max_num_fields=10
-            )
-        except ValueError as error:
-            raise BadRequest("The form cannot be read") from error
-        form = {name: values[0] for name, values in fields.items()}
-        if not hmac.compare_digest(form.get("token", ""), self.token(visitor)):
-            raise RequestRefused(403, "The page is too old; load it again")
-        return form
-
-    def token(self, visitor: PersonVisitor) -> str:
-        """Return what forms of a person's pages carry."""
-        mark = visitor.certificate.sha256.encode()
-        return hmac.new(self.key, mark, hashlib.sha256).hexdigest()
 
     def _html(
         self,
@@ -285,7 +243,7 @@ class Console:
             menu=[entry for entry in MENU if entry.is_for(visitor)],
             person=visitor.person,
             may=visitor.may,
-            token=self.token(visitor),
+            token=self.forms.token(visitor),
             **values,
         )
         return HTMLResponse(text, status)
@@ -351,41 +309,6 @@ async def _style(_request: Request) -> Response:
 
 
 STYLE: Final = (files("gateway.web") / "console.css").read_text("utf-8")
-
-
-async def _short_body(request: Request) -> bytes:
-    """Read a form, and no more than one."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LONGEST_FORM_BYTES:
-            break
-    return bytes(body)
-
-
-def _is_same_origin(request: Request) -> bool:
-    """Whether a browser says that a form comes from this origin (RFC 6454).
-
-    A browser that says nothing at all is none that can be trusted to have asked.
-    """
-    site = request.headers.get("sec-fetch-site")
-    if site is not None and site != "same-origin":
-        return False
-    origin = request.headers.get("origin")
-    host = request.headers.get("host", "")
-    if origin is not None:
-        return origin == f"https://{host}"
-    return site == "same-origin"
-
-
-def _reason(form: Form) -> str:
-    reason = " ".join(form.get("reason", "").split())
-    if len(reason) not in REASON or not reason.isprintable():
-        raise BadRequest(
-            f"Give a reason of {REASON.start} to {REASON.stop - 1} characters;"
-            " it stands in the audit trail: name no patient"
-        )
-    return reason
 
 
 def _who(visitor: PersonVisitor) -> dict[str, Field]:

@@ -42,9 +42,12 @@ class RunningWeb:
         Where it listens.
     """
 
-    def __init__(self, server: uvicorn.Server, listening: socket.socket) -> None:
+    def __init__(
+        self, server: uvicorn.Server, listening: socket.socket, refusals: RefusalLog
+    ) -> None:
         self._server = server
         self._socket = listening
+        self._refusals = refusals
         self.port: int = listening.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._thread.start()
@@ -53,6 +56,11 @@ class RunningWeb:
         """Take no more connections, let requests finish, then end."""
         self._server.should_exit = True
         self._thread.join()
+        self._refusals.flush(now=True)
+
+    def tick(self) -> None:
+        """Record counted refusals that are due; called now and then."""
+        self._refusals.flush()
 
     def _serve(self) -> None:
         try:
@@ -120,7 +128,7 @@ def start_web(site: Site, parts: WebParts) -> RunningWeb:
         timeout_graceful_shutdown=STOP_SECONDS,
         h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,
     )
-    return RunningWeb(uvicorn.Server(config), _listening(site))
+    return RunningWeb(uvicorn.Server(config), _listening(site), refusals)
 
 
 def _listening(site: Site) -> socket.socket:

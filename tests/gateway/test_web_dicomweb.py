@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -422,3 +423,42 @@ def test_an_object_too_large_is_dropped_while_it_comes(
         assert int(failed.FailureReason) == 0xA700
         assert web.index.instance("1.2.3.4") is None
         assert web.index.instance("1.2.3.5") is not None
+
+
+def test_hostile_objects_are_refused_like_any_other(tmp_path: Path, pki: Pki) -> None:
+    """A length of 4 GiB, 10,000 sequences, a bomb, and paths in place of UIDs."""
+    plain = encoded(small("1.2.3.4"))
+    assert isinstance(plain.data, bytes)
+    begins = (
+        b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    )
+    long = b"\x08\x00\x05\x00UT\0\0\xfe\xff\xff\xff"
+    bomb = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    deflated = bomb.compress(bytes(64 << 20)) + bomb.flush()
+    whole = file_of(plain)
+    hostile = [
+        file_of(replace(plain, data=begins * 10_000 + plain.data)),
+        file_of(replace(plain, data=long + plain.data)),
+        file_of(
+            replace(plain, data=deflated, transfer_syntax_uid="1.2.840.10008.1.2.1.99")
+        ),
+        whole.replace(b"1.2.3.4\0", b"../../x\0"),
+        whole.replace(b"1.2.3.4\0", b"/etc/x\0\0"),
+        whole.replace(b"1.2.840.10008.1.2.1\0", b"../../../../../../x\0"),
+        whole[:150],
+        whole[:140] + b"\xff\xff\xff\xff" + whole[144:],
+    ]
+    with (
+        serving(settings(tmp_path, pki), pki) as web,
+        web.client(pki.modality) as client,
+    ):
+        answer = stow(client, *hostile)
+        assert answer.status_code == 409
+        failed = Dataset.from_json(answer.json()).FailedSOPSequence
+        reasons = {int(item.FailureReason) for item in failed}
+        assert len(failed) == len(hostile)
+        assert reasons <= {0xA900, 0xC000, 0x0117}
+        assert stow(client, plain).status_code == 200
+        files = [f for f in web.store.root.rglob("*") if f.is_file()]
+        assert len(files) == 1
+        assert ".." not in web.audit.path.read_text()

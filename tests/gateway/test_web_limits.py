@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.audit.refusals import WHOLE_LINES
 from gateway.store.part10 import FileMeta, encode_head
 from tests.gateway.pki_cases import Pki, client_context
 from tests.gateway.scp import CT_IMAGE, EXPLICIT, encoded, example, small
@@ -167,8 +168,11 @@ def test_what_is_no_request_is_refused(web: Web, request_bytes: bytes) -> None:
         connection.sendall(request_bytes)
         connection.settimeout(20)
         answer = connection.recv(4096)
-    assert answer.split(b" ")[1] in {b"400", b"403", b"404", b"405"}, answer
+    status = answer.split(b" ")[1]
+    assert status in {b"400", b"403", b"404", b"405"}, answer
     assert is_served(web)
+    if status == b"400":
+        assert refusals(web) == ["request-invalid"]
 
 
 def test_half_open_connections_keep_nobody_out(tmp_path: Path, pki: Pki) -> None:
@@ -181,6 +185,16 @@ def test_half_open_connections_keep_nobody_out(tmp_path: Path, pki: Pki) -> None
             stack.enter_context(half)
         for _ in range(3):
             assert is_served(web)
+
+
+def test_counted_refusals_are_recorded_at_the_end(tmp_path: Path, pki: Pki) -> None:
+    with serving(settings(tmp_path, pki), pki) as web:
+        with web.client(pki.stranger) as client:
+            for _ in range(WHOLE_LINES + 10):
+                assert client.get("/protected/studies").status_code == 403
+        assert len(web.audited("association", "refused")) == WHOLE_LINES
+    lines = web.audited("association", "refused")
+    assert (len(lines), lines[-1]["further_refusals"]) == (WHOLE_LINES + 1, 10)
 
 
 def test_an_address_has_so_many_connections(tmp_path: Path, pki: Pki) -> None:

@@ -18,6 +18,7 @@ from pydicom import Dataset
 from config.schema import Site
 from gateway.access.access import Access
 from gateway.audit.log import AuditLog
+from gateway.audit.sealer import FieldSealer
 from gateway.dicom.header import read_attributes
 from gateway.dicom.listener import Records
 from gateway.dicom.rawstore import OutboundObject
@@ -127,11 +128,11 @@ def person(name: str, files: NodeFiles, *roles: str) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(site: Site, pki: Pki) -> Iterator[Web]:
+def serving(site: Site, pki: Pki, sealer: FieldSealer | None = None) -> Iterator[Web]:
     folder = site.data_directory
     store = a_store(folder / "store")
     index = open_index(folder / "index.sqlite", INDEX_KEY)
-    audit = AuditLog(folder / "audit" / "audit.jsonl")
+    audit = AuditLog(folder / "audit" / "audit.jsonl", sealer=sealer)
     vault = Vault(folder / "vault", LocalMasterKey(MASTER_KEY))
     records = Records(
         restore=restorer(store, vault),

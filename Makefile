@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  := dcmtk orthanc libgdcm-tools openssl softhsm2 sslscan
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys \
-  lock check-lock sbom audit-deps clean
+  lock check-lock sbom audit-deps clean security
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
@@ -78,6 +78,18 @@ sbom: $(VENV)/.installed-dev
 
 audit-deps: $(VENV)/.installed-dev
 	$(BIN)/python -m tools.audit requirements.lock
+
+# What docs/security.md promises, by the tests it names.
+SECURITY := $(addprefix tests/gateway/test_,tls.py tls_handshake.py tls_scan.py \
+  access_nodes.py access_network.py access_grants.py access_clock.py \
+  access_approvals.py access_ledger.py web_identity.py web_originals.py web_limits.py \
+  rotation.py key_restore.py key_backup.py key_erase.py sealing_envelope.py \
+  store_sealed.py vault.py recipients.py audit_checkpoints.py audit_messages.py \
+  audit_syslog.py limits_connections.py limits_data_sets.py limits_pdus.py) \
+  $(addprefix tests/endtoend/test_,access.py at_rest.py attacks.py web.py) \
+  tests/test_phi_scan.py tests/test_supply_chain.py
+security: $(VENV)/.installed-dev peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SECURITY) $(PYTEST_ARGS)
 
 peers:
 	@if ! command -v storescu >/dev/null || ! command -v sslscan >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \

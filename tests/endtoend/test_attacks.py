@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 
+from gateway.demo.nodes import send_cases
 from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.status import StoreStatus
 from tests.endtoend.attacks import (
@@ -33,7 +34,7 @@ from tests.endtoend.attacks import (
     slow_requests,
 )
 from tests.endtoend.peers import dcmtk
-from tests.endtoend.support import GATEWAY, Gateway, Ports
+from tests.endtoend.support import GATEWAY, MODALITY, Gateway, Ports
 from tests.endtoend.test_bad_input import case, image
 from tests.gateway.pki_cases import pki_of
 from tests.gateway.raw_peer import VERIFICATION
@@ -68,15 +69,13 @@ class Target:
     """The gateway under attack, and what it has acknowledged."""
 
     gateway: Gateway
+    port: int
+    """Without TLS."""
     tls_port: int
     supervisor: Process
     receiver: Process
     worker: Process
     acknowledged: list[str] = field(default_factory=list)
-
-    @property
-    def port(self) -> int:
-        return self.gateway.ports.receiver  # without TLS
 
     def echo(self) -> None:
         entity = AE("STORESCU")
@@ -88,7 +87,10 @@ class Target:
 
     def store(self) -> None:
         good = case("good", image())
-        assert self.gateway.send([good]) == [0]
+        sent = send_cases(
+            [good], calling_ae=MODALITY, called_ae=GATEWAY, port=self.port
+        )
+        assert sent == [0]
         self.acknowledged.append(good.sop_instance_uid)
 
     def store_with_dcmtk(self, directory: Path) -> None:
@@ -124,6 +126,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         supervisor = Process(known["pid"]).parent()
         target = Target(
             gateway,
+            known["plain_receiver"],
             known["receiver"],
             supervisor,
             supervisor.child("receiver"),

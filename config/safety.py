@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Literal
 
 from config.schema import Network, Node, Site
-from config.sources import Key
+from config.sources import Key, dotted
 
 WIDEST_IPV4_PREFIX = 16
 WIDEST_IPV6_PREFIX = 48
@@ -39,6 +39,11 @@ class Insecurity:
     key: Key
     severity: Severity
     text: str
+
+    @property
+    def setting(self) -> str:
+        """The setting as it is written, list positions counted from 1."""
+        return dotted(self.key)
 
 
 def insecurities(site: Site) -> list[Insecurity]:

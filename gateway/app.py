@@ -219,7 +219,7 @@ def _tell_insecurities(site: Site) -> None:
     logger = log.get_logger("configuration")
     for one in insecurities(site):
         say = logger.warning if one.severity == "warning" else logger.info
-        say("less-safe", setting=".".join(map(str, one.key)), what=one.text)
+        say("less-safe", setting=one.setting, what=one.text)
 
 
 def _children(site: Site) -> tuple[str, ...]:

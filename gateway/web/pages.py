@@ -171,7 +171,7 @@ def security(site: Site, identity: TlsIdentity) -> Row:
     return {
         "less_safe": [
             {
-                "setting": ".".join(str(part) for part in one.key),
+                "setting": one.setting,
                 "text": one.text,
                 "bad": one.severity == "warning",
             }

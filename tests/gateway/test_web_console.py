@@ -303,8 +303,20 @@ def test_less_safe_settings_are_listed(
     people = [person("operator", staff["operator"], "operator")]
     tls = pki.tls(revocation_lists=[])
     receiver = {"plain_port": 0}
-    site = settings(tmp_path, pki, people=people, tls=tls, receiver=receiver)
+    named = {
+        "name": "ct",
+        "ae_titles": ["CT"],
+        "roles": ["store"],
+        "certificate_names": ["ct.example"],
+    }
+    site = settings(
+        tmp_path, pki, people=people, tls=tls, receiver=receiver, nodes=[named]
+    )
     with serving(site, pki) as web, web.client(staff["operator"]) as client:
         text = client.get("/settings").text
-    assert "plain_port" in text
-    assert "revocation_lists" in text
+        nodes = client.get("/nodes").text
+    assert "receiver.plain_port" in text
+    assert "tls.revocation_lists" in text
+    assert "nodes[1].certificate_names" in text  # counted as check-config counts
+    known_by = nodes[nodes.index("ct.example") :].split("</td>", 1)[0]
+    assert "none" not in known_by

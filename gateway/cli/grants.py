@@ -107,7 +107,7 @@ def show(config: ConfigOption, json: JsonOption = False) -> None:
                 "nodes": ", ".join(row["nodes"]),
                 "when": row["when"],
                 "to": ", ".join(row["move_destinations"]) or "themselves",
-                "until": row["until"] or "revoked",
+                "until": row["until"] or "no end",
                 "users": ", ".join(row["users"]) or "any",
                 "in": row["source"],
             }
@@ -193,12 +193,12 @@ def access_of(config: ConfigOption, *, check: bool = True) -> Iterator[Access]:
 def print_table(title: str, rows: list[dict[str, str]]) -> None:
     """Print rows; a line where there are none."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if not rows:
         typer.echo(f"{title}: none")
         return
-    table = Table(*rows[0], title=title)
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), title=title)
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of, open_store_of, open_vault_of
+from gateway.access.ledger import KEY_LENGTH
+from gateway.app import (
+    open_index_of,
+    open_keys_of,
+    open_secrets_of,
+    open_store_of,
+    open_vault_of,
+)
 from tests.endtoend.peers import free_port
 from tests.endtoend.sites import plain_nodes, plain_places
 from tests.gateway.scp import gateway, send
@@ -101,10 +108,11 @@ def seeded(
         )
     )
     site = load_site(config, environ={})
-    with gateway(site) as running:
+    keys = open_keys_of(site)
+    grants_key = open_secrets_of(site, keys).get("grants.key", KEY_LENGTH)
+    with gateway(site, grants_key=grants_key) as running:
         for item in objects:
             assert send(running.port, item) == [0x0000]
-    keys = open_keys_of(site)
     store, vault = open_store_of(site, keys), open_vault_of(site, keys)
     with closing(open_index_of(site, keys)) as index:
         originals = {

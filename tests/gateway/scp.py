@@ -203,7 +203,9 @@ def move_place(title: str, port: int) -> dict[str, object]:
 
 @contextmanager
 def gateway(
-    settings: Site, vault: RecordsDouble | Vault | None = None
+    settings: Site,
+    vault: RecordsDouble | Vault | None = None,
+    grants_key: bytes | None = None,
 ) -> Iterator[Gateway]:
     """Listen; with a vault, originals come from it and not from the test."""
     keys = open_keys_of(settings)
@@ -219,7 +221,7 @@ def gateway(
         restore=vault_restorer(store, vault) if isinstance(vault, Vault) else restorer,
         verify=lambda row: verified_part(row, store, opened),
     )
-    access = access_of(settings, index, audit)
+    access = access_of(settings, index, audit, grants_key or GRANTS_KEY)
     running = start_receiver(settings, store, index, audit, records, access)
     try:
         yield Gateway(settings, store, index, audit, restorer, access, running)
@@ -228,10 +230,16 @@ def gateway(
         index.close()
 
 
-def access_of(settings: Site, index: Index, audit: AuditLog, **clocks: Any) -> Access:
-    """Grants under a key of the test."""
+def access_of(
+    settings: Site,
+    index: Index,
+    audit: AuditLog,
+    key: bytes = GRANTS_KEY,
+    **clocks: Any,
+) -> Access:
+    """Grants under a key of the test, or of a site that is served afterwards."""
     anchor = settings.data_directory / "access" / "anchor.json"
-    books = Books(index.database, GRANTS_KEY, anchor)
+    books = Books(index.database, key, anchor)
     return Access(site=settings, index=index, books=books, audit=audit, **clocks)
 
 

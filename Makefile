@@ -19,7 +19,8 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev peers
 	@if command -v storescu >/dev/null && PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; \
 	then marks=; else marks="not peers"; fi; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$$marks" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$$marks" -n $(JOBS) --dist loadfile \
+	  $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -89,7 +90,8 @@ SECURITY := $(addprefix tests/gateway/test_,tls.py tls_handshake.py tls_scan.py 
   $(addprefix tests/endtoend/test_,access.py at_rest.py attacks.py web.py) \
   tests/test_phi_scan.py tests/test_supply_chain.py
 security: $(VENV)/.installed-dev peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SECURITY) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SECURITY) -n $(JOBS) --dist loadfile \
+	  $(PYTEST_ARGS)
 
 peers:
 	@if ! command -v storescu >/dev/null || ! command -v sslscan >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -43,6 +44,8 @@ PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 LOG_NAMES = re.compile(r"(.*\.log|audit.*\.jsonl)")
 SECRET_NAMES = re.compile(r"(.*\.key|.*secret.*|.*passphrase.*)")
 CACHE_KEY = "miad/phi-needles"
+TOLD = "phi-scan"
+"""Under which a worker of pytest-xdist tells the session what it found."""
 
 MADE_UP = (
     *("Doe^Jane", "Doe^John", "Müller", "Schönfärber", "Lieselotte"),
@@ -191,8 +194,15 @@ class PhiScan:
                 self.scan_files(folder, item.nodeid)
         return (yield)
 
+    @property
+    def _is_session_of_workers(self) -> bool:
+        """Whether the tests run in workers, each with a scan of its own."""
+        return bool(self.config.getoption("numprocesses", None))
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Look into what was captured."""
+        if self._is_session_of_workers:
+            return
         if report.when == "teardown" and report.nodeid not in self._excused:
             with self.timed():
                 for name, text in report.sections:
@@ -203,11 +213,30 @@ class PhiScan:
         """Look into all that is left, and fail the session for any find."""
         factory = getattr(self.config, "_tmp_path_factory", None)
         base = getattr(factory, "_basetemp", None)
-        if base is not None:
+        if base is not None and not self._is_session_of_workers:
             with self.timed():
                 self.scan_files(base, "(what tests left behind)")
+        told = getattr(self.config, "workeroutput", None)
+        if told is not None:
+            finds = [(find.test, find.place, find.kind) for find in self.finds]
+            told[TOLD] = {
+                "finds": finds,
+                "octets": self.octets,
+                "seconds": self.seconds,
+            }
         if self.finds and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a worker found."""
+        told = getattr(node, "workeroutput", {}).get(TOLD)
+        if told is None:
+            self.finds.append(Find("(a worker)", "that ended early", "unknown"))
+            return
+        self.finds += [Find(*find) for find in told["finds"]]
+        self.octets += told["octets"]
+        self.seconds += told["seconds"]
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter

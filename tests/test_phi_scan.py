@@ -57,12 +57,12 @@ LEAKS = {
 }
 
 
-def suite(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
+def suite(directory: Path, tests: str, *more: str) -> subprocess.CompletedProcess[str]:
     """Run tests in a session of its own, with the scan."""
     (directory / "pytest.ini").write_text(INI)
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "test_it.py").write_text("import pytest\n" + tests)
-    options = ["-q", "--basetemp", str(directory / "temp")]
+    options = ["-q", "--basetemp", str(directory / "temp"), *more]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options],
         cwd=directory,
@@ -76,14 +76,15 @@ def suite(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.shows_phi("it plants leaks")
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_planted_leaks_fail_a_session_and_are_told_without_their_values(
-    tmp_path: Path,
+    tmp_path: Path, workers: tuple[str, ...]
 ) -> None:
     bodies = [
         f"def test_{number}(tmp_path):\n    {body}\n"
         for number, (body, _) in enumerate(LEAKS.values())
     ]
-    done = suite(tmp_path, "\n".join(bodies))
+    done = suite(tmp_path, "\n".join(bodies), *workers)
     assert f"{len(LEAKS)} passed" in done.stdout
     assert done.returncode == 1, done.stdout
     lines = done.stdout.splitlines()
@@ -96,7 +97,10 @@ def test_planted_leaks_fail_a_session_and_are_told_without_their_values(
 
 @pytest.mark.slow
 @pytest.mark.shows_phi("it plants leaks")
-def test_marked_tests_and_parts_of_longer_words_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_marked_tests_and_parts_of_longer_words_are_passed_over(
+    tmp_path: Path, workers: tuple[str, ...]
+) -> None:
     done = suite(
         tmp_path,
         """
@@ -109,6 +113,7 @@ def test_marked(tmp_path):
 def test_parts():
     print("1.2.19790408.3 and a98890234b")
 """,
+        *workers,
     )
     assert "2 passed" in done.stdout
     assert done.returncode == 0, done.stdout

@@ -119,7 +119,9 @@ MISTAKES: list[tuple[Spoil, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "told"), MISTAKES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("spoil", "told"), MISTAKES, ids=[told[:40] for _, told in MISTAKES]
+)
 def test_every_mistake_in_files_is_told_and_stops_the_start(
     tmp_path: Path, spoil: Spoil, told: str
 ) -> None:

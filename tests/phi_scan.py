@@ -30,6 +30,8 @@ from pydicom.dataset import Dataset
 SHORTEST = 5
 SHORTEST_PART = 7
 SHORTEST_SECRET = 16
+FEWEST_OCTETS = 8
+"""A key has more different octets: zeros are no secret, and stand in every trail."""
 LONGEST_SECRET = 8192
 COMMON = frozenset(
     {"anonymized", "anonymous", "patient", "modality", "perfusion", "lastname"}
@@ -263,7 +265,9 @@ def _files(folder: Path, excused: Collection[str]) -> Iterator[Path]:
 def _register_file(path: Path) -> None:
     try:
         if SHORTEST_SECRET <= path.stat().st_size <= LONGEST_SECRET:
-            register(path.read_bytes(), "secret")
+            octets = path.read_bytes()
+            if len(set(octets)) > FEWEST_OCTETS:
+                register(octets, "secret")
     except OSError:
         pass  # deleted meanwhile
 

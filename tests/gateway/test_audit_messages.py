@@ -198,7 +198,7 @@ NAMED_ELSEWHERE = {
         "gateway/access/access.py",
         "'approval-needed' if needed else 'approval-used'",
     ): {"approval-needed", "approval-used"},
-    ("gateway/web/dicomweb.py", "action"): {"query", "get", "store"},
+    ("gateway/web/exchange.py", "action"): {"query", "get", "store"},
     ("gateway/audit/checkpoints.py", "ACTION"): {"checkpoint"},
     ("gateway/audit/forwarder.py", "BROKEN"): {"audit-broken"},
     ("gateway/dicom/retrieve_suboperations.py", "self._action"): {"move", "get"},

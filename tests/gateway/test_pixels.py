@@ -411,11 +411,11 @@ def test_stream_size_is_compared_with_the_attributes() -> None:
         (b"", None),
         (b"\xff\xd8", None),
         (b"\xff\xd8\xff\xda\0\2" + b"\0" * 20, None),
-        (b"\xff\xd8\xff\xfe\0\4ab\xff\xc2\0\x0b\x08\0\7\0\5\1\1\1\1", (7, 5)),
-        (b"\xff\xd8\xff\xff\xf7\0\x0b\x08\0\7\0\5\1\1\1\1", (7, 5)),
+        (b"\xff\xd8\xff\xfe\0\4ab\xff\xc2\0\x0b\x08\0\7\0\5\1\1\1\1", (7, 5, 1)),
+        (b"\xff\xd8\xff\xff\xf7\0\x0b\x08\0\7\0\5\1\1\1\1", (7, 5, 1)),
     ],
 )
-def test_frame_size(stream: bytes, expected: tuple[int, int] | None) -> None:
+def test_frame_size(stream: bytes, expected: tuple[int, int, int] | None) -> None:
     assert frame_size(stream) == expected
 
 

@@ -183,7 +183,7 @@ def test_a_bad_certificate_refuses_the_site(site: Path) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load_checked(site, {})
     message = str(refused.value)
-    assert message.startswith(f"{site}, line 8")
+    assert message.startswith(f"{site}, line 9")
     assert "ben.pem: not an X.509 certificate in PEM" in message
 
 

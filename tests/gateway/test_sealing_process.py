@@ -139,7 +139,10 @@ def test_the_command_line_is_hardened_before_it_does_anything(tmp_path: Path) ->
     data = tmp_path / "data"
     (data / "run").mkdir(parents=True)
     site = tmp_path / "site.toml"
-    site.write_text(f'data_directory = "{data}"\n[vault]\nmaster_key = "env:NONE"\n')
+    site.write_text(
+        f'data_directory = "{data}"\n[vault]\nmaster_key = "env:NONE"\n'
+        "[receiver]\nplain_port = 0\n[recovery]\nplain_port = 0\n"
+    )
     with (data / "run" / "serve.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with subprocess.Popen(

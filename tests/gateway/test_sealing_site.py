@@ -40,7 +40,7 @@ def test_serve_hands_its_parts_the_key_and_leaves_it_nowhere(site: Path) -> None
         os.kill(first["pid"], signal.SIGKILL)
         wait_until(lambda: (ports(site) or first)["pid"] != first["pid"])
         wait_until((secrets / "uid.key.sealed").exists)
-        assert len(processes_of(site)) == 3
+        assert len(processes_of(site)) == 4  # serve, receiver, worker, auditor
         process.terminate()
         assert process.wait() == 0
     assert not set(NEVER_CLEAR) & {path.name for path in secrets.iterdir()}

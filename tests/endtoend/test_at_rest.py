@@ -203,6 +203,7 @@ class Life:
         """Power fails while an object comes in: half of it lies in the store."""
         large = dcmread(BytesIO(part10_of(self.objects["examples_overlay.dcm"])))
         large.SOPInstanceUID = "1.2.826.0.1.3680043.8.498.7739"
+        large.add_new(0xFFFCFFFC, "OB", bytes(600_000))  # several chunks of the store
         item = encoded(large)
         assert isinstance(item.data, bytes)
         incoming = self.gateway.data / "store" / "incoming"
@@ -212,7 +213,7 @@ class Life:
             """Gives no more than half until the gateway is gone."""
 
             def read(self, size: int | None = -1, /) -> bytes:
-                if self.tell() > 200_000:
+                if self.tell() > 400_000:
                     stopped.wait(60)
                 return super().read(size)
 

@@ -522,7 +522,9 @@ def _wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
             try:
                 tick()
             except (GatewayError, SQLAlchemyError) as error:
-                log.get_logger("receiver").error("clock-not-kept", error=repr(error))
+                log.get_logger("receiver").error(
+                    "clock-not-kept", error=log.described(error)
+                )
 
 
 @contextmanager

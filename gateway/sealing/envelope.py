@@ -33,6 +33,7 @@ from gateway.sealing.head import (
     slots_of,
 )
 from gateway.sealing.master import KEY_LENGTH, TAG_LENGTH, Keys
+from gateway.sealing.reading import SeekableReader
 from gateway.sealing.slots import rewrap, sealed_under, shred
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class EnvelopeWriter:
         return self._head.fixed + slot + EMPTY
 
 
-class EnvelopeReader(io.RawIOBase):
+class EnvelopeReader(SeekableReader):
     """Content of an envelope: a seekable stream that holds one chunk in memory.
 
     What it returns is authentic; `read` raises InvalidSeal where a chunk is
@@ -196,14 +197,6 @@ class EnvelopeReader(io.RawIOBase):
         self._opened = True
 
     @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}
         if whence not in base or base[whence] + offset < 0:
@@ -230,17 +223,6 @@ class EnvelopeReader(io.RawIOBase):
             if not wanted:
                 return gathered.getvalue()
             piece = self._rest_of_chunk(wanted)
-
-    @override
-    def readall(self) -> bytes:
-        return self.read()
-
-    @override
-    def readinto(self, buffer: Buffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        content = self.read(len(view))
-        view[: len(content)] = content
-        return len(content)
 
     @override
     def close(self) -> None:

@@ -9,30 +9,21 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from typing_extensions import override
 
 from gateway.errors import InvalidSeal, StoredObjectDamaged
+from gateway.sealing.reading import SeekableReader
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from gateway.sealing.envelope import EnvelopeReader
 
 CHUNK_BYTES: Final = 1 << 20
 
 
-class StoredStream(io.RawIOBase):
+class StoredStream(SeekableReader):
     """Content of a stored file; damage names the file."""
 
     def __init__(self, sealed: EnvelopeReader, name: str) -> None:
         super().__init__()
         self._sealed = sealed
         self._file = name
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
 
     @override
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -55,17 +46,6 @@ class StoredStream(io.RawIOBase):
             return self._sealed.read(size)
         except (OSError, InvalidSeal) as error:
             raise damaged(self._file, error) from error
-
-    @override
-    def readall(self) -> bytes:
-        return self.read()
-
-    @override
-    def readinto(self, buffer: Buffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        content = self.read(len(view))
-        view[: len(content)] = content
-        return len(content)
 
     @override
     def close(self) -> None:

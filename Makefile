@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-PEERS  := dcmtk orthanc libgdcm-tools openssl softhsm2 sslscan
+PEERS  := dcmtk orthanc libgdcm-tools libxml2-utils openssl softhsm2 sslscan
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys \
   lock check-lock sbom audit-deps clean security

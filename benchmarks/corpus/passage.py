@@ -15,7 +15,7 @@ from benchmarks.corpus.ledger import Ledger, Received
 from benchmarks.corpus.node import Arrived, DiskNode
 from benchmarks.corpus.peers import retrieve_study, send_files
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of
+from gateway.app.openers import open_index_of, open_keys_of
 from gateway.demo.site import OUTSIDE, WORKSTATION, GatewayProcess, write_site
 from gateway.store.database import Database
 

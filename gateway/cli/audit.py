@@ -249,7 +249,7 @@ def _link(text: str | None) -> Link | None:
 
 def _trail(config: Path) -> AuditLog:
     from config.load import load_site
-    from gateway.app import Places
+    from gateway.app.places import Places
     from gateway.audit.log import AuditLog
 
     return AuditLog(Places(load_site(config).data_directory).audit)
@@ -257,7 +257,7 @@ def _trail(config: Path) -> AuditLog:
 
 def _secrets(config: Path) -> SecretStore:
     from config.load import load_site
-    from gateway.app import open_keys_of, open_secrets_of
+    from gateway.app.openers import open_keys_of, open_secrets_of
 
     site = load_site(config)
     return open_secrets_of(site, open_keys_of(site))

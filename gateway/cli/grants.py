@@ -179,7 +179,8 @@ def access_of(config: ConfigOption, *, check: bool = True) -> Iterator[Access]:
     check
         Whether there has to be an anchor.
     """
-    from gateway.app import Places, open_access_of, open_index_of, open_keys_of
+    from gateway.app.openers import open_access_of, open_index_of, open_keys_of
+    from gateway.app.places import Places
     from gateway.audit.log import AuditLog
     from gateway.route.rules import load_checked
 

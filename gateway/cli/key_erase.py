@@ -51,7 +51,7 @@ def erase(
     reached: keys that were enclosed for recipients, and backups of the data
     directory made before.
     """
-    from gateway.app import open_index_of
+    from gateway.app.openers import open_index_of
     from gateway.store.erasure import Erasure
 
     if (sop_instance is None) == (study is None):
@@ -94,7 +94,7 @@ def _erase(site: KeySite, erasure: Erasure, chosen: list[Erasable]) -> None:
 
     The trail names an object before anything of it is touched.
     """
-    from gateway.app import open_store_of, open_vault_of
+    from gateway.app.openers import open_store_of, open_vault_of
 
     vault = open_vault_of(site.site, site.ring)
     store = open_store_of(site.site, site.ring)

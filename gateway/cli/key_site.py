@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from config.schema import Site
-    from gateway.app import Places
+    from gateway.app.places import Places
     from gateway.audit.log import AuditLog
     from gateway.sealing.providers import Provider
     from gateway.sealing.ring import KeyRing
@@ -35,7 +35,7 @@ class KeySite:
     @cached_property
     def places(self) -> Places:
         """What lies where."""
-        from gateway.app import Places
+        from gateway.app.places import Places
 
         return Places(self.site.data_directory)
 

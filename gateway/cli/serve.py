@@ -25,35 +25,35 @@ def add_to(app: typer.Typer) -> None:
 
 def serve(config: ConfigOption) -> None:
     """Run the whole gateway: its parts, each restarted when it ends."""
-    from gateway import app
+    from gateway.app.serve import serve as supervise
     from gateway.route.rules import load_checked
 
-    app.serve(config, load_checked(config))
+    supervise(config, load_checked(config))
 
 
 def receiver(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     """Run only the part that receives objects and gives originals back."""
-    from gateway import app
+    from gateway.app.receiver import run_receiver
 
-    app.run_receiver(config, lifeline)
+    run_receiver(config, lifeline)
 
 
 def worker(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     """Run only the part that routes, protects and sends."""
-    from gateway import app
+    from gateway.app.worker import run_worker
 
-    app.run_worker(config, lifeline)
+    run_worker(config, lifeline)
 
 
 def web(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     """Run only the part that answers over HTTPS: console and DICOMweb."""
-    from gateway import app
+    from gateway.app.web import run_web
 
-    app.run_web(config, lifeline)
+    run_web(config, lifeline)
 
 
 def auditor(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     """Run only the part that signs the audit trail and sends it on."""
-    from gateway import app
+    from gateway.app.auditor import run_auditor
 
-    app.run_auditor(config, lifeline)
+    run_auditor(config, lifeline)

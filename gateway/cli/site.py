@@ -163,7 +163,7 @@ def _print(report: dict[str, Any]) -> None:
 
 def _index(config: ConfigOption) -> Index:
     from config.load import load_site
-    from gateway.app import open_index_of, open_keys_of
+    from gateway.app.openers import open_index_of, open_keys_of
 
     site = load_site(config)
     return open_index_of(site, open_keys_of(site))

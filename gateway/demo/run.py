@@ -12,7 +12,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of
+from gateway.app.openers import open_index_of, open_keys_of
 from gateway.demo.cases import demo_cases
 from gateway.demo.identities import make_identities
 from gateway.demo.nodes import StorageNode, move_study, send_cases, write_arrivals

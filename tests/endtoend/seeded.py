@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from config.load import load_site
 from gateway.access.ledger import KEY_LENGTH
-from gateway.app import (
+from gateway.app.openers import (
     open_index_of,
     open_keys_of,
     open_secrets_of,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of, open_store_of
+from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.demo.nodes import StorageNode, data_set_of, send_cases
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, WORKSTATION, GatewayProcess
 from tests.endtoend.sites import plain_nodes, plain_places

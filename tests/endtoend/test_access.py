@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import build_role, evt
 
-from gateway.app import Places
+from gateway.app.places import Places
 from gateway.audit.log import AuditLog
 from gateway.demo.site import GatewayProcess
 from tests.gateway.pki_cases import NodeFiles, Pki, calling, pki_of

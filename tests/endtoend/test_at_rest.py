@@ -26,7 +26,7 @@ from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind
 from sqlcipher3 import dbapi2
 
 from config.load import load_site
-from gateway.app import open_keys_of, open_secrets_of, open_store_of
+from gateway.app.openers import open_keys_of, open_secrets_of, open_store_of
 from gateway.demo.nodes import StorageNode, move_study
 from gateway.dicom.rawstore import OutboundObject
 from gateway.errors import AssociationLost

@@ -15,7 +15,7 @@ import pytest
 from pydicom import dcmread
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of
+from gateway.app.openers import open_index_of, open_keys_of
 from gateway.audit.log import AuditLog
 from gateway.demo.site import GatewayProcess
 from gateway.store.part10 import read_head

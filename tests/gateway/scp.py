@@ -21,7 +21,7 @@ from pynetdicom.presentation import build_context
 from config.schema import Site
 from gateway.access.access import Access
 from gateway.access.ledger import Books
-from gateway.app import open_index_of, open_keys_of, open_store_of
+from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
 from gateway.audit.sealer import AesFieldSealer
 from gateway.dicom.listener import Records, Running, start_receiver

@@ -150,7 +150,7 @@ def test_kill_9_of_serve_leaves_no_process_and_a_new_one_starts(site: Path) -> N
 RECEIVER = """
 import json, os, signal, sys, threading
 from pathlib import Path
-from gateway.app import run_receiver
+from gateway.app.receiver import run_receiver
 from tests.waiting import wait_until
 
 site, ports, note = map(Path, sys.argv[1:])

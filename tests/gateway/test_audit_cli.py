@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from config.load import load_site
-from gateway.app import open_audit_of, open_keys_of
+from gateway.app.openers import open_audit_of, open_keys_of
 from gateway.audit.log import AuditLog
 from gateway.cli.main import build_app
 from gateway.errors import AuditBroken

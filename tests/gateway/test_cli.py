@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of, open_store_of
+from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.store.files import FileStore
 from gateway.store.index import Index, utc_now
 from tests.gateway.outside import receive

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from config.errors import ConfigurationError
 from config.load import load_site
 from gateway.access.access import Access
-from gateway.app import Places, open_access_of, open_index_of, open_keys_of
+from gateway.app.openers import open_access_of, open_index_of, open_keys_of
+from gateway.app.places import Places
 from gateway.audit.log import AuditLog
 from gateway.cli.main import build_app
 from gateway.errors import (

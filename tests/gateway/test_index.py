@@ -73,7 +73,7 @@ def test_the_migrations_make_the_tables_of_the_schema(index: Index) -> None:
     with index.database.read() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, metadata) == []
-        assert context.get_current_revision() == "0003"
+        assert context.get_current_revision() == "0006"
 
 
 def test_the_migrations_run_from_anywhere(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from gateway.app import open_index_of, open_keys_of, open_store_of, open_vault_of
+from gateway.app.openers import (
+    open_index_of,
+    open_keys_of,
+    open_store_of,
+    open_vault_of,
+)
 from gateway.cli.key_site import open_site
 from gateway.errors import GatewayError, KeyErased, RecordMissing
 from gateway.sealing.envelope import open_sealed

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of, open_store_of
+from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.errors import ConfigurationError
 from gateway.store.database import Database
 from gateway.store.part10 import encode_head

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from config.load import load_site
-from gateway.app import open_index_of, open_keys_of, open_store_of
+from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.sealing.census import take_census
 from tests.gateway.scp import encoded, send, small
 from tests.waiting import wait_until

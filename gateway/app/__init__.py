@@ -1,0 +1,3 @@
+"""The composition root: the parts of a gateway put together, per process."""
+
+from __future__ import annotations

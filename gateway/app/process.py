@@ -1,0 +1,104 @@
+"""What all processes of a gateway share: their start, their locks, their stop."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.schema import Site
+from gateway import log
+from gateway.app.openers import open_store_of
+from gateway.app.places import Places
+from gateway.errors import GatewayError
+from gateway.route.rules import load_checked
+from gateway.sealing.process import harden_process
+from gateway.store.convert import seal_clear_files
+from gateway.store.durable import write_durably
+from gateway.store.files import FileStore
+from gateway.store.index import Index
+from gateway.store.private import close_to_others
+from gateway.supervise import end_with_parent, on_stop_signal
+
+if TYPE_CHECKING:
+    from gateway.sealing.master import Keys
+
+TICK_SECONDS: Final = 30.0
+
+
+def begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
+    """Load the settings; end with the supervisor, if there is one."""
+    harden_process()
+    site = load_checked(config)
+    log.configure(site.log.level, site.log.format)
+    if lifeline is not None:
+        end_with_parent(lifeline)
+    close_to_others(site.data_directory)
+    return site, Places(site.data_directory)
+
+
+def sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileStore:
+    """Open the store; whoever starts first seals what an earlier build left clear."""
+    store = open_store_of(site, keys)
+    with only_one(places, "store"):
+        seal_clear_files(store, index)
+    return store
+
+
+def check_tls(site: Site) -> None:
+    """Refuse settings with which nothing would listen, or nobody be let in."""
+    from gateway.sealing.providers import Environment, read_secret
+    from gateway.tls.check import check_tls
+
+    # A copy: the processes that are started after this need the passphrase too.
+    environment = Environment(dict(os.environ))
+
+    def read(source: str) -> bytes:
+        return read_secret(source, site.data_directory, environment)
+
+    check_tls(site, read, datetime.now(UTC))
+
+
+def wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
+    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
+    stop = threading.Event()
+    with on_stop_signal(stop.set):
+        ready()
+        while not stop.wait(TICK_SECONDS):
+            try:
+                tick()
+            except (GatewayError, SQLAlchemyError) as error:
+                log.get_logger("receiver").error(
+                    "clock-not-kept", error=log.described(error)
+                )
+
+
+@contextmanager
+def only_one(places: Places, process: str) -> Iterator[None]:
+    """Wait until no other process of the kind works in this data directory.
+
+    After a kill -9 of its supervisor, a child of before may still be ending;
+    two workers on one queue would do the same work twice.
+    """
+    path = places.lock(process)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.get_logger(process).warning("waiting-for-other", lock=str(path))
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def write_ports(path: Path, ports: dict[str, int | None]) -> None:
+    """Say where a process listens."""
+    write_durably(path, json.dumps(ports | {"pid": os.getpid()}).encode())

@@ -3,6 +3,7 @@
     python benchmarks/search.py [--images 2] [--data DIR] [--beside 1]
                                 [--members small|paper] [--strategy he-sit]
                                 [--stop never ensemble] [--budget 0] [--threads 1 2]
+                                [--device cpu]
 
 One run searches the same images with the engine (shared forward passes, logos
 drawn once, bfloat16 where the processor has it) and with Algorithm 3 as the paper
@@ -11,7 +12,8 @@ scaling of the logo on for each, every member in turn, plain float32 models. Bot
 make the same draws, so they must judge the same candidates and find the same
 place. Then the forward passes of the engine's search are run alone, in the same
 batches. Ratios inside one run are what counts; the machine is printed beside them.
-With one thread times are of the processor, so other load does not count.
+With one thread on the processor times are of it, so other load does not count; on
+another device they are of the wall.
 
 Without ``--data`` (a folder of images, searched in depth) the pictures are smooth
 noise. ``small`` members are those of the package, ``paper`` the six networks of
@@ -41,6 +43,7 @@ from typing_extensions import override
 from engine.lesion.boxes import fill
 from engine.models.card import ModelCard
 from engine.models.classifier import Classifier, build_backbone, resize
+from engine.models.compat import usable_device
 from engine.models.ensemble import Ensemble, load_ensemble, packaged_ensembles
 from engine.models.families import PRESETS
 from engine.models.fast import for_search
@@ -62,7 +65,6 @@ from engine.watermark.working import GRID, Geometry, working_image
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 LESION = Box(x0=90, y0=84, x1=130, y1=128)
 """Where the mark must not go: one box suffices to exercise the test."""
-CPU = torch.device("cpu")
 HELD = Judgement(fitness=0.0, tie=0.0, wrong=0, deceived=True, success=True)
 
 
@@ -276,8 +278,11 @@ class Measured:
     results: list[Found]
 
 
-def clock() -> float:
+def clock(device: torch.device) -> float:
     """Seconds of the processor where one thread works, otherwise of the wall."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
     one = torch.get_num_threads() == 1
     return time.process_time() if one else time.perf_counter()
 
@@ -293,41 +298,43 @@ def measure_engine(
     """Time the engine's search, then its forward passes alone."""
     judges = Recording(ensemble, precise=precise)
     results: list[Found] = []
-    start = clock()
+    device = cases[0].host.device
+    start = clock(device)
     for first in range(0, len(cases), beside):
         results += engine_search(cases[first : first + beside], judges, params)
-    seconds = clock() - start
+    seconds = clock(device) - start
     sizes = judges.sizes[:]
-    pictures = torch.rand((max(sizes), 3, GRID, GRID))
-    start = clock()
+    pictures = torch.rand((max(sizes), 3, GRID, GRID), device=device)
+    start = clock(device)
     for size in sizes:
         judges.look(pictures[:size])
-    return Measured(seconds=seconds, forwards=clock() - start, results=results)
+    return Measured(seconds=seconds, forwards=clock(device) - start, results=results)
 
 
 def measure_literal(
     cases: Sequence[Case], members: Sequence[Plain], params: SearchParams
 ) -> Measured:
     """Time Algorithm 3 as printed, then its forward passes alone."""
-    start = clock()
+    device = cases[0].host.device
+    start = clock(device)
     results = [literal(case, members, params) for case in cases]
-    seconds = clock() - start
-    picture = torch.rand((1, 3, GRID, GRID))
-    start = clock()
+    seconds = clock(device) - start
+    picture = torch.rand((1, 3, GRID, GRID), device=device)
+    start = clock(device)
     with torch.inference_mode():
         for _ in range(sum(len(one.judged) for one in results)):
             for member in members:
                 member(picture)
-    return Measured(seconds=seconds, forwards=clock() - start, results=results)
+    return Measured(seconds=seconds, forwards=clock(device) - start, results=results)
 
 
-def make_ensemble(kind: str) -> Ensemble:
+def make_ensemble(kind: str, device: torch.device) -> Ensemble:
     """Load the packaged members, or make those of the paper without training."""
     if kind == "small":
         packaged = packaged_ensembles()
         if not packaged:
             raise SystemExit("the package ships no ensembles")
-        return load_ensemble(next(iter(packaged.values())))
+        return load_ensemble(next(iter(packaged.values())), device)
     torch.manual_seed(0)
     members = []
     for preset in PRESETS:
@@ -344,7 +351,8 @@ def make_ensemble(kind: str) -> Ensemble:
             )
             backbone = build_backbone(card.architecture, 3, preset.arguments)
             members.append(Classifier(backbone, card))
-    return Ensemble("paper", members).eval().requires_grad_(requires_grad=False)
+    paper = Ensemble("paper", members).to(device)
+    return paper.eval().requires_grad_(requires_grad=False)
 
 
 def make_cases(count: int, data: Path | None, ensemble: Ensemble) -> list[Case]:
@@ -352,7 +360,9 @@ def make_cases(count: int, data: Path | None, ensemble: Ensemble) -> list[Case]:
     logo, cases = load_logo(), []
     for seed, levels in enumerate(pictures(count, data)):
         rows, columns = levels.shape
-        host = working_image(levels, Rendering(lo=0.0, hi=255.0), CPU)
+        host = working_image(
+            levels, Rendering(lo=0.0, hi=255.0), ensemble.weights.device
+        )
         with torch.inference_mode():
             label = int(ensemble.probabilities(host[None])[0].argmax())
         geometry = Geometry(columns=columns, rows=rows)
@@ -388,6 +398,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--budget", type=int, default=0, help="queries; 0: all")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
@@ -439,11 +450,12 @@ def compare(
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    ensemble = make_ensemble(args.members)
+    device = usable_device(args.device)
+    ensemble = make_ensemble(args.members, device)
     quick, members = for_search(ensemble), plain_members(ensemble)
     cases = make_cases(args.images, args.data, ensemble)
     print(
-        f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}; "
+        f"{processor()}, {os.cpu_count()} cores, {device}, torch {torch.__version__}; "
         f"{len(cases)} images, {args.beside} side by side; members "
         f"{', '.join(ensemble.names)}"
     )

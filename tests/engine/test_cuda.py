@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
@@ -87,5 +89,6 @@ def test_a_batch_gives_what_single_frames_give() -> None:
         assert one.report.before.label == alone.report.before.label
         # Shared batches round differently: an edge may move by a pixel or two.
         pairs = zip(one.report.lesion_boxes, alone.report.lesion_boxes, strict=True)
-        for here, there in pairs:
+        for pair in pairs:
+            here, there = map(astuple, pair)
             assert max(abs(a - b) for a, b in zip(here, there, strict=True)) <= 2

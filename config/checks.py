@@ -30,6 +30,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
         *_audit_mistakes(site, sources),
+        *_machines_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -227,6 +228,27 @@ def _audit_mistakes(site: Site, sources: Sources) -> list[str]:
         return []
     where = sources.describe(("audit", "collector"))
     return [f"{where}: a collector is reached over TLS; add a [tls] table"]
+
+
+def _machines_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse what would have several machines work past one another."""
+    mistakes = []
+    if site.objects is not None and site.database is None:
+        mistakes.append(
+            f"{sources.describe(('objects',))}: what several machines keep in an"
+            " object store needs an index they share; add a [database] table"
+        )
+    if site.objects is not None and not site.objects.is_as_wanted:
+        mistakes.append(
+            f"{sources.describe(('objects', 'endpoint'))}: http:// is without TLS;"
+            " write https://, or plain = true if it has to be"
+        )
+    for table, served in (("database", site.database), ("objects", site.objects)):
+        authorities = None if served is None else served.authorities
+        if authorities is not None and not os.access(authorities, os.R_OK):
+            where = sources.describe((table, "authorities"))
+            mistakes.append(f"{where}: {authorities} cannot be read; give a PEM file")
+    return mistakes
 
 
 def _data_directory(directory: Path, sources: Sources) -> list[str]:

@@ -161,8 +161,8 @@ class Database(Settings):
         str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     ] = "dbos"
     """Where the tables of the job queue lie, beside those of the index."""
-    pool_connections: int = Field(default=16, ge=2)
-    """Open at the same time per process, at most."""
+    pool_connections: int = Field(default=8, ge=2)
+    """Kept open per process; in a rush twice as many."""
     connect_seconds: float = Field(default=5.0, ge=1)
     patience_seconds: float = Field(default=20.0, ge=0)
     """How long a server that does not answer is waited for, before what needs it

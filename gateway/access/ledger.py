@@ -40,6 +40,8 @@ TABLES: Final[Mapping[Name, Table]] = {
     "releases": releases,
 }
 CLOCK: Final = "clock"
+LEDGER: Final = "ledger"
+"""Who adds to the tables takes turns under this name: row numbers have no gaps."""
 CLOCK_RESET: Final = "clock-reset"
 GENESIS: Final = "0" * 64
 REMEDY: Final = (
@@ -261,7 +263,7 @@ class Books:
     def changing(self) -> Iterator[Change]:
         """Add to the tables, alone; durable when the block is left."""
         marks = self._anchor.read()
-        with self._database.write() as connection:
+        with self._turn() as connection:
             change = Change(self, connection, marks)
             with self._lock:  # nobody else adds anything now
                 change.load(*TABLES)
@@ -277,7 +279,7 @@ class Books:
         AccessTampered
             A row was altered, or one is missing before another.
         """
-        with self._database.write() as connection, self._lock:
+        with self._turn() as connection, self._lock:
             self._chains = {name: _Chain() for name in TABLES}
             view = View(self, connection, {})
             view.load(*TABLES)
@@ -344,11 +346,20 @@ class Books:
             chain.head = head
             chain.heads |= heads
 
+    @contextmanager
+    def _turn(self) -> Iterator[Connection]:
+        """Run a transaction that nobody else adds rows beside."""
+        with self._database.write() as connection:
+            self._database.in_turn(connection, LEDGER)
+            yield connection
+
     def _begin(self) -> None:
         """Make the anchor of a site that has no rows yet."""
         if self._anchor.read() is not None:
             return
-        with self._database.write() as connection:
+        with self._turn() as connection:
+            if self._anchor.read() is not None:
+                return  # another machine was faster
             tables = [*TABLES.values(), trusted_clock]
             count = select(func.count())
             if any(connection.scalar(count.select_from(table)) for table in tables):

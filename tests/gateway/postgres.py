@@ -25,6 +25,12 @@ DEBIAN = Path("/usr/lib/postgresql")
 FAST_SETTINGS = ("fsync=off", "full_page_writes=off")
 """What is killed in tests are programs, not the machine: nothing is lost by it."""
 
+MADE_AS = (
+    "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C'"
+    " LC_CTYPE 'C.UTF-8'"
+)
+"""As docs/cluster.md says."""
+
 
 def programs() -> Path | None:
     """Where ``initdb`` and ``postgres`` are; None: not installed."""
@@ -104,9 +110,8 @@ class Cluster:
     def database(self) -> str:
         """Make an empty database; return its SQLAlchemy URL."""
         name = f"test_{uuid.uuid4().hex}"
-        self._execute(
-            "postgres", sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-        )
+        made = sql.SQL(MADE_AS).format(sql.Identifier(name))
+        self._execute("postgres", made)
         return f"postgresql+psycopg://postgres@/{name}?host={self._directory}"
 
     def _execute(self, database: str, statement: sql.SQL | sql.Composed) -> None:

@@ -22,6 +22,7 @@ from gateway.app.openers import (
     open_secrets_of,
     open_tls_of,
     open_vault_of,
+    server_of_site,
 )
 from gateway.app.places import Places
 from gateway.app.process import begin, only_one, sealed_store
@@ -57,7 +58,7 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
         use_private_temporary(places.temporary("worker"))
         keys = open_keys_of(site)
         audit = open_audit_of(site, keys)
-        with closing(open_index_of(site, keys)) as index:
+        with closing(open_index_of(site, keys, patient=True)) as index:
             _limit_threads(site.worker.cpu_threads)
             with recorded(audit, "worker", site):
                 _work(site, places, index, keys)
@@ -67,8 +68,8 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
 def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
 
     gate = Gate()
-    DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
-    store = sealed_store(site, places, index, keys)
+    DBOS(config=jobs_config(jobs_url(site, places), application_version()))
+    store = sealed_store(site, places, index, keys, patient=True)
     jobs = build_jobs(site, index, store, keys, gate)
     DBOS.launch()
     declare_queues()
@@ -87,7 +88,7 @@ def build_jobs(
 ) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
     places = Places(site.data_directory)
-    vault = open_vault_of(site, keys)
+    vault = open_vault_of(site, keys, patient=True)
     flow = Flow(
         index=index,
         store=store,
@@ -108,6 +109,14 @@ def build_jobs(
         send=partial(send_objects, tls=open_tls_of(site)),
     )
     return Jobs(flow, exporter, gate)
+
+
+def jobs_url(site: Site, places: Places) -> str:
+    """Return where the job queue is: a file, or the server of the index."""
+    server = server_of_site(site)
+    if server is None:
+        return f"sqlite:///{places.jobs}"
+    return server.url.render_as_string(hide_password=False)
 
 
 def application_version() -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,12 +16,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlcipher3 import dbapi2
 
 from gateway.errors import ConfigurationError
 from gateway.log import get_logger
 from gateway.store.cipher import connector, seal_clear_index
+from gateway.store.locks import connected, lock_number
 from gateway.store.server import DRIVER, Server
 
 SCRIPTS = "gateway.store:migrations"
@@ -33,8 +31,6 @@ SNAPSHOT: Final[dict[str, Any]] = {
     "isolation_level": "REPEATABLE READ",
     "postgresql_readonly": True,
 }
-FIRST_PAUSE_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 1.0
 BY_OCTETS: Final = "SELECT 'B' < 'a' AND '2~' > '21' AND 'a b' < 'a.b'"
 POOL: Final[dict[str, Any]] = {
     "pool_size": 8,
@@ -97,14 +93,20 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Run a transaction that writes; durable when the block is left."""
-        with self._writers, self._connected(self._engine) as connection:
-            with connection.begin():
-                yield connection
+        with (
+            self._writers,
+            connected(self._engine, self._patience) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Run a transaction that only reads, on one snapshot."""
-        with self._connected(self._reader) as connection, connection.begin():
+        with (
+            connected(self._reader, self._patience) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def in_turn(self, connection: Connection, *what: object) -> None:
@@ -124,32 +126,6 @@ class Database:
             statement = text("SELECT pg_advisory_xact_lock(:number)")
             connection.execute(statement, {"number": lock_number(*what)})
 
-    @contextmanager
-    def alone(self, *what: object) -> Iterator[None]:
-        """Keep other machines from what has that name, over several transactions.
-
-        A lock of the connection: PostgreSQL gives it up when the machine dies.
-        Nothing is locked on SQLite, which is one machine's own: there locks of
-        files do it.
-
-        Raises
-        ------
-        SQLAlchemyError
-            The connection was lost, at the end of the block at the latest: others
-            may have come in between.
-        """
-        if not self._is_shared:
-            yield
-            return
-        number = {"number": lock_number(*what)}
-        autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        with self._connected(autocommit) as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:number)"), number)
-            try:
-                yield
-            finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:number)"), number)
-
     def migrate(self) -> None:
         """Bring the tables to the newest revision; safe to run at every start."""
         config = Config()
@@ -161,24 +137,6 @@ class Database:
             if current != head:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-
-    @contextmanager
-    def _connected(self, engine: Engine) -> Iterator[Connection]:
-        """Connect; a server that is restarting is waited for."""
-        until = time.monotonic() + self._patience
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                connection = engine.connect()
-                break
-            except (OperationalError, InterfaceError) as error:
-                left = until - time.monotonic()
-                if not self._is_shared or left <= 0 or _is_refusal(error):
-                    raise
-                threading.Event().wait(min(pause, left))
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        with connection:
-            yield connection
 
     def _check_text(self) -> None:
         """Refuse a database that orders text by a language, or holds less of it."""
@@ -198,12 +156,6 @@ class Database:
         self._engine.dispose()
 
 
-def lock_number(*what: object) -> int:
-    """Return the number of an advisory lock: 64 bits, signed."""
-    named = "/".join(("miad-gateway", *map(str, what))).encode()
-    return int.from_bytes(hashlib.sha256(named).digest()[:8], signed=True)
-
-
 def _server(where: str | Server) -> Server | None:
     if isinstance(where, Server):
         return where
@@ -220,7 +172,9 @@ def _served(server: Server) -> Engine:
         remedy="keep its files on an encrypted volume; see docs/operations.md",
     )
     return create_engine(
-        server.url, json_serializer=_json, isolation_level="READ COMMITTED",
+        server.url,
+        json_serializer=_json,
+        isolation_level="READ COMMITTED",
         **server.engine_options,
     )
 
@@ -238,13 +192,6 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return value
-
-
-def _is_refusal(error: DBAPIError) -> bool:
-    """Whether a server answered, and will not answer otherwise: 28 and 3D."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    told = str(error.orig)
-    return state[:2] in {"28", "3D"} or "authentication failed" in told
 
 
 def _engine(url: str, key: bytes | None) -> Engine:

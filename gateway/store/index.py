@@ -249,9 +249,7 @@ class Index(Care):
         )
         is_open = same_series & instances.c.revision_id.is_(None)
         with self._database.write() as connection:
-            self._database.in_turn(
-                connection, "close", series_instance_uid, calling_ae
-            )
+            self._database.in_turn(connection, "close", series_instance_uid, calling_ae)
             study = connection.scalar(
                 select(func.min(instances.c.study_instance_uid)).where(is_open)
             )

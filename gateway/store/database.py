@@ -220,7 +220,9 @@ def _served(server: Server) -> Engine:
         remedy="keep its files on an encrypted volume; see docs/operations.md",
     )
     return create_engine(
-        server.url, json_serializer=_json, isolation_level="READ COMMITTED",
+        server.url,
+        json_serializer=_json,
+        isolation_level="READ COMMITTED",
         **server.engine_options,
     )
 

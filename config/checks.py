@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from zoneinfo import available_timezones
 
 from config.errors import ConfigurationError
 from config.explain import nearest
@@ -27,6 +28,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_duplicates(site, sources),
         *_same_ports(site, sources),
         *_rule_mistakes(site, sources),
+        *_time_mistakes(site, sources),
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
         *_audit_mistakes(site, sources),
@@ -145,6 +147,31 @@ def _destination_mistakes(
                 f"{where}: rule {rule.name!r} would send unprotected originals to"
                 f" {name!r}; set protect = true, or originals = true on that"
                 " destination if they may really go there"
+            )
+    return mistakes
+
+
+def _time_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse hours of no time zone, and time zones that nobody knows."""
+    mistakes = []
+    if site.timezone is not None and site.timezone not in available_timezones():
+        hint = nearest(site.timezone, available_timezones()) or ""
+        mistakes.append(
+            f"{sources.describe(('timezone',))}: {site.timezone!r} is no time zone;"
+            f' give an IANA name such as "Europe/Berlin"{hint}'
+        )
+    for position, destination in enumerate(site.destinations):
+        if destination.hours and site.timezone is None:
+            where = sources.describe(("destinations", position, "hours"))
+            mistakes.append(
+                f"{where}: destination {destination.name!r} has hours of no time zone;"
+                ' set timezone = "Europe/Berlin" or the like, above all tables'
+            )
+        if destination.retry_first_seconds > destination.retry_cap_seconds:
+            where = sources.describe(("destinations", position, "retry_cap_seconds"))
+            mistakes.append(
+                f"{where}: destination {destination.name!r}: the longest wait is"
+                " shorter than retry_first_seconds"
             )
     return mistakes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from datetime import time
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from engine.params import ProtectParams
@@ -264,6 +266,33 @@ class Completion(Settings):
     poll_seconds: float = Field(default=1.0, gt=0)
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class Hours(Settings):
+    """A window of local time in which a destination takes objects."""
+
+    days: tuple[Day, ...] = Field(default=DAYS, min_length=1)
+    """On which it begins."""
+    start: time = Field(alias="from")
+    until: time = Field(alias="to")
+    """Not later than ``from``: on the next day."""
+
+    @model_validator(mode="after")
+    def _has_length(self) -> Hours:
+        if self.start == self.until:
+            raise ValueError(
+                "from and to are the same time; leave hours out for the whole day"
+            )
+        if self.start.tzinfo is not None or self.until.tzinfo is not None:
+            raise ValueError("times are of the site's timezone: write them plain")
+        return self
+
+
+Priority = Literal["urgent", "routine", "low"]
+
+
 class Destination(Settings):
     """A node outside to which objects are sent."""
 
@@ -284,6 +313,17 @@ class Destination(Settings):
     key then travels in the object (PS3.15 E.1.1) and cannot be called back."""
     retry_first_seconds: float = Field(default=5.0, gt=0)
     retry_cap_seconds: float = Field(default=600.0, gt=0)
+    give_up_after_hours: float | None = Field(default=336.0, gt=0)
+    """What could not be sent for so long is held for a person; absent from the
+    file: two weeks."""
+    concurrency: int = Field(default=2, ge=1, le=64)
+    """Series sent there at the same time, by all workers together."""
+    rate_per_minute: int | None = Field(default=None, ge=1)
+    """Series begun per minute, by all workers together; absent: no bound."""
+    hours: tuple[Hours, ...] = ()
+    """When it takes objects, in the site's ``timezone``; empty: always."""
+    urgent_at_once: bool = True
+    """Whether urgent series are sent outside the hours too."""
     timeout_seconds: float = Field(default=60.0, gt=0)
 
 
@@ -315,6 +355,8 @@ class Rule(Settings):
     """What becomes of reports, documents, plans, segmentations ... if `protect`."""
     deidentify: Name | None = None
     """Name of a ``[[deidentification]]`` table; only with `protect`."""
+    priority: Priority = "routine"
+    """Urgent series are protected and sent before all others."""
     uids: Literal["keep", "map"] = "keep"
     """Study and frame of reference UIDs of protected objects."""
     tests: tuple[RuleTest, ...] = ()
@@ -406,9 +448,20 @@ class Protection(Settings):
     """What to do with an image whose best mark did not change the prediction."""
 
 
+class Jobs(Settings):
+    """The record of the workers' jobs."""
+
+    keep_days: float = Field(default=7.0, gt=0)
+    """How long finished jobs can be looked up; what is held stays."""
+
+
 class Worker(Settings):
     """The process that routes, protects and sends."""
 
+    processes: int = Field(default=1, ge=1, le=64)
+    """How many of them ``serve`` runs on this machine."""
+    silent_seconds: float = Field(default=30.0, ge=1.0)
+    """A worker not heard of for so long is lost: others take up what it had."""
     cpu_threads: int = Field(default=0, ge=0)  # 0: torch's own choice
     stop_seconds: float = Field(default=20.0, gt=0)
     """How long a stop waits for work in hand; what is left is taken up again."""
@@ -500,6 +553,9 @@ class Site(Settings):
     machine: Machine = Field(default_factory=Machine)
     database: Database | None = None
     objects: Objects | None = None
+    timezone: str | None = None
+    """IANA name of the local time that ``hours`` of destinations mean."""
+    jobs: Jobs = Field(default_factory=Jobs)
     receiver: Receiver = Field(default_factory=Receiver)
     recovery: Recovery = Field(default_factory=Recovery)
     completion: Completion = Field(default_factory=Completion)

@@ -265,6 +265,7 @@ class Index(Care):
                     ),
                     calling_ae=calling_ae,
                     closed_at=timestamp(now),
+                    changed_at=timestamp(now),
                     state="complete",
                 )
                 .returning(revisions.c.id)
@@ -297,11 +298,18 @@ class Index(Care):
         state: str,
         reason: str = "",
         decision: JsonValue = None,
+        priority: int | None = None,
     ) -> None:
-        """Move a revision on; ``decision`` stays as it was where None."""
-        values: dict[str, JsonValue] = {"state": state, "reason": reason}
+        """Move a revision on; decision and priority stay as they were where None."""
+        values: dict[str, JsonValue] = {
+            "state": state,
+            "reason": reason,
+            "changed_at": timestamp(self._clock()),
+        }
         if decision is not None:
             values["decision"] = decision
+        if priority is not None:
+            values["priority"] = priority
         with self._database.write() as connection:
             connection.execute(
                 update(revisions).where(revisions.c.id == revision_id).values(**values)

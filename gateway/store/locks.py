@@ -9,17 +9,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import NullPool, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.exc import DBAPIError
 
     from gateway.store.server import Server
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 1.0
+REFUSALS: Final = (
+    "does not exist",
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "certificate verify failed",
+    "does not match host name",
+)
 
 
 class Locks:
@@ -93,6 +101,10 @@ def _connection(engine: Engine, patience_seconds: float) -> Connection:
 
 
 def _is_refusal(error: DBAPIError) -> bool:
-    """Whether the server answered, and would not answer otherwise: 28 and 3D."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return state[:2] in {"28", "3D"} or "authentication failed" in str(error.orig)
+    """Whether the server answered, and would not answer otherwise.
+
+    Nothing but its words tells (libpq has no SQLSTATE of a failed connection);
+    in another language it is only waited for.
+    """
+    told = str(error.orig)
+    return any(words in told for words in REFUSALS)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from config.schema import Site
     from gateway.app.places import Places
     from gateway.audit.log import AuditLog
+    from gateway.sealing.census import Census
     from gateway.sealing.providers import Provider
     from gateway.sealing.ring import KeyRing
+    from gateway.store.objects import ObjectBlobs
 
 NOTES: Final = "backups.json"
 
@@ -63,6 +65,23 @@ class KeySite:
     def has_key(self) -> bool:
         """Whether the current key was made yet; one in a file is, on first use."""
         return self.provider.stamp() is not None
+
+    @cached_property
+    def objects(self) -> ObjectBlobs | None:
+        """What it shares with other machines."""
+        from gateway.app.openers import open_objects_of
+
+        return open_objects_of(self.site)
+
+    def census(self) -> Census:
+        """Count what is sealed under which key, on this machine and shared."""
+        from gateway.sealing.census import take_census
+        from gateway.store.rewrap import count_objects
+
+        census = take_census(self.places.root)
+        if self.objects is not None:
+            count_objects(census, self.objects)
+        return census
 
     @cached_property
     def audit(self) -> AuditLog:

@@ -264,8 +264,7 @@ class ObjectBlobs(Blobs):
         FileNotFoundError
             There is none.
         """
-        with self.reader(name) as stream:
-            return stream.read(START)
+        return self._range(checked(name), 0, START)
 
     def replace_start(self, name: str, start: bytes) -> None:
         """Put a sealed file anew with another head; the rest stays as it is.

@@ -59,15 +59,27 @@ class SharedSecrets(SecretStore):
         try:
             sealed = self._blobs.read(path)
         except FileNotFoundError:
-            fresh = make()
-            check(fresh)
-            self._blobs.create(
-                path, seal_bytes(fresh, self._keys, context_of_secret(name))
-            )
-            sealed = self._blobs.read(path)
+            sealed = self._made(path, name, make, check)
         secret = self._opened(sealed, name)
         check(secret)
         return secret
+
+    def _made(
+        self,
+        path: str,
+        name: str,
+        make: Callable[[], bytes],
+        check: Callable[[bytes], object],
+    ) -> bytes:
+        # Both: a condition that a store checks carelessly, and a lock whose
+        # connection is lost, fail in different ways.
+        with self._blobs.locked(path):
+            if not self._blobs.exists(path):
+                fresh = make()
+                check(fresh)
+                sealed = seal_bytes(fresh, self._keys, context_of_secret(name))
+                self._blobs.create(path, sealed)
+        return self._blobs.read(path)
 
     def _opened(self, sealed: bytes, name: str) -> bytes:
         try:

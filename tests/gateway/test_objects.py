@@ -22,13 +22,16 @@ from gateway.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from gateway.sealing.census import Census
 from gateway.sealing.head import START, key_ids
 from gateway.sealing.master import LocalMasterKey
+from gateway.sealing.rotation import Rewrapped
 from gateway.store.blobs import Blobs, LocalBlobs
 from gateway.store.durable import WholeFile
 from gateway.store.files import FileStore
 from gateway.store.objects import PART_BYTES, ObjectBlobs
 from gateway.store.part10 import FileMeta
+from gateway.store.rewrap import count_objects, open_objects, rewrap_objects
 from gateway.store.shared import SharedSecrets
 from gateway.vault.shared import SharedVault
 from tests.gateway.buckets import (
@@ -39,6 +42,7 @@ from tests.gateway.buckets import (
     object_server,
 )
 from tests.gateway.stored import MASTER_KEY, STORE_SECRET
+from tests.gateway.test_sealing_slots import Both
 from tests.gateway.test_vault import UID, record_of, same
 
 __all__ = ["any_server"]
@@ -387,3 +391,44 @@ def test_heads_are_replaced_and_the_rest_stays(
     assert key_ids(blobs.start(name)) == {KEYS.key_id}
     blobs.replace_start(name, bytes(START))
     assert blobs.read(name) == bytes(START) + whole[START:]
+
+
+# Rotation over it
+
+
+def test_a_rotation_puts_every_object_under_the_new_key(
+    store: FileStore, blobs: ObjectBlobs, tmp_path: Path
+) -> None:
+    new = LocalMasterKey(b"n" * 32)
+    kept = store.write_original(b"z" * 600_000, META)
+    secrets_of(blobs, tmp_path).get("index.key", 32)
+    SharedVault(blobs, tmp_path, KEYS).put(record_of())
+    SharedVault(blobs, tmp_path, KEYS).put(record_of("2.25.99"))
+    SharedVault(blobs, tmp_path, KEYS).erase("2.25.99")
+    outcome = Rewrapped(key_id=new.key_id)
+
+    rewrap_objects(blobs, Both(new, KEYS), outcome)
+
+    assert (outcome.rewrapped, outcome.failures) == (3, [])
+    census = Census()
+    count_objects(census, blobs)
+    assert (dict(census.under), census.damaged) == ({new.key_id: 3}, [])
+    only_new = FileStore(tmp_path / "store", new, STORE_SECRET, blobs)
+    assert only_new.read_data_set(kept.path)[0] == b"z" * 600_000
+    assert open_objects(blobs, new, new.key_id, 100) == 3
+    assert same(SharedVault(blobs, tmp_path, new).get(UID), record_of())
+
+
+def test_an_object_under_an_unknown_key_is_left_and_told(
+    store: FileStore, blobs: ObjectBlobs
+) -> None:
+    kept = store.write_original(b"z", META)
+    before = blobs.read(f"store/{kept.path}")
+    outcome = Rewrapped(key_id="")
+
+    rewrap_objects(blobs, LocalMasterKey(b"o" * 32), outcome)
+
+    assert [failure.path.as_posix() for failure in outcome.failures] == [
+        f"store/{kept.path}"
+    ]
+    assert blobs.read(f"store/{kept.path}") == before

@@ -11,7 +11,7 @@ import typer
 from config.errors import ConfigurationError
 from engine.errors import EngineError
 from gateway import log
-from gateway.cli import config, serve, site
+from gateway.cli import config, health, serve, site
 from gateway.errors import GatewayError
 from gateway.sealing.process import harden_process
 
@@ -51,6 +51,7 @@ def build_app(*, children_only: bool = False) -> typer.Typer:
     if not children_only:
         config.add_to(app)
         site.add_to(app)
+        health.add_to(app)
         _add_tools(app)
     return app
 

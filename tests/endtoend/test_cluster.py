@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
 
 from config.load import load_site
 from gateway.app.openers import open_index_of, open_keys_of, open_objects_of
-from gateway.demo.cases import demo_cases
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, RECOVERY, WORKSTATION
 from gateway.store.index import Index
 from tests.endtoend.peers import dcmtk, free_port, storescp
@@ -268,13 +268,22 @@ def site(
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("cases")
-    by_name = {case.name: case for case in demo_cases()}
-    names = ("MR head 1/10", "MR head 2/10", "MR head 3/10")
     paths = []
-    for number, name in enumerate(names):
-        paths.append(folder / f"{number}.dcm")
-        paths[-1].write_bytes(by_name[name].part10)
+    for number, name in enumerate(("MR_small.dcm", "MR_small.dcm", "CT_small.dcm"), 1):
+        path = get_testdata_file(name, download=False)
+        assert isinstance(path, str)
+        dataset = dcmread(path)
+        paths.append(written(dataset, f"1.2.3.{number}", folder))
     return paths
+
+
+def written(dataset: Dataset, uid: str, folder: Path) -> Path:
+    """An object under another UID, in a file."""
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+    dataset.SeriesInstanceUID = f"{uid}.1"
+    path = folder / f"{uid}.dcm"
+    dataset.save_as(path)
+    return path
 
 
 def arrived(folder: Path) -> list[Path]:
@@ -348,12 +357,9 @@ def test_one_receiver_and_one_worker_die_and_the_others_go_on(
     site["receiver-1"].kill()
     site["worker-1"].kill()
     before = len(arrived(site.outside))
-    changed = dcmread(files[0])
-    changed.SOPInstanceUID = changed.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
-    changed.SeriesInstanceUID = "1.2.3.4"
-    changed.save_as(tmp_path / "new.dcm")
+    new = written(dcmread(files[0]), "1.2.3.4.5", tmp_path)
 
-    sent = site.send("receiver-2", tmp_path / "new.dcm")
+    sent = site.send("receiver-2", new)
 
     assert sent.returncode == 0, sent.stderr
     site["worker-2"].wait(lambda: len(arrived(site.outside)) == before + 1)
@@ -362,19 +368,17 @@ def test_one_receiver_and_one_worker_die_and_the_others_go_on(
 def test_without_the_object_store_a_sender_is_told_and_nothing_is_kept(
     site: Site, files: list[Path], tmp_path: Path
 ) -> None:
-    changed = dcmread(files[0])
-    changed.SOPInstanceUID = changed.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.6"
-    changed.save_as(tmp_path / "new.dcm")
+    new = written(dcmread(files[0]), "1.2.3.4.6", tmp_path)
     site.objects.stop()
 
-    refused = site.send("receiver-2", tmp_path / "new.dcm")
+    refused = site.send("receiver-2", new)
 
     assert refused.returncode != 0 or "0xa700" in refused.stderr.lower(), refused.stderr
     with site.index() as index:
         assert index.instance("1.2.3.4.6") is None
     assert list((site["receiver-2"].data / "store" / "incoming").iterdir()) == []
     site.objects.start()
-    assert site.send("receiver-2", tmp_path / "new.dcm").returncode == 0
+    assert site.send("receiver-2", new).returncode == 0
     with site.index() as index:
         assert index.instance("1.2.3.4.6") is not None
 
@@ -383,14 +387,11 @@ def test_a_restarted_database_is_waited_for(
     site: Site, files: list[Path], tmp_path: Path
 ) -> None:
     before = len(arrived(site.outside))
-    changed = dcmread(files[1])
-    changed.SOPInstanceUID = changed.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.7"
-    changed.SeriesInstanceUID = "1.2.3.4.1"
-    changed.save_as(tmp_path / "new.dcm")
+    new = written(dcmread(files[1]), "1.2.3.4.7", tmp_path)
     site.postgres.stop()
     site.postgres.start()
 
-    sent = site.send("receiver-2", tmp_path / "new.dcm")
+    sent = site.send("receiver-2", new)
 
     assert sent.returncode == 0, sent.stderr
     site["worker-2"].wait(lambda: len(arrived(site.outside)) > before)

@@ -11,6 +11,8 @@ import pytest
 
 from gateway.store.clock import utc_now
 from gateway.store.index import Index
+from tests.gateway.access_cases import House
+from tests.gateway.postgres import Cluster
 from tests.gateway.stored import INDEX_KEY
 
 KINDS = ("sqlite", "postgresql")
@@ -34,7 +36,31 @@ class Place:
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """An empty place, of each kind in turn."""
+    """A place with no row, of each kind in turn."""
     if request.param == "sqlite":
         return Place("sqlite", f"sqlite:///{tmp_path / 'index.sqlite'}")
-    return Place("postgresql", request.getfixturevalue("postgres_url"))
+    if "empty" in request.fixturenames:
+        return Place("postgresql", request.getfixturevalue("postgres_url"))
+    cluster: Cluster = request.getfixturevalue("postgres_cluster")
+    return Place("postgresql", cluster.migrated())
+
+
+@pytest.fixture
+def empty() -> None:
+    """Ask for a place without tables."""
+
+
+@pytest.fixture(params=KINDS)
+def houses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every `House` of a test keep its index on each kind of database."""
+    if request.param == "sqlite":
+        return
+    cluster: Cluster = request.getfixturevalue("postgres_cluster")
+    made: dict[Path, str] = {}
+
+    def where(root: Path) -> str:
+        if root not in made:
+            made[root] = cluster.migrated()
+        return made[root]
+
+    monkeypatch.setattr(House, "server", staticmethod(where))

@@ -18,7 +18,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy.engine import make_url
 
+from gateway.store.index import Index
 from tests.waiting import wait_until
 
 DEBIAN = Path("/usr/lib/postgresql")
@@ -67,6 +69,7 @@ class Cluster:
         self._directory = directory
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._template = ""
         if os.geteuid() == 0:
             shutil.chown(directory, "postgres", "postgres")
         self._run("initdb", "-D", str(self._data), "-A", "trust", "-U", "postgres")
@@ -106,6 +109,18 @@ class Cluster:
             self._process.send_signal(number)
             self._process.wait(60)
             self._process = None
+
+    def migrated(self) -> str:
+        """Make a database with the tables of the index; much faster than to migrate."""
+        if not self._template:
+            url = self.database()
+            Index(url).close()
+            self._template = str(make_url(url).database)
+        name = f"test_{uuid.uuid4().hex}"
+        made = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        names = (sql.Identifier(name), sql.Identifier(self._template))
+        self._execute("postgres", made.format(*names))
+        return f"postgresql+psycopg://postgres@/{name}?host={self._directory}"
 
     def database(self) -> str:
         """Make an empty database; return its SQLAlchemy URL."""

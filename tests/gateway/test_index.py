@@ -70,6 +70,7 @@ def protected_of(instance_id: int, **changes: object) -> NewProtected:
 # Opening
 
 
+@pytest.mark.usefixtures("empty")
 def test_the_migrations_make_the_tables_of_the_schema(index: Index) -> None:
     with index.database.read() as connection:
         context = MigrationContext.configure(connection)
@@ -97,6 +98,7 @@ def test_the_migrations_run_from_anywhere(tmp_path: Path) -> None:
     assert (tmp_path / "index.sqlite").stat().st_size > 0
 
 
+@pytest.mark.usefixtures("empty")
 def test_processes_that_open_a_new_index_at_once_all_succeed(place: Place) -> None:
     with ThreadPoolExecutor(6) as pool:
         opened = list(pool.map(lambda _: place.open(), range(6)))

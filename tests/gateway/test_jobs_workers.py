@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from gateway.store.rows import Executor
 from gateway.store.work import Work
 from tests.gateway.outside import FILES, Outside, receive
 from tests.gateway.stored import INDEX_KEY, a_store
-from tests.waiting import wait_until
+from tests.waiting import wait_until as wait_for
 
 CLASSES = (
     "1.2.840.10008.5.1.4.1.1.2",
@@ -31,7 +31,14 @@ CLASSES = (
 TAKEN_UP_SECONDS = 60.0
 """From the last heartbeat of a worker that was killed."""
 
+PATIENCE_SECONDS = 240.0
+"""Several processes start in each test, and a busy machine starts them slowly."""
+
 pytestmark = pytest.mark.slow
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    wait_for(condition, PATIENCE_SECONDS)
 
 
 class Site:
@@ -112,7 +119,7 @@ def test_the_urgent_is_protected_and_sent_before_the_routine(site: Site) -> None
 
     def hold_the_first(_uid: str) -> int:
         reached.set()
-        assert go_on.wait(120)
+        assert go_on.wait(PATIENCE_SECONDS)
         return 0
 
     outside = Outside(status_of=hold_the_first)
@@ -127,10 +134,10 @@ def test_the_urgent_is_protected_and_sent_before_the_routine(site: Site) -> None
         wait_until(lambda: 10 in {r.priority for r in site.index.revisions()})
         hold.unlink()
         # All are protected while the first is on its way: then the urgent goes.
-        assert reached.wait(120)
+        assert reached.wait(PATIENCE_SECONDS)
         wait_until(lambda: {r.state for r in site.index.revisions()} == {"routed"}, 120)
         go_on.set()
-        wait_until(site.is_delivered, 120)
+        wait_until(site.is_delivered)
 
     instances = [site.index.instance_by_id(number) for number in range(1, 22)]
     made = [site.index.protected_of(one.id) for one in instances if one is not None]
@@ -170,7 +177,7 @@ def completed_after_kill(site: Site) -> float:
             hold.unlink()
             lost = site.shown(0)
             assert lost is not None
-            wait_until(site.is_delivered, 120)
+            wait_until(site.is_delivered)
             done = datetime.now(UTC)
 
     assert len(outside.arrivals) == len(set(outside.kept)) == len(FILES)
@@ -188,7 +195,7 @@ def test_what_a_stopped_worker_had_is_taken_up_at_once(site: Site) -> None:
         with site.worker(outside.port, 1):
             wait_until(lambda: site.lives(1))
             first.send_signal(signal.SIGTERM)
-            assert first.wait(60) == 0
+            assert first.wait(PATIENCE_SECONDS) == 0
             stopped = datetime.now(UTC)
             hold.unlink()
             wait_until(site.is_delivered)
@@ -215,7 +222,7 @@ def test_a_worker_taken_for_lost_ends_and_does_no_harm(site: Site) -> None:
             wait_until(site.is_delivered)
             made = [site.index.protected_of(number) for number in range(1, 5)]
             first.send_signal(signal.SIGCONT)
-            assert first.wait(60) == EXIT_LOST
+            assert first.wait(PATIENCE_SECONDS) == EXIT_LOST
 
     assert len(outside.arrivals) == len(FILES)
     assert [site.index.protected_of(number) for number in range(1, 5)] == made

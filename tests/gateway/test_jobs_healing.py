@@ -6,13 +6,16 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from gateway.stages.queues import PROTECT, PROTECT_GPU, queue_for_protection
 from tests.gateway.outside import FILES, Outside, unused_port
 from tests.gateway.test_jobs_workers import CLASSES, Site, wait_until
+from tests.gateway.worker_process import EXECUTOR
 
 pytestmark = pytest.mark.slow
 
@@ -174,3 +177,30 @@ def test_jobs_of_an_older_version_are_made_anew_and_old_ones_are_pruned(
         assert with_jobs(site, count) > [(3,)]
         with site.worker(outside.port):
             wait_until(lambda: with_jobs(site, count) == [(0,)])
+
+
+def test_what_waits_for_a_gpu_that_is_lost_is_protected_without(site: Site) -> None:
+    site.say("silent", "2")
+    gpu = replace(EXECUTOR, id="gpu/worker-0/1", machine="gpu", device="cuda:0")
+    site.work.register(gpu)
+    site.receive(*FILES)
+    outside = Outside()
+    with outside.listening(CLASSES), site.worker(outside.port):
+        wait_until(site.is_delivered)
+
+    states = {one.id: one.state for one in site.work.executors()}
+    assert states[gpu.id] == "lost"
+    # Its queue was asked first: the job that was moved has no other name.
+    found = with_jobs(
+        site, "SELECT queue_name FROM workflow_status WHERE name = ?", "protect"
+    )
+    assert found == [("protect",)]
+
+
+def test_where_a_series_is_protected(site: Site) -> None:
+    assert queue_for_protection(site.work) == PROTECT
+    site.work.register(replace(EXECUTOR, id="a", machine="a"))
+    assert queue_for_protection(site.work) == PROTECT
+    site.work.stopped("a")
+    site.work.register(replace(EXECUTOR, id="b", machine="b", device="cuda:1"))
+    assert queue_for_protection(site.work) == PROTECT_GPU

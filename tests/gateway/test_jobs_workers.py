@@ -187,21 +187,19 @@ def completed_after_kill(site: Site) -> float:
 
 
 def test_what_a_stopped_worker_had_is_taken_up_at_once(site: Site) -> None:
+    site.say("silent", "6000")  # it does not come to be taken for lost
     hold = site.say("hold")
     site.receive(*FILES)
     outside = Outside()
     with outside.listening(CLASSES), site.worker(outside.port, 0) as first:
         wait_until(site.is_at_work)
         with site.worker(outside.port, 1):
-            wait_until(lambda: site.lives(1))
+            wait_until(lambda: site.shown(1) is not None)
             first.send_signal(signal.SIGTERM)
             assert first.wait(PATIENCE_SECONDS) == 0
-            stopped = datetime.now(UTC)
             hold.unlink()
             wait_until(site.is_delivered)
-            taken = (datetime.now(UTC) - stopped).total_seconds()
 
-    assert taken < 25.0  # the silence after which it would count as lost is 30
     assert len(outside.arrivals) == len(FILES)
     one = site.shown(0)
     assert one is not None

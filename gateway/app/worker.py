@@ -81,7 +81,7 @@ def run_worker(config: Path, lifeline: int | None = None, slot: int = 0) -> None
         audit = open_audit_of(site, keys)
         with closing(open_index_of(site, keys, patient=True)) as index:
             _limit_threads(site.worker.cpu_threads)
-            with recorded(audit, name, site):
+            with recorded(audit, "worker", site):
                 _work(site, places, index, keys, slot)
             _leave()
 
@@ -103,7 +103,7 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
         rescue = Rescue(
             work,
             silent_seconds=site.worker.silent_seconds,
-            every_seconds=heartbeat.every_seconds,
+            beat_seconds=heartbeat.every_seconds,
             keep=timedelta(days=site.jobs.keep_days),
             now=utc_now,
         )

@@ -145,6 +145,8 @@ class Heartbeat:
             while self._clock() >= self._until and not self._stop.is_set():
                 self._renewed.wait(self._every)
         if not self._work.is_live(self.id):
+            if self._stop.is_set():
+                threading.Event().wait()  # for the end of the process, as at a gate
             self._end()
 
     def stop(self) -> None:

@@ -27,6 +27,8 @@ from gateway.store.work import LIVE, Work
 
 MOST: Final = 1000
 """Jobs that are looked at in one round; the next round goes on."""
+ROUND_SECONDS: Final = 3.0
+"""The longest time between two rounds."""
 PRUNED_AT_ONCE: Final = 500
 PRUNE_SECONDS: Final = 60.0
 FORGET_SECONDS: Final = 3600.0
@@ -42,8 +44,8 @@ class Rescue:
         Who works.
     silent_seconds
         After which one counts as lost.
-    every_seconds
-        The time between rounds: no round is made sooner.
+    beat_seconds
+        The time between the beats of others: no round is made sooner.
     keep
         How long finished jobs are kept.
     now
@@ -57,20 +59,20 @@ class Rescue:
         work: Work,
         *,
         silent_seconds: float,
-        every_seconds: float,
+        beat_seconds: float,
         keep: timedelta,
         now: Callable[[], datetime],
         clock: Callable[[], float] = forward_clock,
     ) -> None:
         self._work = work
-        self._silence = Silence(silent_seconds, 2 * every_seconds, clock)
+        self._every = min(beat_seconds, ROUND_SECONDS)
+        self._silence = Silence(silent_seconds, 2 * self._every, clock)
         self._silent_seconds = silent_seconds
-        self._every = every_seconds
         self._keep = keep
         self._now = now
         self._clock = clock
         self._began = clock()
-        self._due = self._pruned = self._began
+        self._due = self._prune_due = self._began
         self._over: dict[str, float] = {}
 
     def round(self) -> None:
@@ -90,8 +92,8 @@ class Rescue:
         self._take_up(sorted(one for one in left if one is not None))
         self._move_unheard(living(found))
         self._forget(found)
-        if self._clock() >= self._pruned + PRUNE_SECONDS:
-            self._pruned = self._clock()
+        if self._clock() >= self._prune_due:
+            self._prune_due = self._clock() + PRUNE_SECONDS
             self.prune()
 
     def give_up_older(self) -> None:

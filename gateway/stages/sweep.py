@@ -200,7 +200,9 @@ def _exports_of(owed: list[Owed]) -> list[tuple[Owed, list[WorkflowStatus]]]:
         workflow_id_prefix=list(stems), load_input=False, load_output=False
     ):
         stem, _, _ = job.workflow_id.rpartition(".")
-        found[stems[f"{stem}."]].append(job)
+        item = stems.get(f"{stem}.")
+        if item is not None:
+            found[item].append(job)
     return [(item, sorted(jobs, key=_number_of)) for item, jobs in found.items()]
 
 

@@ -313,8 +313,13 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(name="attempt", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def attempt_step(self, order: Order) -> bool:
-        """Send what is pending; False when something has to be tried again."""
+        """Send what is pending; False when something has to be tried again.
+
+        An export of an earlier run leaves everything to that of the present one.
+        """
         with self._gate.passing():
+            if not self._is_current(order):
+                return True
             if self._closed_for(order) > 0.0:
                 return False
             exporter = replace(
@@ -322,10 +327,11 @@ class Jobs(DBOSConfiguredInstance):
                 send=GuardedSend(
                     send=self._exporter.send,
                     check=self._timing.check,
-                    is_open=lambda: self._closed_for(order) <= 0.0,
+                    is_open=lambda: self._may_go_on(order),
                 ),
             )
-            return not exporter.attempt(order["revision_id"], order["destination"])
+            again = exporter.attempt(order["revision_id"], order["destination"])
+            return not again or not self._is_current(order)
 
     @DBOS.step(name="later", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def later_step(self, order: Order) -> Later:
@@ -392,6 +398,13 @@ class Jobs(DBOSConfiguredInstance):
         )
         return order, self._closed_for(order)
 
+    def _may_go_on(self, order: Order) -> bool:
+        return self._closed_for(order) <= 0.0 and self._is_current(order)
+
+    def _is_current(self, order: Order) -> bool:
+        """Whether the revision has not begun anew since this was asked for."""
+        return self._flow.revision(order["revision_id"]).run == order["run"]
+
     def _closed_for(self, order: Order) -> float:
         """Return the seconds until the destination takes this; 0: now."""
         settings = self._exporter.destinations.get(order["destination"])
@@ -412,7 +425,7 @@ class Jobs(DBOSConfiguredInstance):
             return Later(order=following, wait=closed, given_up="")
         limit = settings.give_up_after_hours
         spent = self._timing.clock().timestamp() - order["since"]
-        if limit is not None and spent >= limit * SECONDS_PER_HOUR:
+        if limit and spent >= limit * SECONDS_PER_HOUR:
             why = f"could not be sent for {limit:g} hours"
             return Later(order=order, wait=0.0, given_up=why)
         following["failures"] += 1

@@ -72,7 +72,7 @@ def main(directory: Path, port: int, slot: int = 0) -> None:
     rescue = Rescue(
         work,
         silent_seconds=silent_seconds,
-        every_seconds=heartbeat.every_seconds,
+        beat_seconds=heartbeat.every_seconds,
         keep=timedelta(days=7),
         now=utc_now,
     )

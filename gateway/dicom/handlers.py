@@ -19,7 +19,6 @@ from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.elements import DEEPEST
 from gateway.dicom.header import read_attributes
-from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
 from gateway.errors import (
     ConfigurationError,
@@ -370,7 +369,7 @@ def _respond(
         elements.append((command.AFFECTED_SOP_INSTANCE_UID, uid))
     if comment:
         elements.append((command.ERROR_COMMENT, command.text(comment)))
-    send_message(association, context_id, elements)
+    association.answer(context_id, command.encode_command(elements))
 
 
 def _printable(uid: str) -> str:

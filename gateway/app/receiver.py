@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -59,6 +60,7 @@ def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
         ) from error
     try:
         with recorded(audit, "receiver", site):
+            gc.freeze()  # what is loaded by now stays: no collection looks at it
             ready = partial(write_ports, places.ports, asdict(running.ports))
             wait_for_stop(ready, access.tick)
             places.ports.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 from pynetdicom.pdu_primitives import P_DATA, UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext
 from typing_extensions import override
 
 from gateway.access.caller import Caller
@@ -129,6 +130,7 @@ class GatewayAssociation(Association):
         """The one the peer has shown; None without TLS."""
         self.admitted: Caller | None = None
         """Who was admitted; None before."""
+        self._call: Call | None = None
         self._service = service
         self._passage = passage
         rate = limits.requests_per_second
@@ -142,15 +144,22 @@ class GatewayAssociation(Association):
     @property
     def call(self) -> Call:
         """Who called whom, from where."""
+        if self._call is not None:
+            return self._call
         request = self.requestor.primitive
         assert request is not None
-        return Call(
+        self._call = Call(
             calling_ae=(request.calling_ae_title or "").strip(),
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
             certificate=self.certificate,
             identity=identity_in(self.requestor.user_identity),
         )
+        return self._call
+
+    def context(self, context_id: int) -> PresentationContext | None:
+        """Return the presentation context accepted under a number."""
+        return self._accepted_cx.get(context_id)
 
     @property
     def caller(self) -> Caller:

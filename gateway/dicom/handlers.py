@@ -327,8 +327,7 @@ def _file_meta(
     InvalidUid
         The SOP Instance UID is none.
     """
-    accepted = {c.context_id: c for c in association.accepted_contexts}
-    context = accepted.get(context_id)
+    context = association.context(context_id)
     if context is None or context.abstract_syntax != request.sop_class_uid:
         raise UnsupportedObject("The SOP class is not that of the context")
     try:

@@ -126,8 +126,11 @@ class GatewayServer(ThreadedAssociationServer):
 
     @override
     def service_actions(self) -> None:
-        """Do what is due while nobody connects."""
-        super().service_actions()
+        """Do what is due while nobody connects.
+
+        Not what pynetdicom does: a collection of all garbage every few seconds
+        holds every thread up for a quarter of a second.
+        """
         self.gate.tick()
 
     @override

@@ -131,6 +131,7 @@ class GatewayAssociation(Association):
         self.admitted: Caller | None = None
         """Who was admitted; None before."""
         self._call: Call | None = None
+        self._admission = admission
         self._service = service
         self._passage = passage
         rate = limits.requests_per_second
@@ -186,6 +187,7 @@ class GatewayAssociation(Association):
             self.dul.fail(error)
         finally:
             self.dimse.discard_all()
+            self._admission.leave(self)
             self._passage.leave()
             self._service.ended(self)
 
@@ -248,6 +250,8 @@ class GatewayAssociation(Association):
     def _look_for_the_end(self) -> None:
         """Release (PS3.8 7.2), or notice that it was aborted or fell silent."""
         if self.is_established and self.acse.is_release_requested():
+            # Before the answer: who was told may come again at once.
+            self._admission.leave(self)
             self.acse.send_release(is_response=True)
             self.is_released = True
             self.is_established = False

@@ -7,11 +7,12 @@ sealed already come here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from typing_extensions import override
 
@@ -28,6 +29,11 @@ from gateway.store.durable import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+NO_LINK: Final = frozenset(
+    {errno.EEXIST, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+)
 
 
 class Blobs(ABC):
@@ -63,6 +69,18 @@ class Blobs(ABC):
 
         Raises
         ------
+        StoreFull, StoreUnavailable
+            As for `adopt`.
+        """
+
+    @abstractmethod
+    def move(self, name: str, other: str) -> None:
+        """Give a file another name, durably; it may have it already.
+
+        Raises
+        ------
+        OSError
+            FileNotFoundError where there is neither.
         StoreFull, StoreUnavailable
             As for `adopt`.
         """
@@ -132,12 +150,32 @@ class LocalBlobs(Blobs):
     @override
     def adopt(self, file: WholeFile, path: Path, name: str) -> None:
         final = self.path_of(name)
-        file.sync()
         with refused_when_full():
-            make_directory(final.parent)
-            path.replace(final)
+            try:
+                _link(path, final)
+                file.sync()
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                # A file of that name may be left from before a power cut, not
+                # whole; and some file systems have no links.
+                file.sync()
+                path.replace(final)
             sync_directory(final.parent)
         file.close()
+
+    @override
+    def move(self, name: str, other: str) -> None:
+        before, after = self.path_of(name), self.path_of(other)
+        with refused_when_full():
+            make_directory(after.parent)
+            try:
+                before.replace(after)
+            except FileNotFoundError:
+                if not after.exists():  # another took it there
+                    raise
+            sync_directory(after.parent)
+            sync_directory(before.parent)
 
     @override
     @contextmanager
@@ -173,6 +211,19 @@ class LocalBlobs(Blobs):
     def check(self) -> None:
         with contextlib.closing(os.scandir(self._root)) as entries:
             next(entries, None)
+
+
+def _link(path: Path, final: Path) -> None:
+    """Give a file a second name, in a directory that is made when absent.
+
+    Before it is synced: the name then comes with the content in one
+    transaction of the file system. A name that is there is left alone.
+    """
+    try:
+        os.link(path, final)
+    except FileNotFoundError:
+        make_directory(final.parent)
+        os.link(path, final)
 
 
 def checked(name: str) -> str:

@@ -35,6 +35,7 @@ BY_OCTETS: Final = "SELECT 'B' < 'a' AND '2~' > '21' AND 'a b' < 'a.b'"
 POOL: Final[dict[str, Any]] = {
     "pool_size": 8,
     "max_overflow": 248,
+    "pool_use_lifo": True,  # the connection used last has its pages decrypted
     "hide_parameters": True,  # rows name patients: not in exception texts
 }
 

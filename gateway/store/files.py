@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 from gateway.errors import InvalidObject, InvalidSeal
 from gateway.sealing.envelope import EnvelopeWriter, open_envelope
 from gateway.store.blobs import Blobs, LocalBlobs
-from gateway.store.durable import WholeFile, make_directory, write_durably
+from gateway.store.durable import (
+    WholeFile,
+    make_directory,
+    remove_unclaimed,
+    write_durably,
+)
 from gateway.store.incoming import INCOMING, OriginalWriter, StoredFile
 from gateway.store.names import (
     CONFLICTS,
@@ -167,6 +172,18 @@ class FileStore:
         """
         self._blobs.adopt(file, path, self._prefix + relative)
 
+    def set_aside(self, relative: str) -> str:
+        """Keep a received file as other content of a known UID, durably.
+
+        Returns
+        -------
+        str
+            Its new name.
+        """
+        aside = f"{CONFLICTS}/{relative.partition('/')[2]}"
+        self._blobs.move(self._prefix + relative, self._prefix + aside)
+        return aside
+
     def read_protected(self, uid: str) -> bytes:
         """Return the protected object of a UID, a Part 10 file.
 
@@ -268,14 +285,11 @@ class FileStore:
         self._blobs.check()
 
     def clear_incoming(self) -> int:
-        """Remove what an interrupted reception left; return how many files.
+        """Remove what interrupted receptions left; return how many files.
 
-        Only for the process that receives, before it listens.
+        What another process is writing stays.
         """
-        leftovers = list((self._root / INCOMING).iterdir())
-        for path in leftovers:
-            path.unlink()
-        return len(leftovers)
+        return sum(remove_unclaimed(path) for path in (self._root / INCOMING).iterdir())
 
 
 def _head_of(stream: BinaryIO, relative: str) -> FileMeta:

@@ -36,7 +36,12 @@ from gateway.log import get_logger
 from gateway.sealing.head import EMPTY, FIXED, MAGIC, START
 from gateway.sealing.reading import SeekableReader
 from gateway.store.blobs import Blobs, checked
-from gateway.store.durable import WholeFile, make_directory, refused_when_full
+from gateway.store.durable import (
+    ClaimedFile,
+    WholeFile,
+    make_directory,
+    refused_when_full,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,12 +158,22 @@ class ObjectBlobs(Blobs):
         path.unlink(missing_ok=True)
 
     @override
+    def move(self, name: str, other: str) -> None:
+        before, after = checked(name), checked(other)
+        try:
+            self._asked(before, lambda: obstore.copy(self._store, before, after))
+        except FileNotFoundError:
+            if not self.exists(other):  # another took it there
+                raise
+        self.remove(name)
+
+    @override
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         with refused_when_full():
             make_directory(self._spool)
         path = self._spool / f"{secrets.token_hex(16)}.part"
-        file = WholeFile(path)
+        file = ClaimedFile(path)
         try:
             yield cast("BinaryIO", file)
             self.adopt(file, path, name)

@@ -13,7 +13,7 @@ import typer
 
 from gateway.cli.key_site import KeySite, open_site
 from gateway.cli.options import ConfigOption, JsonOption
-from gateway.errors import BackupRefused, GatewayError, PassphraseMissing
+from gateway.errors import BackupRefused, GatewayError, InvalidSeal, PassphraseMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -254,14 +254,20 @@ def _try(site: KeySite, secret: bytes, *, everything: bool) -> int:
     BackupRefused
         It is the key of none of them, or does not open one.
     """
-    from gateway.sealing.census import take_census
-    from gateway.sealing.master import key_id_of
-    from gateway.vault.rehearsal import open_files
+    from gateway.sealing.master import LocalMasterKey, key_id_of
+    from gateway.store.rewrap import open_objects
+    from gateway.vault.rehearsal import SAMPLE, open_files
 
     key_id = key_id_of(secret)
-    census = take_census(site.places.root)
+    census = site.census()
     if not (census.under[key_id] or census.old):
         raise BackupRefused(_not_of_this_site(key_id, census))
+    if site.objects is not None:
+        most = census.files if everything else SAMPLE
+        try:
+            return open_objects(site.objects, LocalMasterKey(secret), key_id, most)
+        except InvalidSeal as error:
+            raise BackupRefused(f"key {key_id} does not open an object") from error
     return open_files(site.places.root, site.places.vault, secret, everything)
 
 

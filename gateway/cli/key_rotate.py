@@ -38,10 +38,8 @@ def status(config: ConfigOption, json: JsonOption = False) -> None:
 
     Exit code 1 when a file is under a key that is not at hand, or is damaged.
     """
-    from gateway.sealing.census import take_census
-
     site = open_site(config)
-    report = _report(site, take_census(site.places.root))
+    report = _report(site, site.census())
     if json:
         typer.echo(jsonlib.dumps(report))
     else:
@@ -62,7 +60,8 @@ def rotate(
     A key in a file is made anew, unless a rotation was begun and not finished:
     then that one goes on. A key elsewhere is made by you and named in
     vault.master_key, the old one in vault.previous_keys; then everything is put
-    under it. May be interrupted at any time and given again.
+    under it. So it is where several machines share a site, on each of them: see
+    docs/cluster.md. May be interrupted at any time and given again.
     """
     site = open_site(config)
     with site.alone():
@@ -88,14 +87,13 @@ def retire(
     Keep its backup as long as you keep backups of the data directory made
     before the rotation.
     """
-    from gateway.sealing.census import take_census
     from gateway.sealing.keyfile import KeyFile
 
     site = open_site(config)
     with site.alone():
         try:
             file = KeyFile(_key_file(site))
-            _check_unused(key_id, take_census(site.places.root))
+            _check_unused(key_id, site.census())
             file.check_retirable(key_id)
         except KeyInUse as error:
             site.refuse("key-retire", error, key_id=key_id)
@@ -117,7 +115,7 @@ def _begin(site: KeySite) -> tuple[str, bool]:
     from gateway.sealing.providers import FileProvider
 
     current = site.ring.current().key_id
-    if isinstance(site.provider, FileProvider):
+    if isinstance(site.provider, FileProvider) and site.objects is None:
         file = KeyFile(site.provider.path)
         if file.has_next or not _is_unfinished(site, current):
             site.record("key-rotation", phase="begun", former=current)
@@ -132,20 +130,23 @@ def _is_unfinished(site: KeySite, current: str) -> bool:
 
     What no key at hand opens must not keep a new one from being made.
     """
-    from gateway.sealing.census import take_census
-
     earlier = {key.key_id for key in site.ring.known()} - {current}
-    return bool(earlier & set(take_census(site.places.root).under))
+    return bool(earlier & set(site.census().under))
 
 
 def _rewrap(
     site: KeySite, progress: Callable[[int, int], None], patience: float
 ) -> Rewrapped:
     from gateway.sealing.rotation import Rotation
+    from gateway.store.rewrap import rewrap_objects
     from gateway.vault.vault import Vault
 
     vault = Vault(site.places.vault, site.ring)
-    return Rotation(site.places.root, site.ring, vault.rewrap, progress).run(patience)
+    rotation = Rotation(site.places.root, site.ring, vault.rewrap, progress)
+    outcome = rotation.run(patience)
+    if site.objects is not None:
+        rewrap_objects(site.objects, site.ring, outcome)
+    return outcome
 
 
 def _check(site: KeySite, outcome: Rewrapped) -> None:
@@ -156,9 +157,7 @@ def _check(site: KeySite, outcome: Rewrapped) -> None:
     GatewayError
         Something is under another key.
     """
-    from gateway.sealing.census import take_census
-
-    census = take_census(site.places.root)
+    census = site.census()
     left = sum(n for key, n in census.under.items() if key != outcome.key_id)
     if not (left or census.old or outcome.failures or outcome.waiting):
         return
@@ -273,7 +272,7 @@ def _known(site: KeySite) -> tuple[list[str], str, str]:
     """Names of the keys at hand, of the current one, and what is wrong."""
     from gateway.sealing.ring import has_sealed
 
-    if not (site.has_key or has_sealed(site.places.root)):
+    if site.objects is None and not (site.has_key or has_sealed(site.places.root)):
         return [], "", ""  # made when it is first needed
     try:
         known = [key.key_id for key in site.ring.known()]

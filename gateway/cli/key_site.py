@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from config.schema import Site
     from gateway.app.places import Places
     from gateway.audit.log import AuditLog
+    from gateway.sealing.census import Census
     from gateway.sealing.providers import Provider
     from gateway.sealing.ring import KeyRing
+    from gateway.store.objects import ObjectBlobs
 
 NOTES: Final = "backups.json"
 
@@ -48,9 +50,9 @@ class KeySite:
         ConfigurationError
             There are none, or the current one is gone.
         """
-        from gateway.sealing.ring import open_ring
+        from gateway.app.openers import open_keys_of
 
-        return open_ring(self.site.vault, self.site.data_directory)
+        return open_keys_of(self.site)
 
     @cached_property
     def provider(self) -> Provider:
@@ -63,6 +65,23 @@ class KeySite:
     def has_key(self) -> bool:
         """Whether the current key was made yet; one in a file is, on first use."""
         return self.provider.stamp() is not None
+
+    @cached_property
+    def objects(self) -> ObjectBlobs | None:
+        """What it shares with other machines."""
+        from gateway.app.openers import open_objects_of
+
+        return open_objects_of(self.site)
+
+    def census(self) -> Census:
+        """Count what is sealed under which key, on this machine and shared."""
+        from gateway.sealing.census import take_census
+        from gateway.store.rewrap import count_objects
+
+        census = take_census(self.places.root)
+        if self.objects is not None:
+            count_objects(census, self.objects)
+        return census
 
     @cached_property
     def audit(self) -> AuditLog:
@@ -107,6 +126,19 @@ class KeySite:
                     "another keys command is at work in this data directory; "
                     "wait until it ends"
                 ) from error
+            with self._alone_on_all_machines():
+                yield
+
+    @contextmanager
+    def _alone_on_all_machines(self) -> Iterator[None]:
+        from gateway.app.openers import server_of_site
+        from gateway.store.locks import Locks
+
+        server = server_of_site(self.site)
+        if server is None:
+            yield
+            return
+        with Locks(server)("keys"):
             yield
 
     def notes(self) -> dict[str, dict[str, str]]:

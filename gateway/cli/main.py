@@ -11,7 +11,7 @@ import typer
 from config.errors import ConfigurationError
 from engine.errors import EngineError
 from gateway import log
-from gateway.cli import config, serve, site
+from gateway.cli import config, health, serve, site
 from gateway.errors import GatewayError
 from gateway.sealing.process import harden_process
 
@@ -51,6 +51,7 @@ def build_app(*, children_only: bool = False) -> typer.Typer:
     if not children_only:
         config.add_to(app)
         site.add_to(app)
+        health.add_to(app)
         _add_tools(app)
     return app
 
@@ -63,6 +64,7 @@ def _add_tools(app: typer.Typer) -> None:
         experiment,
         files,
         grants,
+        jobs,
         keys,
         models,
         pki,
@@ -72,6 +74,7 @@ def _add_tools(app: typer.Typer) -> None:
     app.add_typer(demo.app)
     app.add_typer(keys.app, name="keys")
     app.add_typer(audit.app, name="audit")
+    app.add_typer(jobs.app, name="jobs")
     app.add_typer(grants.app, name="grants")
     app.add_typer(approvals.app, name="approvals")
     app.add_typer(models.app, name="models")

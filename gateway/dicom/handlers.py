@@ -19,7 +19,6 @@ from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.elements import DEEPEST
 from gateway.dicom.header import read_attributes
-from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
 from gateway.errors import (
     ConfigurationError,
@@ -31,6 +30,7 @@ from gateway.errors import (
     ObjectTooLarge,
     StoredObjectDamaged,
     StoreFull,
+    StoreUnavailable,
     UnsupportedObject,
 )
 from gateway.log import described
@@ -46,6 +46,7 @@ LOG = structlog.get_logger(component="receive")
 # From the most specific error to the least.
 STATUS_OF: tuple[tuple[type[Exception], StoreStatus], ...] = (
     (StoreFull, StoreStatus.OUT_OF_RESOURCES),
+    (StoreUnavailable, StoreStatus.OUT_OF_RESOURCES),
     (ObjectTooLarge, StoreStatus.OUT_OF_RESOURCES),
     (ObjectConflict, StoreStatus.CONFLICT),
     (UnsupportedObject, StoreStatus.SOP_CLASS_NOT_SUPPORTED),
@@ -328,8 +329,7 @@ def _file_meta(
     InvalidUid
         The SOP Instance UID is none.
     """
-    accepted = {c.context_id: c for c in association.accepted_contexts}
-    context = accepted.get(context_id)
+    context = association.context(context_id)
     if context is None or context.abstract_syntax != request.sop_class_uid:
         raise UnsupportedObject("The SOP class is not that of the context")
     try:
@@ -370,7 +370,7 @@ def _respond(
         elements.append((command.AFFECTED_SOP_INSTANCE_UID, uid))
     if comment:
         elements.append((command.ERROR_COMMENT, command.text(comment)))
-    send_message(association, context_id, elements)
+    association.answer(context_id, command.encode_command(elements))
 
 
 def _printable(uid: str) -> str:

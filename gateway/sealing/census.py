@@ -178,6 +178,17 @@ def read_seal(path: Path) -> Seal | None:
             octets = stream.read(START)
     except FileNotFoundError:
         return None
+    return seal_of(path, octets)
+
+
+def seal_of(path: Path, octets: bytes) -> Seal | None:
+    """Read the start of a sealed file at hand; see `read_seal`.
+
+    Raises
+    ------
+    InvalidSeal
+        It is damaged.
+    """
     if octets[: len(MAGIC)] != MAGIC:
         if path.suffix in MUST_BE_SEALED:
             raise InvalidSeal(f"{path} is not a sealed file: it was altered or cut")

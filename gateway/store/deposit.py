@@ -8,12 +8,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.errors import ObjectConflict
+from gateway.errors import ObjectConflict, StoreFull
+from gateway.store.committer import Committer
 from gateway.store.files import CONFLICTS, ORIGINALS, FileStore, OriginalWriter
 from gateway.store.index import Index
 from gateway.store.rows import Attributes, NewInstance
@@ -38,6 +39,7 @@ class Deposit:
     def __init__(self, store: FileStore, index: Index) -> None:
         self._store = store
         self._index = index
+        self._committer = Committer(index)
         self._lock = threading.Lock()
         self._in_hand: Counter[str] = Counter()
 
@@ -58,50 +60,64 @@ class Deposit:
         StoreFull, OSError, SQLAlchemyError
             Nothing is stored.
         """
-        syntax = writer.meta.transfer_syntax_uid
         with self._holding(writer.sha256):
-            outcome = self._index.compare(
-                attributes.sop_instance_uid, writer.sha256, syntax
-            )
-            if outcome == "duplicate":
+            known = self._known(writer, attributes.sop_instance_uid)
+            if known == "duplicate":
                 return "duplicate"
-            kind = ORIGINALS if outcome is None else CONFLICTS
             with self._locked(fcntl.LOCK_SH):
-                new = _commit(writer, attributes, source, kind)
                 try:
-                    return self._add(new, known=outcome is not None)
-                except SQLAlchemyError as error:
+                    return self._keep(writer, attributes, source)
+                except (SQLAlchemyError, StoreFull, OSError) as error:
                     failure = error
             with self._locked(fcntl.LOCK_EX):
-                self._take_back(new)
+                self._take_back(writer, attributes.sop_instance_uid)
             raise failure
 
-    def _add(self, new: NewInstance, *, known: bool) -> Literal["stored", "duplicate"]:
-        if not known:
-            outcome = self._index.add_instance(new)
-            if outcome != "conflict":
-                return outcome
-            # Another association was faster, with other bytes.
-        self._index.add_conflict(new)
+    def _known(self, writer: OriginalWriter, uid: str) -> str | None:
+        """Ask the index only where these very bytes lie in the store already."""
+        if not self._store.exists(writer.name_as(ORIGINALS)):
+            return None
+        syntax = writer.meta.transfer_syntax_uid
+        return self._index.compare(uid, writer.sha256, syntax)
+
+    def _keep(
+        self, writer: OriginalWriter, attributes: Attributes, source: Source
+    ) -> Literal["stored", "duplicate"]:
+        new = NewInstance(
+            **vars(attributes),
+            **vars(writer.commit()),
+            **vars(source),
+            transfer_syntax_uid=writer.meta.transfer_syntax_uid,
+        )
+        outcome = self._committer.add(new)
+        if outcome != "conflict":
+            return outcome
+        self._index.add_conflict(replace(new, path=self._store.set_aside(new.path)))
         raise ObjectConflict("Other content is stored under this UID; kept aside")
 
-    def _take_back(self, new: NewInstance) -> None:
+    def _take_back(self, writer: OriginalWriter, uid: str) -> None:
         """Remove a file whose row could not be written, unless it is in use.
 
         A full disk would otherwise fill further with files that nothing names.
-        Where it is not certain that no row names the file, it stays.
+        Where it is not certain that no row names the file, it stays; so it does in
+        a shared store, where another machine's row may be on its way: sent again, it
+        gets the same name.
         """
+        if self._store.is_shared:
+            return
         with self._lock:
-            if self._in_hand[new.sha256] > 1:
+            if self._in_hand[writer.sha256] > 1:
                 return
             try:
-                known = self._index.instance(new.sop_instance_uid)
-                aside = self._index.conflicts_of(new.sop_instance_uid)
+                known = self._index.instance(uid)
+                aside = self._index.conflicts_of(uid)
             except SQLAlchemyError:
                 return
             named = {row.path for row in (known, *aside) if row is not None}
-            if new.path not in named:
-                self._store.remove(new.path)
+            for kind in (ORIGINALS, CONFLICTS):
+                path = writer.name_as(kind)
+                if path not in named:
+                    self._store.remove(path)
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
@@ -124,14 +140,3 @@ class Deposit:
             with self._lock:
                 self._in_hand[sha256] -= 1
                 self._in_hand += Counter()  # drops what is at zero
-
-
-def _commit(
-    writer: OriginalWriter, attributes: Attributes, source: Source, kind: str
-) -> NewInstance:
-    return NewInstance(
-        **asdict(attributes),
-        **asdict(writer.commit(kind)),
-        **asdict(source),
-        transfer_syntax_uid=writer.meta.transfer_syntax_uid,
-    )

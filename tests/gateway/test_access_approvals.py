@@ -28,6 +28,8 @@ from tests.gateway.test_index import new
 
 LIMIT = 3
 
+pytestmark = pytest.mark.usefixtures("houses")
+
 
 @dataclass(frozen=True)
 class Signer:

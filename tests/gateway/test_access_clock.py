@@ -11,6 +11,8 @@ from tests.gateway.access_cases import DAY, NOON, YEAR, House, add
 
 HOUR = timedelta(hours=1)
 
+pytestmark = pytest.mark.usefixtures("houses")
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:

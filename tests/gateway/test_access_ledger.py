@@ -15,10 +15,10 @@ from sqlalchemy import Connection, delete, insert, select, update
 from gateway.access.access import Access
 from gateway.access.ledger import Books
 from gateway.errors import AccessTampered
-from gateway.store.index import open_index
 from gateway.store.schema import grants, trusted_clock
 from tests.gateway.access_cases import House, add, static
-from tests.gateway.stored import INDEX_KEY
+
+pytestmark = pytest.mark.usefixtures("houses")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def states(house: House) -> dict[str, str]:
 
 def change(house: House, work: Callable[[Connection], object]) -> None:
     """Write the database as somebody who lacks the grants' key can."""
-    index = open_index(house.database, INDEX_KEY)
+    index = house.index()
     with index.database.write() as connection:
         work(connection)
     index.close()
@@ -142,7 +142,7 @@ def test_a_process_that_runs_goes_by_the_rows_it_has_verified(
 
 
 def test_a_row_of_another_key_is_refused(house: House) -> None:
-    index = open_index(house.database, INDEX_KEY)
+    index = house.index()
     other = Books(
         index.database, b"x" * 32, house.root / "other" / "anchor", check=False
     )
@@ -161,6 +161,7 @@ def test_another_key_opens_nothing(house: House) -> None:
         view.entries("grants")
 
 
+@pytest.mark.parametrize("houses", ["sqlite"], indirect=True)
 def test_the_whole_database_put_back_is_noticed(house: House) -> None:
     backup = house.root / "backup"
     shutil.copy(house.database, backup)
@@ -212,7 +213,7 @@ def test_the_clock_row_is_missed(house: House) -> None:
 
 def test_a_restored_database_is_accepted_by_a_person(house: House) -> None:
     change(house, drop(3))
-    index = open_index(house.database, INDEX_KEY)
+    index = house.index()
     books = Books(index.database, b"g" * 32, house.anchor, check=False)
     assert books.accept()["grants"] == 2
     index.close()
@@ -221,7 +222,7 @@ def test_a_restored_database_is_accepted_by_a_person(house: House) -> None:
 
 def test_an_altered_row_is_accepted_by_nobody(house: House) -> None:
     change(house, widen)
-    index = open_index(house.database, INDEX_KEY)
+    index = house.index()
     books = Books(index.database, b"g" * 32, house.anchor, check=False)
     with pytest.raises(AccessTampered, match="row 2"):
         books.accept()

@@ -46,6 +46,7 @@ __all__ = [
     "StoreFull",
     "StoredObjectDamaged",
     "TooManyMatches",
+    "TranscodingRefused",
     "UnknownDestination",
     "Unprotectable",
     "UnprotectedExport",
@@ -60,6 +61,10 @@ class GatewayError(Exception):
 
 class InvalidObject(GatewayError):
     """Received bytes are not a DICOM data set the gateway can identify."""
+
+
+class TranscodingRefused(GatewayError):
+    """An object cannot be written in another transfer syntax without a change."""
 
 
 class InvalidPdu(GatewayError):

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from contextlib import closing
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,8 @@ from gateway.app.places import Places
 from gateway.app.process import begin, only_one, sealed_store
 from gateway.audit.process import recorded
 from gateway.dicom.parse import Bounds
-from gateway.dicom.sender import send_objects
+from gateway.dicom.sender import Sender
+from gateway.dicom.transcode import Transcoder
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router
 from gateway.stages.attempts import Attempts
@@ -69,7 +69,9 @@ def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     gate = Gate()
     DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
     store = sealed_store(site, places, index, keys)
-    jobs = build_jobs(site, index, store, keys, gate)
+    bounds = Bounds.of(site.limits)
+    sender = Sender(open_tls_of(site), Transcoder(keys, bounds))
+    jobs = build_jobs(site, index, store, keys, gate, sender)
     DBOS.launch()
     declare_queues()
     sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
@@ -77,13 +79,20 @@ def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     log.get_logger("worker").info("working")
     with on_stop_signal(stop.set):
         sweep.run(stop, site.completion.poll_seconds)
-    if not gate.close(site.worker.stop_seconds):
+    closed = gate.close(site.worker.stop_seconds)
+    sender.close()
+    if not closed:
         log.get_logger("worker").warning("handed-back-unfinished")
     Attempts(places.attempts).forget()
 
 
 def build_jobs(
-    site: Site, index: Index, store: FileStore, keys: Keys, gate: Gate
+    site: Site,
+    index: Index,
+    store: FileStore,
+    keys: Keys,
+    gate: Gate,
+    sender: Sender,
 ) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
     places = Places(site.data_directory)
@@ -105,7 +114,7 @@ def build_jobs(
         audit=open_audit_of(site, keys),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
-        send=partial(send_objects, tls=open_tls_of(site)),
+        send=sender.send,
     )
     return Jobs(flow, exporter, gate)
 

@@ -188,6 +188,36 @@ def batches(objects: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
         yield batch
 
 
+def open_association(
+    entity: Requestor,
+    peer: Peer,
+    contexts: Iterable[tuple[str, str]],
+    **options: Any,
+) -> Association:
+    """Request an association; the caller releases it and closes the entity.
+
+    Parameters
+    ----------
+    entity, peer, contexts
+        As for `requested`.
+    options
+        Further ones of pynetdicom: roles, handlers.
+
+    Raises
+    ------
+    OSError
+        The peer's host has no address.
+    """
+    return entity.associate(
+        peer.host,
+        peer.port,
+        contexts=[build_context(*pair) for pair in dict.fromkeys(contexts)],
+        ae_title=peer.ae_title,
+        tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
+        **options,
+    )
+
+
 @contextmanager
 def requested(
     entity: Requestor, peer: Peer, contexts: Iterable[tuple[str, str]]
@@ -213,13 +243,7 @@ def requested(
     OSError
         The peer's host has no address.
     """
-    association = entity.associate(
-        peer.host,
-        peer.port,
-        contexts=[build_context(*pair) for pair in dict.fromkeys(contexts)],
-        ae_title=peer.ae_title,
-        tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
-    )
+    association = open_association(entity, peer, contexts)
     try:
         yield association
     finally:

@@ -12,7 +12,6 @@ from pathlib import Path
 from dbos import DBOS
 
 from gateway.audit.log import AuditLog
-from gateway.dicom.sender import send_objects
 from gateway.route.completion import IdleTimes
 from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
@@ -25,7 +24,7 @@ from gateway.stages.workflows import Jobs, declare_queues, jobs_config
 from gateway.store.index import open_index, utc_now
 from gateway.supervise import on_stop_signal
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
-from tests.gateway.outside import destination
+from tests.gateway.outside import destination, send_objects
 from tests.gateway.stored import INDEX_KEY, a_store
 
 

@@ -160,6 +160,8 @@ class Receiver(Settings):
     max_associations: int = Field(default=32, ge=1)
     max_object_bytes: int = Field(default=4 << 30, ge=1 << 20)
     network_timeout_seconds: float = Field(default=60.0, gt=0)
+    commitment_hours: float = Field(default=72.0, gt=0)
+    """So long a report of storage commitment is tried; then it is given up."""
 
 
 class MoveDestination(Address):

@@ -25,12 +25,14 @@ from gateway.app.openers import (
 from gateway.app.places import Places
 from gateway.app.process import begin, only_one, sealed_store
 from gateway.audit.process import recorded
+from gateway.dicom.commitment_scu import CommitmentUser
 from gateway.dicom.parse import Bounds
 from gateway.dicom.sender import Sender
 from gateway.dicom.transcode import Transcoder
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router
 from gateway.stages.attempts import Attempts
+from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
@@ -71,7 +73,14 @@ def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     store = sealed_store(site, places, index, keys)
     bounds = Bounds.of(site.limits)
     sender = Sender(open_tls_of(site), Transcoder(keys, bounds))
-    jobs = build_jobs(site, index, store, keys, gate, sender)
+    flow, exporter = build_steps(site, index, store, keys, sender)
+    committer = Committer(
+        index=index,
+        audit=exporter.audit,
+        destinations=exporter.destinations,
+        ask=CommitmentUser(calling_ae=exporter.calling_ae, tls=sender.tls).ask,
+    )
+    jobs = Jobs(flow, exporter, gate, committer)
     DBOS.launch()
     declare_queues()
     sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
@@ -86,15 +95,10 @@ def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     Attempts(places.attempts).forget()
 
 
-def build_jobs(
-    site: Site,
-    index: Index,
-    store: FileStore,
-    keys: Keys,
-    gate: Gate,
-    sender: Sender,
-) -> Jobs:
-    """Put the steps of a site together, behind the job queue."""
+def build_steps(
+    site: Site, index: Index, store: FileStore, keys: Keys, sender: Sender
+) -> tuple[Flow, Exporter]:
+    """Put the steps of a site together."""
     places = Places(site.data_directory)
     vault = open_vault_of(site, keys)
     flow = Flow(
@@ -116,7 +120,7 @@ def build_jobs(
         calling_ae=site.receiver.ae_title,
         send=sender.send,
     )
-    return Jobs(flow, exporter, gate)
+    return flow, exporter
 
 
 def application_version() -> str:

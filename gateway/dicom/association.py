@@ -176,6 +176,10 @@ class GatewayAssociation(Association):
         """Say that admission knows whose it is."""
         self._passage.identified()
 
+    def serve_waiting(self, message: object, context_id: int) -> None:
+        """Answer a request that came while an answer of the peer was waited for."""
+        self._serve_request(message, context_id)
+
     @override
     def _serve_request(self, msg: object, context_id: int) -> None:
         """Answer one request; a fault in the answer ends this association only."""

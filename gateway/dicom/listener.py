@@ -30,6 +30,8 @@ from gateway.dicom.association import (
     Service,
     set_no_delay,
 )
+from gateway.dicom.commitment_report import Reporter
+from gateway.dicom.commitment_scp import CommitmentService, Keeping
 from gateway.dicom.connections import Guard, Passage
 from gateway.dicom.contexts import Purpose, contexts_for
 from gateway.dicom.handlers import StorageService
@@ -216,8 +218,9 @@ class Running:
     ----------
     servers
         By the name of their port in `Ports`.
-    reminder
-        Reminds of certificates that end, until it is stopped.
+    reminder, reporter
+        Remind of certificates that end, and report what is committed to, until
+        they are stopped.
 
     Attributes
     ----------
@@ -226,10 +229,14 @@ class Running:
     """
 
     def __init__(
-        self, servers: Mapping[str, GatewayServer], reminder: Reminder
+        self,
+        servers: Mapping[str, GatewayServer],
+        reminder: Reminder,
+        reporter: Reporter,
     ) -> None:
         self._servers = tuple(servers.values())
         self._reminder = reminder
+        self._reporter = reporter
         self.ports = Ports(**{n: s.server_address[1] for n, s in servers.items()})
         self._threads = [
             threading.Thread(
@@ -243,6 +250,7 @@ class Running:
         for thread in self._threads:
             thread.start()
         reminder.start()
+        reporter.start()
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Refuse new associations, let open ones finish, then abort the rest.
@@ -263,6 +271,7 @@ class Running:
                 association.abort()
                 association.dul.to_user_queue.put(None)  # it may wait for a request
         _wait(associations, STOP_SECONDS)
+        self._reporter.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,11 +329,25 @@ def start_receiver(
     known = Known(
         access=access, tls=_identity(site, audit), guard=Guard.of(site, audit)
     )
+    commitment = CommitmentService(
+        site=site,
+        index=index,
+        audit=audit,
+        keeping=Keeping(index=index, store=store),
+    )
     ends = {
-        "receiver": _receiver(site, store, index, audit, records.verify, known),
+        "receiver": _receiver(site, store, commitment, records.verify, known),
         "recovery": _recovery(site, store, index, audit, records.restore, known),
     }
-    running = Running(_listening(site, ends, known), Reminder(site))
+    reporter = Reporter(
+        site=site,
+        index=index,
+        audit=audit,
+        keeping=commitment.keeping,
+        tls=known.tls,
+        wake=commitment.wake,
+    )
+    running = Running(_listening(site, ends, known), Reminder(site), reporter)
     LOG.info("listening", **asdict(running.ports))
     return running
 
@@ -404,18 +427,21 @@ def _server(
 def _receiver(
     site: Site,
     store: FileStore,
-    index: Index,
-    audit: AuditLog,
+    commitment: CommitmentService,
     verify: Verify,
     known: Known,
 ) -> End:
     """Take objects in, and queries of those who may read protected ones."""
-    settings = site.receiver
+    settings, index, audit = site.receiver, commitment.index, commitment.audit
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
         nodes=known.access.nodes,
-        roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
+        roles={
+            Purpose.STORE: "store",
+            Purpose.RETRIEVE: "read",
+            Purpose.REPORT: "commit",
+        },
         max_associations=settings.max_associations,
         refusals=known.guard.refusals,
     )
@@ -431,7 +457,7 @@ def _receiver(
     return End(
         settings=settings,
         admission=admission,
-        service=ReceiverService(storage, retrieval),
+        service=ReceiverService(storage, retrieval, commitment),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pydicom.uid import JPEG2000 as JPEG2000Lossy
 from pydicom.uid import (
+    JPEG2000,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -59,7 +59,7 @@ LOSSLESS: Final = UNCOMPRESSED | frozenset(
 """What is read from to be written anew."""
 
 LOSSY: Final = frozenset(
-    {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000Lossy}
+    {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000}
 )
 """What may be decompressed where a destination's settings say so."""
 

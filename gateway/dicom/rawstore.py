@@ -120,7 +120,7 @@ def store_bytes(
             send_message(association, context_id, request, stream)
         _, response = association.dimse.get_msg(block=True)
     if isinstance(response, C_STORE) and response.Status is not None:
-        comment = printable(str(response.ErrorComment or ""))
+        comment = printable(_comment_of(response))
         return StoreAnswer(status=response.Status, comment=comment)
     if association.is_established:
         association.abort()
@@ -128,6 +128,11 @@ def store_bytes(
         f"No valid C-STORE response for {outbound.sop_instance_uid}: the peer "
         "ended the association or did not answer in time"
     )
+
+
+def _comment_of(response: C_STORE) -> str:
+    # Set from the command where it has one; annotated as absent.
+    return str(getattr(response, "ErrorComment", None) or "")
 
 
 def printable(comment: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation
 from typing_extensions import override
@@ -192,7 +193,7 @@ def open_association(
     entity: Requestor,
     peer: Peer,
     contexts: Iterable[tuple[str, str]],
-    **options: Any,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
     """Request an association; the caller releases it and closes the entity.
 
@@ -200,8 +201,8 @@ def open_association(
     ----------
     entity, peer, contexts
         As for `requested`.
-    options
-        Further ones of pynetdicom: roles, handlers.
+    roles
+        Proposed ones (PS3.7 D.3.3.4).
 
     Raises
     ------
@@ -214,7 +215,7 @@ def open_association(
         contexts=[build_context(*pair) for pair in dict.fromkeys(contexts)],
         ae_title=peer.ae_title,
         tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
-        **options,
+        ext_neg=list(roles),
     )
 
 

@@ -239,7 +239,7 @@ class Sender:
 
     @property
     def tls(self) -> TlsIdentity | None:
-        """This side's identity."""
+        """What this side is known by."""
         return self._tls
 
     @property

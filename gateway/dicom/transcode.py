@@ -178,7 +178,8 @@ Take = Callable[[bytes], object]
 def _write_copied(parts: Parts, target: UID, write: Take, note: Take) -> None:
     """Write uncompressed values as they are; their octets in the other order."""
     pixels = parts.pixels
-    assert pixels is not None and pixels.length is not None
+    assert pixels is not None
+    assert pixels.length is not None
     write(_encoded(parts.dataset, target))
     write(_native_header(pixels.vr, pixels.length, target))
     for piece in native_octets(parts, PIECE):

@@ -122,7 +122,8 @@ def native_octets(
         Only so many octets; None: all.
     """
     pixels = parts.pixels
-    assert pixels is not None and pixels.length is not None
+    assert pixels is not None
+    assert pixels.length is not None
     swapped = not parts.little and pixels.vr == "OW"
     if swapped and number(parts.dataset, "BitsAllocated") not in {8, 16}:
         raise TranscodingRefused("big endian pixels of this kind are not written anew")
@@ -144,7 +145,7 @@ def encapsulated_frames(parts: Parts, picture: Picture) -> Iterator[tuple[bytes,
     assert pixels is not None
     parts.stream.seek(pixels.start)
     found = generate_frames(
-        parts.stream,  # type: ignore[arg-type]  # reads, tells and seeks
+        parts.stream,
         number_of_frames=picture.frames,
         extended_offsets=_extended_offsets(parts.dataset),
     )
@@ -174,7 +175,8 @@ def encoded_frames(
 
 def _uncompressed_frames(parts: Parts, picture: Picture) -> Iterator[tuple[bytes, str]]:
     pixels = parts.pixels
-    assert pixels is not None and pixels.length is not None
+    assert pixels is not None
+    assert pixels.length is not None
     if picture.photometric in SUBSAMPLED:
         raise TranscodingRefused("subsampled colour is not compressed")
     if pixels.length < picture.frame_octets * picture.frames:

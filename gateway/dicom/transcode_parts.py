@@ -123,7 +123,7 @@ def _listed(dataset: Dataset, but: Collection[str] = ()) -> list[tuple[int, byte
 
 
 def _at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom gives all three
-    return tag == PIXEL_DATA
+    return int(tag) == PIXEL_DATA
 
 
 def _check_nested(dataset: Dataset) -> None:

@@ -72,6 +72,7 @@ class Sweep:
                 self.start_closed()
                 if number % rounds_between == 0:
                     self.heal_exports()
+                    self.jobs.start_due_commits()
             except Exception as error:  # noqa: BLE001 - the loop outlives any failure
                 get_logger("sweep").error("sweep-failed", error=type(error).__name__)
             number += 1

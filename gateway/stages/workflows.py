@@ -21,6 +21,7 @@ from dbos import error as dbos_error
 
 from gateway.errors import GatewayError
 from gateway.log import get_logger
+from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import FAILED, Flow, Ready, Routed
 from gateway.stages.gate import Gate
@@ -88,17 +89,25 @@ class Jobs(DBOSConfiguredInstance):
         The steps.
     gate
         What every step goes through.
+    committer
+        Asks for storage commitment; None: nobody is asked.
     name
         Recorded with every job; recovery finds this instance by it.
     """
 
     def __init__(
-        self, flow: Flow, exporter: Exporter, gate: Gate, name: str = "site"
+        self,
+        flow: Flow,
+        exporter: Exporter,
+        gate: Gate,
+        committer: Committer | None = None,
+        name: str = "site",
     ) -> None:
         super().__init__(name)
         self._gate = gate
         self._flow = flow
         self._exporter = exporter
+        self._committer = committer
 
     # Deliver: one closed revision
 
@@ -235,6 +244,9 @@ class Jobs(DBOSConfiguredInstance):
             self._enqueue_export(revision_id, destination, attempt + 1, wait)
         else:
             self.finish_step(revision_id)
+        settings = self._exporter.destinations.get(destination)
+        if settings is not None and settings.commitment:
+            self.start_commit(revision_id, destination)
 
     def _again(self, revision_id: int, destination: str) -> bool:
         try:
@@ -272,6 +284,67 @@ class Jobs(DBOSConfiguredInstance):
                 EXPORT_QUEUE, self.export, revision_id, destination, attempt
             )
 
+    # Commit: what one destination was sent of one revision
+
+    def start_due_commits(self) -> None:
+        """See that everything to be asked for has a job."""
+        if self._committer is not None:
+            for revision_id, destination in self._committer.due():
+                self.start_commit(revision_id, destination)
+
+    def start_commit(self, revision_id: int, destination: str) -> None:
+        """Enqueue the request for commitment unless one is under way."""
+        stem = f"{commit_id(revision_id, destination)}#"
+        jobs = DBOS.list_workflows(
+            workflow_id_prefix=stem, load_input=False, load_output=False
+        )
+        if any(job.status in _ALIVE for job in jobs):
+            return
+        made = [int(job.workflow_id.removeprefix(stem)) for job in jobs]
+        self._enqueue_commit(revision_id, destination, max(made, default=0) + 1, 1, 0.0)
+
+    @DBOS.workflow(name="commit", max_recovery_attempts=MAX_RECOVERIES)
+    def commit(
+        self, revision_id: int, destination: str, number: int, attempt: int
+    ) -> None:
+        """Ask once; what the peer could not take now is a later job."""
+        try:
+            again = self.commit_step(revision_id, destination)
+        except dbos_error.DBOSMaxStepRetriesExceeded:
+            again = True
+        if again:
+            wait = self._back_off(destination, attempt)
+            self._enqueue_commit(
+                revision_id, destination, number + 1, attempt + 1, wait
+            )
+
+    @DBOS.step(name="commit-ask", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def commit_step(self, revision_id: int, destination: str) -> bool:
+        """Ask for what is sent; True when it has to be tried again."""
+        with self._gate.passing():
+            if self._committer is None:
+                return False
+            return self._committer.attempt(revision_id, destination)
+
+    def _enqueue_commit(
+        self,
+        revision_id: int,
+        destination: str,
+        number: int,
+        attempt: int,
+        delay: float,
+    ) -> None:
+        job = f"{commit_id(revision_id, destination)}#{number}"
+        with (
+            SetWorkflowID(job),
+            SetEnqueueOptions(
+                queue_partition_key=destination, delay_seconds=delay or None
+            ),
+        ):
+            DBOS.enqueue_workflow(
+                EXPORT_QUEUE, self.commit, revision_id, destination, number, attempt
+            )
+
     @staticmethod
     def _jobs_of(stem: str) -> Iterator[tuple[str, str | None]]:
         """Yield the jobs made under an id so far, and then the next free one."""
@@ -299,6 +372,11 @@ def deliver_id(revision: Revision) -> str:
 def export_id(revision_id: int, destination: str) -> str:
     """Return the id of an export, without its attempt."""
     return f"export:{revision_id}:{destination}"
+
+
+def commit_id(revision_id: int, destination: str) -> str:
+    """Return the id of a request for commitment, without its number."""
+    return f"commit:{revision_id}:{destination}"
 
 
 def _cause(error: dbos_error.DBOSMaxStepRetriesExceeded) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 import time
 from contextlib import suppress
 from typing import Protocol
@@ -183,6 +184,10 @@ class GatewayAssociation(Association):
     @override
     def _serve_request(self, msg: object, context_id: int) -> None:
         """Answer one request; a fault in the answer ends this association only."""
+        if threading.current_thread() is not self:
+            # pynetdicom has a thread for each N-EVENT-REPORT: one after the other.
+            self.dimse.msg_queue.put((context_id, msg))  # type: ignore[arg-type]
+            return
         wait = self._pace.wait_seconds(time.monotonic())
         if wait > 0:  # a sleep of nothing would give the interpreter away
             time.sleep(wait)

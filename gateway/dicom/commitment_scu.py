@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
+from pynetdicom.events import Event
 
 from config.schema import Address
 from gateway.dicom import commitment
-from gateway.dicom.commitment_talk import answer_event, context_of, next_message
+from gateway.dicom.commitment_talk import context_of, next_message
 from gateway.dicom.contexts import STORAGE_COMMITMENT
 from gateway.dicom.message import send_message
 from gateway.dicom.rawstore import printable, sole_reader
@@ -111,114 +114,120 @@ class CommitmentUser:
             self.calling_ae, Timeouts(answer=timeout_seconds, idle=timeout_seconds)
         )
         try:
-            peer = peer_of(address, self.tls)
-            association = open_association(entity, peer, CONTEXTS)
+            reports = _Reports(take)
+            association = open_association(
+                entity,
+                peer_of(address, self.tls),
+                CONTEXTS,
+                handlers=[(evt.EVT_N_EVENT_REPORT, reports.hear)],
+            )
         except (ConfigurationError, OSError) as error:
             entity.close()
             return Answer(taken=False, error=f"{address.ae_title}: {error}")
         try:
-            return self._on(
-                association, address, transaction_uid, objects, take, timeout_seconds
-            )
+            octets = self._request(association, address, transaction_uid, objects)
+            answer = _answered(association, octets, timeout_seconds)
+            if answer.taken:
+                reports.linger(self.linger_seconds)
         except NoPresentationContext as error:
             return Answer(taken=False, passing=False, error=str(error))
         except AssociationLost as error:
             return Answer(taken=False, error=str(error))
+        else:
+            return answer
         finally:
             with suppress(OSError):
                 if association.is_established:
                     association.release()
             entity.close()
 
-    def _on(
-        self,
+    @staticmethod
+    def _request(
         association: Association,
         address: Address,
         transaction_uid: str,
         objects: Sequence[tuple[str, str]],
-        take: Take,
-        timeout_seconds: float,
-    ) -> Answer:
+    ) -> bytes:
+        """Encode the request as the association has it.
+
+        Raises
+        ------
+        NoPresentationContext, AssociationLost
+            There is no association for it.
+        """
         if association.rejected_contexts and not association.accepted_contexts:
             raise NoPresentationContext(
                 f"{address.ae_title} does not take storage commitment"
             )
         if not association.is_established:
             raise AssociationLost(f"{address.ae_title} cannot be reached")
-        context_id, syntax = context_of(association)
-        octets = commitment.encode_request(transaction_uid, objects, syntax)
-        with sole_reader(association):
-            request = commitment.action_request(1)
-            send_message(association, context_id, request, octets)
-            conversation = _Conversation(association, take)
-            answer = conversation.answer(timeout_seconds)
-            if answer.taken:
-                conversation.linger(self.linger_seconds)
-        return answer
+        _, syntax = context_of(association)
+        return commitment.encode_request(transaction_uid, objects, syntax)
 
 
-class _Conversation:
-    """What comes on the association of a request."""
+class _Reports:
+    """Reports that come on the association of a request.
 
-    def __init__(self, association: Association, take: Take) -> None:
-        self._association = association
+    pynetdicom has a thread for each, also before the answer to the request.
+    """
+
+    def __init__(self, take: Take) -> None:
         self._take = take
-        self._reports = 0
-        self._taken = False
-
-    def answer(self, seconds: float) -> Answer:
-        """Wait for the answer; a report may come before it.
-
-        Raises
-        ------
-        AssociationLost
-            The peer left, does not answer, or talks of something else.
-        """
-        while True:
-            found = next_message(self._association, seconds)
-            message = None if found is None else found[1]
-            if isinstance(message, N_ACTION) and message.Status is not None:
-                return _answer(message)
-            if not self._reported(message):
-                if self._association.is_established:
-                    self._association.abort()
-                raise AssociationLost("no valid answer to the request for commitment")
+        self._heard = 0
+        self._taken = threading.Event()
+        self._lock = threading.Lock()
 
     def linger(self, seconds: float) -> None:
-        """Take reports that come soon; return once one of ours has come."""
-        deadline = time.monotonic() + seconds
-        while not self._taken and (left := deadline - time.monotonic()) > 0:
-            found = next_message(self._association, left)
-            if found is None or not self._reported(found[1]):
-                return
+        """Wait until one of what was asked for has come."""
+        self._taken.wait(seconds)
 
-    def _reported(self, message: object) -> bool:
-        """Take a report; False: this is none, or one too many."""
-        if not isinstance(message, N_EVENT_REPORT) or message.Status is not None:
-            return False
-        self._reports += 1
-        if self._reports > MOST_REPORTS:
-            return False
-        status, comment = CommitmentStatus.SUCCESS, ""
+    def hear(self, event: Event) -> tuple[Dataset, None]:
+        """Take a report and answer it."""
+        status = Dataset()
+        status.Status = int(CommitmentStatus.SUCCESS)
         try:
-            self._take_report(commitment.octets_of(message.EventInformation))
+            with self._lock:
+                self._hear(event)
         except CommitmentRefused as refused:
             LOG.warning("report refused", error=str(refused))
-            status, comment = CommitmentStatus(refused.status), str(refused)
-        answer_event(self._association, message, status, comment)
-        return True
+            status.Status = int(refused.status)
+        return status, None
 
-    def _take_report(self, octets: bytes) -> None:
-        if len(octets) > LARGEST_REPORT_BYTES:
+    def _hear(self, event: Event) -> None:
+        assert isinstance(event.request, N_EVENT_REPORT)
+        octets = commitment.octets_of(event.request.EventInformation)
+        self._heard += 1
+        if self._heard > MOST_REPORTS or len(octets) > LARGEST_REPORT_BYTES:
             raise CommitmentRefused(
-                CommitmentStatus.RESOURCE_LIMITATION, "the report is too large"
+                CommitmentStatus.RESOURCE_LIMITATION, "too many reports, or too large"
             )
-        _, syntax = context_of(self._association)
-        if not self._take(commitment.decode_report(octets, syntax)):
+        report = commitment.decode_report(octets, UID(event.context.transfer_syntax))
+        if not self._take(report):
             raise CommitmentRefused(
                 CommitmentStatus.INVALID_ARGUMENT_VALUE, "no such transaction of yours"
             )
-        self._taken = True
+        self._taken.set()
+
+
+def _answered(association: Association, octets: bytes, seconds: float) -> Answer:
+    """Send the request and wait for its answer.
+
+    Raises
+    ------
+    AssociationLost
+        The peer left, does not answer, or talks of something else.
+    """
+    context_id, _ = context_of(association)
+    with sole_reader(association):
+        request = commitment.action_request(1)
+        send_message(association, context_id, request, octets)
+        found = next_message(association, seconds)
+    message = None if found is None else found[1]
+    if isinstance(message, N_ACTION) and message.Status is not None:
+        return _answer(message)
+    if association.is_established:
+        association.abort()
+    raise AssociationLost("no valid answer to the request for commitment")
 
 
 def _answer(message: N_ACTION) -> Answer:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation
@@ -194,6 +195,7 @@ def open_association(
     peer: Peer,
     contexts: Iterable[tuple[str, str]],
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
 ) -> Association:
     """Request an association; the caller releases it and closes the entity.
 
@@ -203,6 +205,8 @@ def open_association(
         As for `requested`.
     roles
         Proposed ones (PS3.7 D.3.3.4).
+    handlers
+        Of pynetdicom's events.
 
     Raises
     ------
@@ -216,6 +220,7 @@ def open_association(
         ae_title=peer.ae_title,
         tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
         ext_neg=list(roles),
+        evt_handlers=list(handlers),
     )
 
 

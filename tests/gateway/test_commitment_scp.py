@@ -145,7 +145,7 @@ def test_a_report_is_tried_until_it_is_taken_also_after_a_restart(
             now = timestamp(datetime.now(UTC) - timedelta(seconds=1))
             with running.index.database.write() as connection:
                 connection.exec_driver_sql(
-                    f"UPDATE commitment_requests SET next_at = '{now}'"  # noqa: S608 - our own text
+                    f"UPDATE commitment_requests SET next_at = '{now}'"
                 )
             wait_until(lambda: len(running.index.commitment_requests("reported")) == 1)
 

@@ -11,6 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -232,7 +233,7 @@ def _first_and_rest(
 
 def _relabelled(dataset: Dataset, picture: Picture, photometric: str) -> Dataset:
     """Return the attributes with those that say how the values are encoded now."""
-    changed = dataset.copy()
+    changed = deepcopy(dataset)  # a plain copy shares its elements
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in changed:
             delattr(changed, keyword)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from gateway.store.clock import timestamp
 from gateway.store.commitments import Commitments
@@ -161,6 +161,27 @@ class Deliveries(Commitments):
         """Let a delivery follow from its parts, as after a crash between the two."""
         with self._database.write() as connection:
             settle(connection, [delivery_id])
+
+    def warned_deliveries(self) -> list[Delivery]:
+        """Return what destinations keep with a remark, oldest first."""
+        statement = select(deliveries).where(deliveries.c.warned.is_(True))
+        rows = self._rows(statement.order_by(deliveries.c.id))
+        return [Delivery(**row) for row in rows]
+
+    def taken_by(self) -> list[tuple[str, str, int]]:
+        """Return destinations, their addresses, and how many objects each took."""
+        statement = (
+            select(deliveries.c.destination, delivery_parts.c.address, func.count())
+            .join_from(deliveries, delivery_parts)
+            .where(delivery_parts.c.state.in_(CONFIRMED))
+            .group_by(deliveries.c.destination, delivery_parts.c.address)
+            .order_by(deliveries.c.destination, delivery_parts.c.address)
+        )
+        with self._database.read() as connection:
+            return [
+                (str(name), str(address), int(count))
+                for name, address, count in connection.execute(statement)
+            ]
 
     def parts_of(self, delivery_id: int) -> list[DeliveryPart]:
         """Return the objects of a delivery, in order."""

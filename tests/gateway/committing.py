@@ -51,6 +51,13 @@ def report(
     return dataset
 
 
+def pairs_of(asked: Dataset) -> list[Pair]:
+    return [
+        (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID)
+        for item in asked.ReferencedSOPSequence
+    ]
+
+
 @dataclass
 class Reports:
     """What reports a modality was sent, and when they come."""

@@ -12,7 +12,13 @@ from pynetdicom.events import Event
 
 from gateway.store.commitments import Report
 from gateway.store.index import utc_now
-from tests.gateway.committing import Archive, commitment_to, report, tell
+from tests.gateway.committing import (
+    Archive,
+    commitment_to,
+    pairs_of,
+    report,
+    tell,
+)
 from tests.gateway.exporting import CT, MR, Exports
 from tests.gateway.outside import unused_port
 from tests.gateway.scp import gateway, node, site
@@ -52,13 +58,6 @@ def says(make: Callable[[Dataset], tuple[int, Dataset]]) -> Callable[[Event], in
         return 0
 
     return on_action
-
-
-def pairs_of(asked: Dataset) -> list[tuple[str, str]]:
-    return [
-        (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID)
-        for item in asked.ReferencedSOPSequence
-    ]
 
 
 def test_a_report_on_the_same_association_commits(exports: Exports) -> None:

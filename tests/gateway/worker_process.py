@@ -12,10 +12,12 @@ from pathlib import Path
 from dbos import DBOS
 
 from gateway.audit.log import AuditLog
+from gateway.dicom.commitment_scu import CommitmentUser
 from gateway.route.completion import IdleTimes
 from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
 from gateway.stages.attempts import Attempts
+from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
@@ -50,17 +52,24 @@ def main(directory: Path, port: int) -> None:
         protection=protection,
         attempts=Attempts(directory / "attempts"),
     )
+    place = destination(port, commitment=(directory / "commits").exists())
     exporter = Exporter(
         index=index,
         store=store,
         vault=records,
         audit=AuditLog(directory / "audit" / "audit.jsonl"),
-        destinations={"outside": destination(port)},
+        destinations={"outside": place},
         calling_ae="GATEWAY",
         send=send_objects,
     )
     DBOS(config=jobs_config(f"sqlite:///{directory / 'jobs.sqlite'}", "test"))
-    jobs = Jobs(flow, exporter, Gate())
+    committer = Committer(
+        index=index,
+        audit=exporter.audit,
+        destinations=exporter.destinations,
+        ask=CommitmentUser(calling_ae="GATEWAY").ask,
+    )
+    jobs = Jobs(flow, exporter, Gate(), committer)
     DBOS.launch()
     declare_queues()
     idle = IdleTimes(default_seconds=0.2, seconds_by_ae={})

@@ -32,6 +32,7 @@ def check_site(site: Site, sources: Sources) -> None:
         *_time_mistakes(site, sources),
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
+        *_address_mistakes(site, sources),
         *_audit_mistakes(site, sources),
         *_machines_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
@@ -257,6 +258,34 @@ def _retrieval_mistakes(site: Site, sources: Sources) -> list[str]:
                     f"{where}: grant {grant.name!r}: node {name!r} lacks the role"
                     ' "recover"'
                 )
+    return mistakes
+
+
+def _address_mistakes(site: Site, sources: Sources) -> list[str]:
+    mistakes = []
+    for position, destination in enumerate(site.destinations):
+        key: Key = ("destinations", position)
+        places = [(a.ae_title, a.host, a.port) for a in destination.addresses]
+        for number, place in enumerate(places):
+            if place in places[:number]:
+                where = sources.describe((*key, "failover"))
+                mistakes.append(
+                    f"{where}: destination {destination.name!r} has the address"
+                    f" {place[0]}@{place[1]}:{place[2]} twice; leave one out"
+                )
+        if destination.commitment_at is not None and not destination.commitment:
+            where = sources.describe((*key, "commitment_at"))
+            mistakes.append(
+                f"{where}: destination {destination.name!r} is not asked to commit;"
+                " set commitment = true, or leave commitment_at out"
+            )
+    for position, node in enumerate(site.nodes):
+        if node.commitment is not None and "store" not in node.roles:
+            where = sources.describe(("nodes", position, "commitment"))
+            mistakes.append(
+                f"{where}: node {node.name!r} stores nothing here that could be"
+                ' committed to; give it the role "store", or leave commitment out'
+            )
     return mistakes
 
 

@@ -127,7 +127,7 @@ def _is_wide(network: Network) -> bool:
 
 def _places(site: Site) -> Iterator[Insecurity]:
     for position, destination in enumerate(site.destinations):
-        if destination.plain:
+        if any(address.plain for address in destination.called):
             yield _warning(
                 ("destinations", position, "plain"),
                 f"objects go to {destination.name!r} without TLS",

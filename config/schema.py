@@ -56,9 +56,20 @@ KeySource = Annotated[
 """Where a secret is: ``file:PATH`` (mode 0600), ``env:NAME``, ``credential:NAME``
 (systemd's ``LoadCredential``), ``pkcs11:...`` (RFC 7512, master keys only)."""
 
-Role = Literal["store", "read", "recover"]
-"""``store``: send objects in. ``read``: find and retrieve protected objects.
-``recover``: find and retrieve originals, as far as a grant says."""
+Role = Literal["store", "read", "recover", "commit"]
+"""``store``: send objects in, and ask whether they are kept. ``read``: find and
+retrieve protected objects. ``recover``: find and retrieve originals, as far as a
+grant says. ``commit``: report what it keeps of what it was sent."""
+
+TransferSyntax = Literal[
+    "as-stored",
+    "explicit-little-endian",
+    "implicit-little-endian",
+    "rle",
+    "jpeg-ls-lossless",
+    "jpeg-2000-lossless",
+]
+"""How objects may be sent: as they lie here, or written anew without loss."""
 
 PersonRole = Literal["viewer", "operator", "approver", "security"]
 """``viewer`` sees states, ``operator`` also releases and retries, ``approver`` may
@@ -83,6 +94,20 @@ class Tls(Settings):
     """Certificates and revocation lists that end sooner are warned of."""
 
 
+class Address(Settings):
+    """Where an AE listens, and how it is known."""
+
+    ae_title: AETitle
+    host: str
+    port: Port
+    plain: bool = False
+    """Call it without TLS. Not safe."""
+    tls_name: str | None = None
+    """Name its certificate must hold; absent: ``host``."""
+    certificates: tuple[Path | Fingerprint, ...] = ()
+    """Its certificates; then names do not count."""
+
+
 class Node(Settings):
     """A machine that may call: how it is known, and what for."""
 
@@ -102,6 +127,9 @@ class Node(Settings):
     """Where it may have protected objects sent; empty: to itself only."""
     idle_seconds: float | None = Field(default=None, gt=0)
     """Completion idle time of this source; the site's default when absent."""
+    commitment: Address | None = None
+    """Where it takes reports of storage commitment; absent: only on the association
+    on which it asked."""
 
 
 class Person(Settings):
@@ -231,20 +259,12 @@ class Receiver(Settings):
     """Of them, for one node; absent: half of them."""
     max_object_bytes: int = Field(default=4 << 30, ge=1 << 20)
     network_timeout_seconds: float = Field(default=60.0, gt=0)
+    commitment_hours: float = Field(default=72.0, gt=0)
+    """So long a report of storage commitment is tried; then it is given up."""
 
 
-class MoveDestination(Settings):
+class MoveDestination(Address):
     """An AE title that C-MOVE may name, with its address."""
-
-    ae_title: AETitle
-    host: str
-    port: Port
-    plain: bool = False
-    """Send there without TLS. Not safe."""
-    tls_name: str | None = None
-    """Name its certificate must hold; absent: ``host``."""
-    certificates: tuple[Path | Fingerprint, ...] = ()
-    """Its certificates; then names do not count."""
 
 
 class Recovery(Settings):
@@ -298,19 +318,10 @@ class Hours(Settings):
 Priority = Literal["urgent", "routine", "low"]
 
 
-class Destination(Settings):
+class Destination(Address):
     """A node outside to which objects are sent."""
 
     name: Name
-    ae_title: AETitle
-    host: str
-    port: Port
-    plain: bool = False
-    """Send there without TLS. Not safe."""
-    tls_name: str | None = None
-    """Name its certificate must hold; absent: ``host``."""
-    certificates: tuple[Path | Fingerprint, ...] = ()
-    """Its certificates; then names do not count."""
     originals: bool = False
     """Whether unprotected originals may ever go there; default never."""
     recipients: tuple[Path, ...] = ()
@@ -329,6 +340,36 @@ class Destination(Settings):
     urgent_at_once: bool = True
     """Whether urgent series are sent outside the hours too."""
     timeout_seconds: float = Field(default=60.0, gt=0)
+    failover: tuple[Address, ...] = ()
+    """Further addresses of it, tried in this order when one cannot be reached."""
+    failover_seconds: float = Field(default=60.0, ge=0)
+    """So long an address that failed is not tried first again, if others are left."""
+    transfer_syntaxes: tuple[TransferSyntax, ...] = Field(
+        default=("as-stored", "explicit-little-endian", "implicit-little-endian"),
+        min_length=1,
+    )
+    """What is offered, in the order of choice; never one with loss."""
+    decompress_lossy: bool = False
+    """Originals that lie here compressed with loss may be sent decompressed."""
+    association_idle_seconds: float = Field(default=5.0, ge=0)
+    """So long an association is kept for the next job; 0: never."""
+    commitment: bool = False
+    """Ask it to commit to what it was sent (storage commitment, PS3.4 J)."""
+    commitment_at: Address | None = None
+    """Another AE that is asked instead; absent: the address that took the object."""
+    commitment_hours: float = Field(default=24.0, gt=0)
+    """So long its report is waited for; then it is asked once more."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it may be reached, in the order of choice."""
+        return (self, *self.failover)
+
+    @property
+    def called(self) -> tuple[Address, ...]:
+        """Every AE of it that is called."""
+        other = () if self.commitment_at is None else (self.commitment_at,)
+        return (*self.addresses, *other)
 
 
 Custody = Literal["auto", "key", "sealed-original"]

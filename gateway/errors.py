@@ -18,6 +18,7 @@ __all__ = [
     "AuthorityRefused",
     "BackupRefused",
     "BadRequest",
+    "CommitmentRefused",
     "ConfigurationError",
     "GatewayError",
     "GrantRefused",
@@ -47,6 +48,7 @@ __all__ = [
     "StoreUnavailable",
     "StoredObjectDamaged",
     "TooManyMatches",
+    "TranscodingRefused",
     "UnknownDestination",
     "Unprotectable",
     "UnprotectedExport",
@@ -61,6 +63,24 @@ class GatewayError(Exception):
 
 class InvalidObject(GatewayError):
     """Received bytes are not a DICOM data set the gateway can identify."""
+
+
+class CommitmentRefused(GatewayError):
+    """A message of storage commitment is not what it should be.
+
+    Attributes
+    ----------
+    status
+        Of the response (PS3.7 C.5).
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TranscodingRefused(GatewayError):
+    """An object cannot be written in another transfer syntax without a change."""
 
 
 class InvalidPdu(GatewayError):

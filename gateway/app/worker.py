@@ -8,7 +8,6 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,11 +28,14 @@ from gateway.app.openers import (
 from gateway.app.places import Places
 from gateway.app.process import begin, only_one, sealed_store
 from gateway.audit.process import recorded
+from gateway.dicom.commitment_scu import CommitmentUser
 from gateway.dicom.parse import Bounds
-from gateway.dicom.sender import send_objects
+from gateway.dicom.sender import Sender
+from gateway.dicom.transcode import Transcoder
 from gateway.route.completion import idle_times
 from gateway.route.rules import compile_router
 from gateway.stages.attempts import Attempts
+from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
@@ -97,7 +99,9 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
         DBOS(config=_jobs_config(site, places, executor.id))
         listen(device, destinations)
         store = sealed_store(site, places, index, keys, patient=True)
-        jobs = build_jobs(site, index, store, keys, Hands(gate, heartbeat))
+        sender = Sender(open_tls_of(site), Transcoder(keys, Bounds.of(site.limits)))
+        hands = Hands(gate, heartbeat, sender)
+        jobs = build_jobs(site, index, store, keys, hands)
         DBOS.launch()
         declare_queues(destinations)
         rescue = Rescue(
@@ -119,7 +123,9 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
         log.get_logger("worker").info("working", executor=executor.id, device=device)
         with on_stop_signal(stop.set):
             sweep.run(stop, site.completion.poll_seconds)
-        if not gate.close(site.worker.stop_seconds):
+        closed = gate.close(site.worker.stop_seconds)
+        sender.close()
+        if not closed:
             log.get_logger("worker").warning("handed-back-unfinished")
         work.forget_attempts_of(executor.id)
 
@@ -129,6 +135,7 @@ class Hands(NamedTuple):
 
     gate: Gate
     heartbeat: Heartbeat
+    sender: Sender
 
 
 def build_jobs(
@@ -156,10 +163,16 @@ def build_jobs(
         audit=open_audit_of(site, keys),
         destinations={d.name: d for d in site.destinations},
         calling_ae=site.receiver.ae_title,
-        send=partial(send_objects, tls=open_tls_of(site)),
+        send=hands.sender.send,
     )
     timing = Timing(schedules=schedules_of(site), check=check)
-    return Jobs(flow, exporter, hands.gate, work, timing)
+    committer = Committer(
+        index=index,
+        audit=exporter.audit,
+        destinations=exporter.destinations,
+        ask=CommitmentUser(calling_ae=exporter.calling_ae, tls=hands.sender.tls).ask,
+    )
+    return Jobs(flow, exporter, hands.gate, work, timing, committer)
 
 
 def _jobs_config(site: Site, places: Places, executor: str) -> DBOSConfig:

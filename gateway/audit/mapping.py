@@ -201,6 +201,11 @@ def _exported(line: Line) -> list[Message]:
     return _per_patient(message, line, "patients", 1, (line.text("sop_instance_uid"),))
 
 
+def _committed(line: Line) -> list[Message]:
+    """Return nothing of one that went well: the objects have their own messages."""
+    return [] if line.succeeded else _alert(codes.RESTRICTED_FUNCTION)(line)
+
+
 def _not_rebuilt(line: Line) -> list[Message]:
     participants = (replace(_caller(line), requestor=True), _own(line))
     message = _message(line, codes.INSTANCES_ACCESSED, "R", participants)
@@ -300,6 +305,7 @@ ACTIONS: Final[Mapping[str, Make]] = {
     "get-end": _end,
     "recover": _not_rebuilt,
     "export": _exported,
+    "commitment": _committed,
     "release": _alert(codes.RESTRICTED_FUNCTION),
     "config": _alert(codes.SOFTWARE_CONFIGURATION),
     "tls": _alert(codes.SECURITY_CONFIGURATION),

@@ -31,6 +31,9 @@ TABLES = (
     "dropped_instances",
     "conflicts",
     "unsent",
+    "warned",
+    "taken_by",
+    "commitment_reports",
 )
 
 
@@ -105,8 +108,32 @@ def _report(index: Index) -> dict[str, Any]:
                 "status": delivery.status,
                 "last_error": delivery.last_error,
             }
-            for state in ("pending", "refused", "held")
+            for state in ("pending", "refused", "held", "uncommitted")
             for delivery in index.deliveries_in_state(state)
+        ],
+        "warned": [
+            {
+                "destination": delivery.destination,
+                "state": delivery.state,
+                "status": delivery.status,
+                "remark": delivery.last_error,
+            }
+            for delivery in index.warned_deliveries()
+        ],
+        "taken_by": [
+            {"destination": name, "address": address, "objects": count}
+            for name, address, count in index.taken_by()
+        ],
+        "commitment_reports": [
+            {
+                "node": request.node,
+                "transaction_uid": request.transaction_uid,
+                "state": request.state,
+                "attempts": request.attempts,
+                "last_error": request.last_error,
+            }
+            for state in ("waiting", "given-up")
+            for request in index.commitment_requests(state)
         ],
     }
 

@@ -197,6 +197,10 @@ class GatewayAssociation(Association):
         """Say that admission knows whose it is."""
         self._passage.identified()
 
+    def serve_waiting(self, message: object, context_id: int) -> None:
+        """Answer a request that came while an answer of the peer was waited for."""
+        self._serve_request(message, context_id)
+
     @override
     def _run_reactor(self) -> None:
         """Serve until the association is over.
@@ -287,6 +291,10 @@ class GatewayAssociation(Association):
     @override
     def _serve_request(self, msg: object, context_id: int) -> None:
         """Answer one request; a fault in the answer ends this association only."""
+        if threading.current_thread() is not self:
+            # pynetdicom has a thread for each N-EVENT-REPORT: one after the other.
+            self.dimse.msg_queue.put((context_id, msg))  # type: ignore[arg-type]
+            return
         wait = self._pace.wait_seconds(time.monotonic())
         if wait > 0:  # a sleep of nothing would give the interpreter away
             time.sleep(wait)

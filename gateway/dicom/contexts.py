@@ -24,6 +24,8 @@ from pynetdicom.presentation import (
 from gateway.dicom.parse import DEFLATED_FRAMES, JPEG_XL
 
 VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model (PS3.4 J)."""
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
 PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
@@ -110,6 +112,8 @@ class Purpose(Enum):
     STORE = "store"
     RETRIEVE = "retrieve"
     """Find, move and get: with C-GET the node is the storage SCP."""
+    REPORT = "report"
+    """Report what it keeps of what it was sent: the node is the commitment SCP."""
 
 
 @cache
@@ -129,6 +133,12 @@ def contexts_for(purposes: frozenset[Purpose]) -> list[PresentationContext]:
             context.scu_role, context.scp_role = stores, True
         models = sorted(FIND_MODELS | RETRIEVE_MODELS)
         contexts += [build_context(uid, list(UNCOMPRESSED)) for uid in models]
+    if stores or Purpose.REPORT in purposes:
+        # Whoever stores may ask; many that report propose no roles.
+        commitment = build_context(STORAGE_COMMITMENT, list(UNCOMPRESSED[:2]))
+        if Purpose.REPORT in purposes:
+            commitment.scu_role, commitment.scp_role = True, True
+        contexts.append(commitment)
     return contexts
 
 

@@ -30,6 +30,8 @@ from gateway.dicom.association import (
     Service,
     set_no_delay,
 )
+from gateway.dicom.commitment_report import Reporter
+from gateway.dicom.commitment_scp import CommitmentService, Keeping
 from gateway.dicom.connections import Guard, Passage
 from gateway.dicom.contexts import Purpose, contexts_for
 from gateway.dicom.counts import Counts
@@ -233,6 +235,8 @@ class Running:
     reminder
         Reminds of certificates that end, until it is stopped; None: another
         process does.
+    reporter
+        Reports what is committed to, until it is stopped.
 
     Attributes
     ----------
@@ -241,10 +245,14 @@ class Running:
     """
 
     def __init__(
-        self, servers: Mapping[str, GatewayServer], reminder: Reminder | None
+        self,
+        servers: Mapping[str, GatewayServer],
+        reminder: Reminder | None,
+        reporter: Reporter,
     ) -> None:
         self._servers = tuple(servers.values())
         self._reminder = reminder
+        self._reporter = reporter
         self.ports = Ports(**{n: s.server_address[1] for n, s in servers.items()})
         self._threads = [
             threading.Thread(
@@ -259,6 +267,7 @@ class Running:
             thread.start()
         if reminder is not None:
             reminder.start()
+        reporter.start()
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Refuse new associations, let open ones finish, then abort the rest.
@@ -280,6 +289,7 @@ class Running:
                 association.abort()
                 association.dul.to_user_queue.put(None)  # it may wait for a request
         _wait(associations, STOP_SECONDS)
+        self._reporter.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,12 +389,27 @@ def listen(site: Site, parts: Parts, share: Share) -> Running:
         tls=_identity(site, parts.audit, first=first),
         guard=Guard.of(site, parts.audit, share.counts),
     )
+    commitment = CommitmentService(
+        site=site,
+        index=parts.index,
+        audit=parts.audit,
+        keeping=Keeping(index=parts.index, store=parts.store),
+    )
     ends = {
-        "receiver": _receiver(site, parts, known),
+        "receiver": _receiver(site, parts, commitment, known),
         "recovery": _recovery(site, parts, known),
     }
     reminder = Reminder(site) if first else None
-    running = Running(_listening(site, ends, known, share.sockets), reminder)
+    reporter = Reporter(
+        site=site,
+        index=parts.index,
+        audit=parts.audit,
+        keeping=commitment.keeping,
+        tls=known.tls,
+        wake=commitment.wake,
+    )
+    servers = _listening(site, ends, known, share.sockets)
+    running = Running(servers, reminder, reporter)
     LOG.info("listening", **asdict(running.ports))
     return running
 
@@ -456,14 +481,20 @@ def _listening(
     return servers
 
 
-def _receiver(site: Site, parts: Parts, known: Known) -> End:
+def _receiver(
+    site: Site, parts: Parts, commitment: CommitmentService, known: Known
+) -> End:
     """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
         service="receive",
         called_ae=settings.ae_title,
         nodes=known.access.nodes,
-        roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
+        roles={
+            Purpose.STORE: "store",
+            Purpose.RETRIEVE: "read",
+            Purpose.REPORT: "commit",
+        },
         bounds=Bounds.of(settings),
         guard=known.guard,
     )
@@ -478,7 +509,7 @@ def _receiver(site: Site, parts: Parts, known: Known) -> End:
     retrieval = RetrieveService(for_readers(site), holdings, parts.audit, known.tls)
     return End(
         admission=admission,
-        service=ReceiverService(storage, retrieval),
+        service=ReceiverService(storage, retrieval, commitment),
     )
 
 

@@ -23,6 +23,7 @@ from gateway.errors import AssociationLost, NoPresentationContext
 from gateway.store.part10 import read_head
 
 POLL_SECONDS = 0.0005
+LONGEST_COMMENT = 64  # PS3.7 E.1: LO
 
 OpenPart10 = Callable[[], BinaryIO]
 """Opens a Part 10 file of the store for reading, from its start."""
@@ -47,6 +48,22 @@ class OutboundObject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreAnswer:
+    """A C-STORE response.
+
+    Attributes
+    ----------
+    status
+        What became of the object.
+    comment
+        The peer's Error Comment (0000,0902), printable; '' where it has none.
+    """
+
+    status: int
+    comment: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoveOriginator:
     """Who asked for a C-MOVE sub-operation (PS3.7 9.1.1.1.6)."""
 
@@ -61,6 +78,19 @@ def send_c_store_bytes(
     message_id: int = 1,
     move_originator: MoveOriginator | None = None,
 ) -> int:
+    """Send one object and return the status of the answer; see `store_bytes`."""
+    return store_bytes(
+        association, outbound, message_id=message_id, move_originator=move_originator
+    ).status
+
+
+def store_bytes(
+    association: Association,
+    outbound: OutboundObject,
+    *,
+    message_id: int = 1,
+    move_originator: MoveOriginator | None = None,
+) -> StoreAnswer:
     """Send one object and wait for the answer.
 
     Parameters
@@ -75,11 +105,6 @@ def send_c_store_bytes(
     move_originator
         Given in C-MOVE sub-operations.
 
-    Returns
-    -------
-    int
-        The status of the C-STORE response.
-
     Raises
     ------
     NoPresentationContext
@@ -90,18 +115,30 @@ def send_c_store_bytes(
     """
     context_id = context_for(association, outbound)
     request = _request(outbound, message_id, move_originator)
-    with _sole_reader(association):
+    with sole_reader(association):
         with _open_data_set(outbound.data) as stream:
             send_message(association, context_id, request, stream)
         _, response = association.dimse.get_msg(block=True)
     if isinstance(response, C_STORE) and response.Status is not None:
-        return response.Status
+        comment = printable(_comment_of(response))
+        return StoreAnswer(status=response.Status, comment=comment)
     if association.is_established:
         association.abort()
     raise AssociationLost(
         f"No valid C-STORE response for {outbound.sop_instance_uid}: the peer "
         "ended the association or did not answer in time"
     )
+
+
+def _comment_of(response: C_STORE) -> str:
+    # Set from the command where it has one; annotated as absent.
+    return str(getattr(response, "ErrorComment", None) or "")
+
+
+def printable(comment: str) -> str:
+    """Return what a peer says as one short line."""
+    kept = "".join(c if c.isprintable() else " " for c in comment)
+    return " ".join(kept.split())[:LONGEST_COMMENT]
 
 
 def context_for(association: Association, outbound: OutboundObject) -> int:
@@ -145,7 +182,7 @@ def _request(
 
 
 @contextmanager
-def _sole_reader(association: Association) -> Iterator[None]:
+def sole_reader(association: Association) -> Iterator[None]:
     """Keep pynetdicom's reactor from taking the response off the queue.
 
     An acceptor's reactor is what called: it takes nothing meanwhile.

@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation
 from typing_extensions import override
@@ -188,6 +190,40 @@ def batches(objects: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
         yield batch
 
 
+def open_association(
+    entity: Requestor,
+    peer: Peer,
+    contexts: Iterable[tuple[str, str]],
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Association:
+    """Request an association; the caller releases it and closes the entity.
+
+    Parameters
+    ----------
+    entity, peer, contexts
+        As for `requested`.
+    roles
+        Proposed ones (PS3.7 D.3.3.4).
+    handlers
+        Of pynetdicom's events.
+
+    Raises
+    ------
+    OSError
+        The peer's host has no address.
+    """
+    return entity.associate(
+        peer.host,
+        peer.port,
+        contexts=[build_context(*pair) for pair in dict.fromkeys(contexts)],
+        ae_title=peer.ae_title,
+        tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
+    )
+
+
 @contextmanager
 def requested(
     entity: Requestor, peer: Peer, contexts: Iterable[tuple[str, str]]
@@ -213,13 +249,7 @@ def requested(
     OSError
         The peer's host has no address.
     """
-    association = entity.associate(
-        peer.host,
-        peer.port,
-        contexts=[build_context(*pair) for pair in dict.fromkeys(contexts)],
-        ae_title=peer.ae_title,
-        tls_args=peer.tls,  # type: ignore[arg-type]  # handed to _create_socket
-    )
+    association = open_association(entity, peer, contexts)
     try:
         yield association
     finally:

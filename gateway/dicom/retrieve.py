@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
 from gateway.dicom.association import GatewayAssociation, Incoming
+from gateway.dicom.commitment_scp import CommitmentService
 from gateway.dicom.contexts import FIND_MODELS, GET_MODELS, MOVE_MODELS
 from gateway.dicom.handlers import IncomingObject, StorageService
 from gateway.dicom.retrieve_find import FindHandler
@@ -87,15 +88,21 @@ class RetrieveService:
 
 
 class ReceiverService:
-    """Storage and query/retrieve on one AE title, each for those who may.
+    """Storage, its commitment and query/retrieve on one AE, each for who may.
 
     Which of the two a node may use was settled by the presentation contexts it
     was given: a reader has none in which it could store.
     """
 
-    def __init__(self, storage: StorageService, retrieval: RetrieveService) -> None:
+    def __init__(
+        self,
+        storage: StorageService,
+        retrieval: RetrieveService,
+        commitment: CommitmentService,
+    ) -> None:
         self._storage = storage
         self._retrieval = retrieval
+        self._commitment = commitment
 
     def sent_syntaxes(self) -> list[tuple[str, str]]:
         """Return in what protected objects lie here."""
@@ -116,9 +123,11 @@ class ReceiverService:
     def serve(
         self, association: GatewayAssociation, message: object, context_id: int
     ) -> None:
-        """Store, or answer a request."""
+        """Store, commit, or answer a request."""
         if isinstance(message, IncomingObject):
             self._storage.serve(association, message, context_id)
+        elif self._commitment.serves(message):
+            self._commitment.serve(association, message)
         else:
             self._retrieval.serve(association, message, context_id)
 

@@ -50,6 +50,32 @@ class RetrieveStatus(IntEnum):
     PENDING = 0xFF00
 
 
+class CommitmentStatus(IntEnum):
+    """N-ACTION and N-EVENT-REPORT responses (PS3.4 J.3, PS3.7 C.5)."""
+
+    SUCCESS = 0x0000
+    INVALID_ATTRIBUTE_VALUE = 0x0106
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_EVENT_TYPE = 0x0113
+    NO_SUCH_SOP_INSTANCE = 0x0112
+    INVALID_ARGUMENT_VALUE = 0x0115
+    NO_SUCH_SOP_CLASS = 0x0118
+    MISSING_ATTRIBUTE = 0x0120
+    MISSING_ATTRIBUTE_VALUE = 0x0121
+    NO_SUCH_ACTION = 0x0123
+    NOT_AUTHORISED = 0x0124
+    DUPLICATE_TRANSACTION = 0x0131
+    RESOURCE_LIMITATION = 0x0213
+
+
+class FailureReason(IntEnum):
+    """Why an object is not committed to (PS3.3 C.14.1.1)."""
+
+    PROCESSING_FAILURE = 0x0110
+    NO_SUCH_OBJECT_INSTANCE = 0x0112
+    CLASS_INSTANCE_CONFLICT = 0x0119
+
+
 class Rejection(NamedTuple):
     """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 Table 9-21)."""
 

@@ -7,17 +7,17 @@ branch in it that could reach original bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import NamedTuple, Protocol
 
 from config.schema import Destination
 from gateway.audit.log import AuditLog
 from gateway.audit.personal import patients_of
 from gateway.dicom.rawstore import OutboundObject
-from gateway.dicom.sender import SendResult, Verdict
+from gateway.dicom.sender import Results, SendResult, Verdict
 from gateway.errors import (
     InvalidSeal,
     RecordMissing,
@@ -27,10 +27,11 @@ from gateway.errors import (
 from gateway.log import get_logger
 from gateway.store.files import FileStore
 from gateway.store.index import Index
-from gateway.store.rows import Delivery, Instance, Protected
+from gateway.store.rows import Delivery, Instance, PartOutcome, Protected
 from gateway.vault.record import KeyRecord
 
-Send = Callable[[Destination, Sequence[OutboundObject], str], Iterator[SendResult]]
+Send = Callable[[Destination, Sequence[OutboundObject], str], Results]
+MayGoOn = Callable[[], bool]
 
 
 class Records(Protocol):
@@ -47,6 +48,20 @@ class Parcel(NamedTuple):
     objects: Sequence[OutboundObject]
 
 
+class Item(NamedTuple):
+    """One object to be sent: its delivery, its part, and whether it is the last."""
+
+    delivery: Delivery
+    part_id: int
+    outbound: OutboundObject
+    last: bool
+
+
+def always() -> bool:
+    """Say that nothing stands against going on."""
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exporter:
     """Sends what is owed; the network is behind ``send``."""
@@ -59,8 +74,15 @@ class Exporter:
     calling_ae: str
     send: Send
 
-    def attempt(self, revision_id: int, name: str) -> bool:
+    def attempt(self, revision_id: int, name: str, may_go_on: MayGoOn = always) -> bool:
         """Send everything pending once, recording each result as it comes.
+
+        Parameters
+        ----------
+        revision_id, name
+            What, and to which destination.
+        may_go_on
+            Asked before every object; where it says no, the rest stays pending.
 
         Returns
         -------
@@ -75,13 +97,14 @@ class Exporter:
             return False
         protected = [delivery for delivery in pending if delivery.protect]
         originals = [delivery for delivery in pending if not delivery.protect]
-        again = self._deliver(destination, self._protected_objects(protected))
+        ready = self._protected_objects(protected)
+        again = self._deliver(destination, ready, may_go_on)
         if originals and not destination.originals:
             for delivery in originals:
                 self._stop(delivery, f"{name!r} does not take originals any more")
         elif originals:
             ready = self._original_objects(originals)
-            again = self._deliver(destination, ready) or again
+            again = self._deliver(destination, ready, may_go_on) or again
         return again
 
     def _protected_objects(self, deliveries: Sequence[Delivery]) -> list[Parcel]:
@@ -133,34 +156,65 @@ class Exporter:
         return ready
 
     def _deliver(
-        self,
-        destination: Destination,
-        ready: Sequence[Parcel],
+        self, destination: Destination, ready: Sequence[Parcel], may_go_on: MayGoOn
     ) -> bool:
-        """Send, and record each delivery before the next one goes out."""
-        if not ready:
+        """Send what is not confirmed, and record each object before the next."""
+        items = self._unconfirmed(ready)
+        if not items:
             return False
         again = False
-        objects = [outbound for parcel in ready for outbound in parcel.objects]
-        results = self.send(destination, objects, self.calling_ae)
-        for parcel in ready:
-            # Exactly its own: one result more would send of the next delivery.
-            own = list(islice(results, len(parcel.objects)))
-            again = self._record(destination, parcel, own) or again
+        objects = [item.outbound for item in items]
+        with closing(self.send(destination, objects, self.calling_ae)) as results:
+            for item in items:
+                if not may_go_on():
+                    return True
+                result = next(results)
+                self._record(destination, item, result)
+                again = again or result.verdict is Verdict.TRANSIENT
         return again
 
-    def _record(
-        self, destination: Destination, parcel: Parcel, results: Sequence[SendResult]
-    ) -> bool:
-        """Record the worst that became of a delivery's objects; True: again."""
-        for outbound, result in zip(parcel.objects, results, strict=True):
-            if result.verdict is not Verdict.TRANSIENT:
-                self._audit(destination, parcel.delivery, outbound, result)
-        worst = max(results, key=lambda result: _GRAVITY[result.verdict])
-        self.index.record_delivery(
-            parcel.delivery.id, _STATES[worst.verdict], worst.status, worst.error
+    def _unconfirmed(self, ready: Sequence[Parcel]) -> list[Item]:
+        """Return the objects that are still to be sent, in order.
+
+        A part that was refused waits for a person as long as others of its
+        delivery are tried again.
+        """
+        wanted = {
+            parcel.delivery.id: [
+                (outbound.sop_class_uid, outbound.sop_instance_uid)
+                for outbound in parcel.objects
+            ]
+            for parcel in ready
+        }
+        planned = self.index.plan_parts(wanted) if wanted else {}
+        items = []
+        for parcel in ready:
+            parts = planned[parcel.delivery.id]
+            left = [
+                (parts[outbound.sop_instance_uid].id, outbound)
+                for outbound in parcel.objects
+                if parts[outbound.sop_instance_uid].state == "pending"
+            ]
+            for part_id, outbound in left:
+                last = part_id == left[-1][0]
+                items.append(Item(parcel.delivery, part_id, outbound, last))
+            if not left:
+                self.index.settle_delivery(parcel.delivery.id)
+        return items
+
+    def _record(self, destination: Destination, item: Item, result: SendResult) -> None:
+        """Record what became of an object."""
+        if result.verdict is not Verdict.TRANSIENT:
+            self._audit(destination, item.delivery, item.outbound, result)
+        outcome = PartOutcome(
+            state=_STATES[result.verdict],
+            status=result.status,
+            error=result.error,
+            address=result.address,
+            transfer_syntax_uid=result.transfer_syntax_uid,
+            warned=result.verdict is Verdict.WARNED,
         )
-        return worst.verdict is Verdict.TRANSIENT
+        self.index.record_part(item.part_id, outcome, last=item.last)
 
     def _audit(
         self,
@@ -172,9 +226,10 @@ class Exporter:
         original = self.index.instance_by_id(delivery.instance_id)
         self.audit.record(
             "export",
-            "success" if result.verdict is Verdict.SENT else "refused",
+            "refused" if result.verdict is Verdict.REFUSED else "success",
             destination=destination.name,
-            ae_title=destination.ae_title,
+            ae_title=result.address.partition("@")[0] or destination.ae_title,
+            address=result.address,
             sop_instance_uid=outbound.sop_instance_uid,
             protect=delivery.protect,
             status=result.status,
@@ -199,15 +254,9 @@ class Exporter:
 
 _STATES: Mapping[Verdict, str] = {
     Verdict.SENT: "sent",
+    Verdict.WARNED: "sent",
     Verdict.TRANSIENT: "pending",
     Verdict.REFUSED: "refused",
-}
-
-
-_GRAVITY: Mapping[Verdict, int] = {
-    Verdict.SENT: 0,
-    Verdict.REFUSED: 1,
-    Verdict.TRANSIENT: 2,
 }
 
 

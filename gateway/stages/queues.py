@@ -6,7 +6,8 @@ queue      jobs
 route      where a closed revision goes; cheap, in the order they came
 protect    on workers without a GPU, the urgent first
 protect-gpu on workers with one, the urgent first
-export:X   to destination X, with its own bounds, the urgent first
+export:X   to destination X, with its own bounds, the urgent first; and requests
+           that it commit to what it was sent
 export     to destinations that are configured no more
 ========== ===========================================================
 
@@ -141,6 +142,11 @@ def protect_id(revision_id: int, run: int) -> str:
 def export_stem(revision_id: int, destination: str) -> str:
     """Return how the ids of all exports of a revision to a destination begin."""
     return f"export:{revision_id}:{destination}#"
+
+
+def commit_stem(revision_id: int, destination: str) -> str:
+    """Return the id of a request for commitment, without its number."""
+    return f"commit:{revision_id}:{destination}#"
 
 
 def export_id(revision_id: int, destination: str, run: int, number: int) -> str:

@@ -170,6 +170,7 @@ class Sweep:
                 self._tried(self.rescue.round)
             if number % rounds_between == 0:
                 self._tried(self.heal)
+                self._tried(self.jobs.start_due_commits)
             number += 1
             stop.wait(poll_seconds)
 

@@ -8,7 +8,7 @@ database holds nothing about a patient, not even a UID.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict
 
@@ -24,14 +24,17 @@ from gateway.errors import GatewayError
 from gateway.log import get_logger
 from gateway.route.urgency import URGENT
 from gateway.stages.backoff import wait_seconds
+from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import FAILED, Flow, Ready, Routed
 from gateway.stages.gate import Gate
-from gateway.stages.guard import Check, GuardedSend, unguarded
+from gateway.stages.guard import Check, unguarded
 from gateway.stages.hours import ALWAYS, Schedule
 from gateway.stages.queues import (
+    ALIVE,
     EXPORT,
     ROUTE,
+    commit_stem,
     export_id,
     export_queue,
     protect_id,
@@ -75,6 +78,19 @@ class Order(TypedDict):
     failures: int
     since: float
     priority: int
+
+
+class Request(TypedDict):
+    """One request for commitment; plain values, kept by the queue.
+
+    ``number`` counts the jobs of a revision and destination, ``failures`` those in a
+    row that could not ask.
+    """
+
+    revision_id: int
+    destination: str
+    number: int
+    failures: int
 
 
 class Later(TypedDict):
@@ -128,8 +144,8 @@ class Jobs(DBOSConfiguredInstance):
         Who else works.
     timing
         When things are done.
-    name
-        Recorded with every job; recovery finds this instance by it.
+    committer
+        Asks for storage commitment; None: nobody is asked.
     """
 
     def __init__(
@@ -139,14 +155,15 @@ class Jobs(DBOSConfiguredInstance):
         gate: Gate,
         work: Work,
         timing: Timing | None = None,
-        name: str = "site",
+        committer: Committer | None = None,
     ) -> None:
-        super().__init__(name)
+        super().__init__("site")
         self._gate = gate
         self._flow = flow
         self._exporter = exporter
         self._work = work
         self._timing = Timing(schedules={}) if timing is None else timing
+        self._committer = committer
 
     # Route: one closed revision
 
@@ -301,9 +318,17 @@ class Jobs(DBOSConfiguredInstance):
             later = self.later_step(order)
             if not later["given_up"]:
                 self.enqueue_export(later["order"], later["wait"])
+                self._commit_what_left(order)
                 return
             self.give_up_step(order, later["given_up"])
         self.finish_step(order["revision_id"])
+        self._commit_what_left(order)
+
+    def _commit_what_left(self, order: Order) -> None:
+        """Have a destination asked to commit to what it took, if it is to be."""
+        settings = self._exporter.destinations.get(order["destination"])
+        if settings is not None and settings.commitment:
+            self.start_commit(order["revision_id"], order["destination"])
 
     def _is_over(self, order: Order) -> bool:
         try:
@@ -322,15 +347,11 @@ class Jobs(DBOSConfiguredInstance):
                 return True
             if self._closed_for(order) > 0.0:
                 return False
-            exporter = replace(
-                self._exporter,
-                send=GuardedSend(
-                    send=self._exporter.send,
-                    check=self._timing.check,
-                    is_open=lambda: self._may_go_on(order),
-                ),
+            again = self._exporter.attempt(
+                order["revision_id"],
+                order["destination"],
+                may_go_on=lambda: self._may_go_on(order),
             )
-            again = exporter.attempt(order["revision_id"], order["destination"])
             return not again or not self._is_current(order)
 
     @DBOS.step(name="later", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
@@ -399,6 +420,8 @@ class Jobs(DBOSConfiguredInstance):
         return order, self._closed_for(order)
 
     def _may_go_on(self, order: Order) -> bool:
+        """Whether the next object may leave: asked before each."""
+        self._timing.check()
         return self._closed_for(order) <= 0.0 and self._is_current(order)
 
     def _is_current(self, order: Order) -> bool:
@@ -442,6 +465,76 @@ class Jobs(DBOSConfiguredInstance):
             seconds=round(wait, 3),
         )
         return Later(order=following, wait=wait, given_up="")
+
+    # Commit: what one destination was sent of one revision
+
+    def start_due_commits(self) -> None:
+        """See that everything to be asked for has a job."""
+        if self._committer is not None:
+            for revision_id, destination in self._committer.due():
+                self.start_commit(revision_id, destination)
+
+    def start_commit(self, revision_id: int, destination: str) -> None:
+        """Enqueue the request for commitment unless one is under way."""
+        stem = commit_stem(revision_id, destination)
+        jobs = DBOS.list_workflows(
+            workflow_id_prefix=stem, load_input=False, load_output=False
+        )
+        if any(job.status in ALIVE for job in jobs):
+            return
+        made = [int(job.workflow_id.removeprefix(stem)) for job in jobs]
+        request = Request(
+            revision_id=revision_id,
+            destination=destination,
+            number=max(made, default=0) + 1,
+            failures=0,
+        )
+        self._enqueue_commit(request, 0.0)
+
+    @DBOS.workflow(name="commit", max_recovery_attempts=MAX_RECOVERIES)
+    def commit(self, request: Request) -> None:
+        """Ask once; what the peer could not take now is a later job."""
+        try:
+            again = self.commit_step(request)
+        except dbos_error.DBOSMaxStepRetriesExceeded:
+            again = True
+        settings = self._exporter.destinations.get(request["destination"])
+        if again and settings is not None:
+            following = request.copy()
+            following["number"] += 1
+            following["failures"] += 1
+            wait = wait_seconds(
+                commit_stem(request["revision_id"], request["destination"]),
+                following["failures"],
+                settings.retry_first_seconds,
+                settings.retry_cap_seconds,
+            )
+            self._enqueue_commit(following, wait)
+
+    @DBOS.step(name="commit-ask", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def commit_step(self, request: Request) -> bool:
+        """Ask for what is sent; True when it has to be tried again."""
+        with self._gate.passing():
+            if self._committer is None:
+                return False
+            return self._committer.attempt(
+                request["revision_id"], request["destination"], self._holds
+            )
+
+    def _holds(self) -> bool:
+        """Come back only while this process may act."""
+        self._timing.check()
+        return True
+
+    def _enqueue_commit(self, request: Request, wait: float) -> None:
+        stem = commit_stem(request["revision_id"], request["destination"])
+        with (
+            SetWorkflowID(f"{stem}{request['number']}"),
+            SetEnqueueOptions(delay_seconds=wait or None),
+        ):
+            DBOS.enqueue_workflow(
+                export_queue(request["destination"]), self.commit, request
+            )
 
 
 def job_of(order: Order) -> str:

@@ -10,6 +10,7 @@ from gateway.store.rows import Conflict, Delivery
 from gateway.store.schema import (
     conflicts,
     deliveries,
+    delivery_parts,
     instances,
     protected,
     revisions,
@@ -105,6 +106,15 @@ class Care(Deliveries):
                 .where(deliveries.c.revision_id == revision_id)
                 .where(deliveries.c.state.in_(["refused", "held"]))
                 .values(state="pending")
+            )
+            of_revision = select(deliveries.c.id).where(
+                deliveries.c.revision_id == revision_id
+            )
+            connection.execute(
+                update(delivery_parts)
+                .where(delivery_parts.c.delivery_id.in_(of_revision))
+                .where(delivery_parts.c.state.in_(["refused", "held"]))
+                .values(state="pending", failures=0)
             )
         return True
 

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from gateway.store.clock import timestamp
-from gateway.store.database import Database
-from gateway.store.rows import Delivery
-from gateway.store.schema import deliveries
+from gateway.store.commitments import Commitments
+from gateway.store.rows import Delivery, DeliveryPart, PartOutcome
+from gateway.store.schema import deliveries, delivery_parts
+from gateway.store.settling import CONFIRMED, settle
+
+KEPT: Final = ("sent", "committed", "uncommitted")
+"""States of a delivery that the destination has taken."""
 
 
-class Deliveries:
+class Deliveries(Commitments):
     """Deliveries, over the connections that the whole index shares."""
-
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
-        self._database = database
-        self._clock = clock
-
-    @property
-    def database(self) -> Database:
-        """The connections."""
-        return self._database
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._database.close()
 
     def plan_deliveries(
         self,
@@ -61,7 +51,7 @@ class Deliveries:
             )
             connection.execute(
                 update(deliveries)
-                .where(same & (deliveries.c.state != "sent"))
+                .where(same & deliveries.c.state.not_in(KEPT))
                 .values(treatment=treatment)
             )
             missing = [owed | {"instance_id": i} for i in wanted if i not in known]
@@ -85,7 +75,7 @@ class Deliveries:
     def record_delivery(
         self, delivery_id: int, state: str, status: int | None, error: str
     ) -> None:
-        """Note one attempt: its outcome and the peer's status, if any."""
+        """Note what became of a whole delivery, whatever its parts say."""
         sent_at = timestamp(self._clock()) if state == "sent" else None
         with self._database.write() as connection:
             connection.execute(
@@ -100,6 +90,125 @@ class Deliveries:
                 )
             )
 
-    def _rows(self, statement: Select[Any]) -> list[dict[str, Any]]:
+    def plan_parts(
+        self, wanted: Mapping[int, Sequence[tuple[str, str]]]
+    ) -> dict[int, dict[str, DeliveryPart]]:
+        """Note the objects that deliveries consist of now; return them.
+
+        What was confirmed stays so; what a delivery does not consist of any more
+        is forgotten.
+
+        Parameters
+        ----------
+        wanted
+            Pairs of SOP class and SOP Instance UID by delivery.
+
+        Returns
+        -------
+        dict
+            Parts by SOP Instance UID, by delivery.
+        """
+        found: dict[int, dict[str, DeliveryPart]] = {}
+        with self._database.write() as connection:
+            for delivery_id, objects in wanted.items():
+                found[delivery_id] = _plan_parts(connection, delivery_id, objects)
+        return found
+
+    def record_part(self, part_id: int, outcome: PartOutcome, *, last: bool) -> None:
+        """Note one attempt at one object, and what follows for its delivery.
+
+        Parameters
+        ----------
+        part_id
+            Of ``plan_parts``.
+        outcome
+            How it ended.
+        last
+            Whether it is the last object of its delivery in this attempt.
+        """
+        now = timestamp(self._clock())
+        with self._database.write() as connection:
+            connection.execute(
+                update(delivery_parts)
+                .where(delivery_parts.c.id == part_id)
+                .where(delivery_parts.c.state.not_in(CONFIRMED))
+                .values(
+                    state=outcome.state,
+                    status=outcome.status,
+                    error=outcome.error,
+                    address=outcome.address,
+                    transfer_syntax_uid=outcome.transfer_syntax_uid,
+                    sent_at=now if outcome.state == "sent" else None,
+                )
+            )
+            of_part = select(delivery_parts.c.delivery_id).where(
+                delivery_parts.c.id == part_id
+            )
+            if outcome.warned:
+                connection.execute(
+                    update(deliveries)
+                    .where(deliveries.c.id.in_(of_part))
+                    .values(warned=True)
+                )
+            if last:
+                connection.execute(
+                    update(deliveries)
+                    .where(deliveries.c.id.in_(of_part))
+                    .values(attempts=deliveries.c.attempts + 1)
+                )
+                settle(connection, connection.scalars(of_part).all())
+
+    def settle_delivery(self, delivery_id: int) -> None:
+        """Let a delivery follow from its parts, as after a crash between the two."""
+        with self._database.write() as connection:
+            settle(connection, [delivery_id])
+
+    def warned_deliveries(self) -> list[Delivery]:
+        """Return what destinations keep with a remark, oldest first."""
+        statement = select(deliveries).where(deliveries.c.warned.is_(True))
+        rows = self._rows(statement.order_by(deliveries.c.id))
+        return [Delivery(**row) for row in rows]
+
+    def taken_by(self) -> list[tuple[str, str, int]]:
+        """Return destinations, their addresses, and how many objects each took."""
+        statement = (
+            select(deliveries.c.destination, delivery_parts.c.address, func.count())
+            .join_from(deliveries, delivery_parts)
+            .where(delivery_parts.c.state.in_(CONFIRMED))
+            .group_by(deliveries.c.destination, delivery_parts.c.address)
+            .order_by(deliveries.c.destination, delivery_parts.c.address)
+        )
         with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
+            return [
+                (str(name), str(address), int(count))
+                for name, address, count in connection.execute(statement)
+            ]
+
+    def parts_of(self, delivery_id: int) -> list[DeliveryPart]:
+        """Return the objects of a delivery, in order."""
+        chosen = delivery_parts.c.delivery_id == delivery_id
+        statement = select(delivery_parts).where(chosen).order_by(delivery_parts.c.id)
+        return [DeliveryPart(**row) for row in self._rows(statement)]
+
+
+def _plan_parts(
+    connection: Connection, delivery_id: int, objects: Sequence[tuple[str, str]]
+) -> dict[str, DeliveryPart]:
+    of_delivery = delivery_parts.c.delivery_id == delivery_id
+    uids = [uid for _, uid in objects]
+    connection.execute(
+        delete(delivery_parts).where(
+            of_delivery & delivery_parts.c.sop_instance_uid.not_in(uids)
+        )
+    )
+    chosen = select(delivery_parts.c.sop_instance_uid).where(of_delivery)
+    known = set(connection.scalars(chosen))
+    missing = [
+        {"delivery_id": delivery_id, "sop_class_uid": kind, "sop_instance_uid": uid}
+        for kind, uid in objects
+        if uid not in known
+    ]
+    if missing:
+        connection.execute(insert(delivery_parts), missing)
+    rows = connection.execute(select(delivery_parts).where(of_delivery)).mappings()
+    return {row["sop_instance_uid"]: DeliveryPart(**row) for row in rows}

@@ -165,8 +165,9 @@ class Delivery:
     """One object owed to one destination.
 
     With ``protect`` all parts that ``treatment`` made of it are owed.
-    ``state``: ``pending``, ``sent`` or ``refused``; ``status`` is the last
-    DIMSE status, ``sent_at`` UTC.
+    ``state``: ``pending``, ``sent``, ``committed``, ``uncommitted``, ``refused`` or
+    ``held``: the worst of its parts. ``status`` is the last DIMSE status,
+    ``warned`` whether a part was stored with a remark, ``sent_at`` UTC.
     """
 
     id: int
@@ -177,6 +178,7 @@ class Delivery:
     treatment: str
     state: str
     status: int | None
+    warned: bool
     attempts: int
     last_error: str
     sent_at: str | None
@@ -200,3 +202,94 @@ class Executor:
     beats: int
     started_at: str
     beat_at: str
+
+
+class DeliveryPart:
+    """One object that is sent for a delivery.
+
+    Attributes
+    ----------
+    state
+        ``pending``, ``sent``, ``committed``, ``refused`` or ``held``.
+    status, error
+        Of the last attempt.
+    address
+        ``AE@host:port`` that took it, or was tried last.
+    transfer_syntax_uid
+        What it was sent in.
+    commitment_id, asked, failures
+        The last request for commitment, how many it was part of, and how often it
+        was reported as not kept.
+    """
+
+    id: int
+    delivery_id: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    state: str
+    status: int | None
+    error: str
+    address: str
+    transfer_syntax_uid: str
+    sent_at: str | None
+    commitment_id: int | None
+    asked: int
+    failures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOutcome:
+    """How the sending of one object ended, as it is recorded.
+
+    ``state``: ``pending``, ``sent`` or ``refused``.
+    """
+
+    state: str
+    status: int | None
+    error: str
+    address: str = ""
+    transfer_syntax_uid: str = ""
+    warned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commitment:
+    """What a destination was asked to commit to.
+
+    ``state``: ``asking``, ``asked``, ``reported`` or ``failed``.
+    """
+
+    id: int
+    transaction_uid: str
+    revision_id: int
+    destination: str
+    part_ids: list[int]
+    state: str
+    asked_at: str
+    deadline_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitmentRequest:
+    """What a node asked this gateway to commit to.
+
+    Attributes
+    ----------
+    objects
+        Pairs of SOP class and SOP Instance UID.
+    state
+        ``waiting``, ``reported`` or ``given-up``.
+    next_at
+        When it is reported next, UTC.
+    """
+
+    id: int
+    node: str
+    calling_ae: str
+    transaction_uid: str
+    objects: list[list[str]]
+    state: str
+    attempts: int
+    received_at: str
+    next_at: str
+    last_error: str

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -160,13 +161,73 @@ deliveries = Table(
     Column("destination", String(64), nullable=False, index=True),
     Column("protect", Boolean, nullable=False),
     Column("treatment", String(160), nullable=False, default=""),
-    # pending -> sent | refused (the peer said no, kept apart)
+    # pending -> sent -> committed | uncommitted (no report in time), or
+    # refused (the peer said no, kept apart), or held (it must not go out, or
+    # was sent twice and not kept); the worst of its parts
     Column("state", String(16), nullable=False, default="pending", index=True),
     Column("status", Integer, nullable=True),  # last DIMSE status
+    # whether the peer stored something of it with a remark (0xBxxx)
+    Column("warned", Boolean, nullable=False, server_default=false()),
     Column("attempts", Integer, nullable=False, default=0),
     Column("last_error", Text, nullable=False, default=""),
     Column("sent_at", String(32), nullable=True),
     UniqueConstraint("instance_id", "destination", "protect"),
+)
+
+# What a destination was asked to commit to (PS3.4 J), each time anew.
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("transaction_uid", String(64), nullable=False, unique=True),
+    Column("revision_id", Integer, ForeignKey("revisions.id"), nullable=False),
+    Column("destination", String(64), nullable=False),
+    Column("part_ids", JSON, nullable=False),  # of delivery_parts
+    # asking -> asked -> reported, or failed (it did not take the request)
+    Column("state", String(16), nullable=False, default="asking"),
+    Column("asked_at", String(32), nullable=False),
+    Column("deadline_at", String(32), nullable=False),
+)
+
+# Each object that is sent for a delivery: what was confirmed is not sent again.
+delivery_parts = Table(
+    "delivery_parts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("delivery_id", Integer, ForeignKey("deliveries.id"), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    # pending -> sent -> committed, or refused, or held (not kept, twice)
+    Column("state", String(16), nullable=False, default="pending"),
+    Column("status", Integer, nullable=True),
+    Column("error", Text, nullable=False, default=""),
+    Column("address", Text, nullable=False, default=""),  # AE@host:port that took it
+    Column("transfer_syntax_uid", String(64), nullable=False, default=""),
+    Column("sent_at", String(32), nullable=True),
+    # the last request for commitment, how many it was part of, and how often the
+    # destination reported that it does not keep it
+    Column("commitment_id", Integer, ForeignKey("commitments.id"), nullable=True),
+    Column("asked", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    UniqueConstraint("delivery_id", "sop_instance_uid"),
+)
+
+# What nodes asked this gateway to commit to, until they know.
+commitment_requests = Table(
+    "commitment_requests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("node", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("objects", JSON, nullable=False),  # pairs of SOP class and instance UID
+    # waiting -> reported | given-up
+    Column("state", String(16), nullable=False, default="waiting", index=True),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("received_at", String(32), nullable=False),
+    Column("next_at", String(32), nullable=False),
+    Column("last_error", Text, nullable=False, default=""),
+    UniqueConstraint("node", "transaction_uid"),
 )
 
 

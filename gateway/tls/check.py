@@ -54,7 +54,7 @@ def _without_tls(site: Site) -> Iterator[str]:
             " receiver.plain_port and recovery.plain_port (not safe)"
         )
     for destination in site.destinations:
-        if not destination.plain:
+        if not all(address.plain for address in destination.called):
             yield (
                 f"there is no [tls] table, and destination {destination.name!r} is"
                 f" sent to with TLS only; {REMEDY}, or set plain = true there (not"

@@ -50,11 +50,16 @@ def site_endings(site: Site) -> Iterator[PinnedEnding]:
     """
     for node in site.nodes:
         yield from pinned_endings(f"node {node.name!r}", node.certificates)
+        if node.commitment is not None:
+            yield from pinned_endings(
+                f"node {node.name!r}", node.commitment.certificates
+            )
     for person in site.people:
         yield from pinned_endings(f"person {person.name!r}", person.certificates)
     for destination in site.destinations:
         name = f"destination {destination.name!r}"
-        yield from pinned_endings(name, destination.certificates)
+        for address in destination.called:
+            yield from pinned_endings(name, address.certificates)
     for place in site.recovery.destinations:
         name = f"move destination {place.ae_title!r}"
         yield from pinned_endings(name, place.certificates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,6 +19,7 @@ from gateway.audit.log import AuditLog
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.route.urgency import name_of
 from gateway.store.index import Index
+from gateway.store.rows import Delivery
 from gateway.store.work import Work
 from gateway.tls.identity import TlsIdentity
 from gateway.tls.material import Ending, pinned_endings
@@ -57,10 +58,10 @@ def table_of(rows: Iterable[Row], most: int = MOST_ROWS) -> Table:
 
 
 def overview(index: Index) -> Row:
-    """Return counts by state, what is held and why, and what is unsent."""
+    """Return counts by state, what is held and why, what is unsent, and who took."""
     held = Counter(r.reason or "(none)" for r in index.revisions("held"))
     unsent: Counter[tuple[str, str]] = Counter()
-    for state in ("pending", "refused", "held"):
+    for state in ("pending", "refused", "held", "uncommitted"):
         for delivery in index.deliveries_in_state(state):
             unsent[delivery.destination, state] += 1
     return {
@@ -72,6 +73,33 @@ def overview(index: Index) -> Row:
         "open_series": len(index.open_series()),
         "held": sorted(held.items()),
         "unsent": [(*key, count) for key, count in sorted(unsent.items())],
+        "taken": index.taken_by(),
+        "remarks": table_of(_remark(one) for one in _with_remarks(index)),
+        "commitment": [
+            (state, count)
+            for state in ("waiting", "given-up")
+            if (count := len(index.commitment_requests(state)))
+        ],
+    }
+
+
+def _with_remarks(index: Index) -> Iterator[Delivery]:
+    """Yield what a destination said no to, or yes with a remark, and why."""
+    for state in ("refused", "held", "uncommitted"):
+        yield from index.deliveries_in_state(state)
+    for delivery in index.warned_deliveries():
+        if delivery.state in {"sent", "committed"}:
+            yield delivery
+
+
+def _remark(delivery: Delivery) -> Row:
+    state = "warned" if delivery.state in {"sent", "committed"} else delivery.state
+    return {
+        "destination": delivery.destination,
+        "state": state,
+        "status": "" if delivery.status is None else f"0x{delivery.status:04X}",
+        "why": delivery.last_error,
+        "bad": state != "warned",
     }
 
 

@@ -62,7 +62,9 @@ def dcmtk(
 
 
 @contextmanager
-def storescp(directory: Path, ae_title: str) -> Iterator[int]:
+def storescp(
+    directory: Path, ae_title: str, *options: str, syntaxes: str = "+xa"
+) -> Iterator[int]:
     """DCMTK's storescp, writing what it gets bit by bit."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -72,7 +74,8 @@ def storescp(directory: Path, ae_title: str) -> Iterator[int]:
             *("-od", str(directory)),
             *("-aet", ae_title),
             "--bit-preserving",
-            "+xa",
+            syntaxes,
+            *options,
             "--unique-filenames",
             str(port),
         ],

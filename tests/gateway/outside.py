@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -18,10 +18,13 @@ from pynetdicom.events import Event
 
 from config.schema import Destination
 from gateway.demo.nodes import data_set_of
+from gateway.dicom.rawstore import OutboundObject
+from gateway.dicom.sender import Results, Sender
 from gateway.store.files import FileStore
 from gateway.store.index import Index, timestamp, utc_now
 from gateway.store.part10 import FileMeta
 from gateway.store.rows import Instance, NewInstance
+from gateway.tls.identity import TlsIdentity
 
 SUCCESS = 0x0000
 FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "image_dfl.dcm")
@@ -29,6 +32,17 @@ FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "image_dfl.dcm")
 
 def always_success(_uid: str) -> int:
     return SUCCESS
+
+
+def send_objects(
+    place: Destination,
+    objects: Sequence[OutboundObject],
+    calling_ae: str,
+    tls: TlsIdentity | None = None,
+) -> Results:
+    """Send as a worker does, over associations that end with the last object."""
+    with closing(Sender(tls)) as sender:
+        yield from sender.send(place, objects, calling_ae)
 
 
 @dataclass

@@ -77,6 +77,7 @@ LINES: dict[str, dict[str, Any]] = {
     "get-end": CALL | {"destination": "WORKSTATION", "completed": 7, "warning": 0},
     "recover": CALL | {"sop_instance_uid": "1.2.3", "error": "RecoveryRefused"},
     "export": {"destination": "cloud", "ae_title": "AI", "sop_instance_uid": "2.25.1"},
+    "commitment": CALL | {"step": "asked", "status": "0x0124"},
     "release": {"person": "bob", "reason": "read by a radiologist", "study": "1.2.1"},
     "config": {"changed": ["nodes", "tls"], "configuration": "c" * 64},
     "tls": {"error": ""},

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from gateway.audit.log import AuditLog
-from gateway.dicom.sender import send_objects
 from gateway.errors import InvalidSeal, RecordMissing, StoreFull, Unprotectable
 from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
@@ -29,7 +28,14 @@ from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
 from gateway.store.work import Work
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
-from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
+from tests.gateway.outside import (
+    FILES,
+    Outside,
+    destination,
+    receive,
+    send_objects,
+    unused_port,
+)
 from tests.gateway.stored import INDEX_KEY, a_store, content_of, flip, put_in_place
 
 CLASSES = (

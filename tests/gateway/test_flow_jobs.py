@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -10,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pynetdicom.events import Event
 
 from gateway.stages.attempts import LIMIT
 from gateway.store.index import Index, open_index
 from tests.endtoend.scan import layers
+from tests.gateway.committing import Archive, pairs_of, report, tell
 from tests.gateway.outside import FILES, Outside, receive, unused_port
 from tests.gateway.stored import INDEX_KEY, a_store
 from tests.waiting import wait_until
@@ -110,6 +113,28 @@ def test_a_node_that_is_down_then_refuses_then_accepts(
             wait_until(lambda: is_delivered(index))
 
     assert len(outside.arrivals) == len(FILES)
+
+
+def test_what_was_sent_is_asked_for_until_it_is_committed_to(
+    tmp_path: Path, index: Index
+) -> None:
+    received(tmp_path, index)
+    (tmp_path / "settings.json").write_text(json.dumps({"commitment": True}))
+    answers = iter([0x0110])
+
+    def commits(event: Event) -> int:
+        status = next(answers, 0)
+        if status == 0:
+            asked = event.action_information
+            tell(event.assoc, report(asked.TransactionUID, pairs_of(asked)))
+        return status
+
+    archive = Archive(commits)
+    with archive.listening(CLASSES), worker(tmp_path, archive.port):
+        wait_until(lambda: set(states(index)) == {"committed"})
+
+    assert is_delivered(index)
+    assert len(archive.asked) == 2  # the first one it could not take
 
 
 def test_kill_9_in_the_middle_of_an_export(tmp_path: Path, index: Index) -> None:

@@ -8,9 +8,16 @@ from pynetdicom import AllStoragePresentationContexts
 
 from gateway.demo.nodes import data_set_of
 from gateway.dicom.rawstore import OutboundObject
-from gateway.dicom.sender import Verdict, send_objects, verdict_of
+from gateway.dicom.sender import Verdict, verdict_of
 from gateway.store.index import open_index
-from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
+from tests.gateway.outside import (
+    FILES,
+    Outside,
+    destination,
+    receive,
+    send_objects,
+    unused_port,
+)
 from tests.gateway.stored import INDEX_KEY, a_store
 
 
@@ -158,8 +165,9 @@ def test_more_contexts_than_an_association_holds(
     ("status", "verdict"),
     [
         (0x0000, Verdict.SENT),
-        (0xB000, Verdict.SENT),
-        (0xB007, Verdict.SENT),
+        (0xB000, Verdict.WARNED),
+        (0xB007, Verdict.WARNED),
+        (0x0107, Verdict.WARNED),
         (0x0111, Verdict.SENT),
         (0xA700, Verdict.TRANSIENT),
         (0xA7FF, Verdict.TRANSIENT),

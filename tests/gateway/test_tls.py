@@ -17,9 +17,9 @@ from pynetdicom.association import Association
 
 from config.schema import Destination, Site, Tls
 from gateway.dicom.rawstore import send_c_store_bytes
-from gateway.dicom.sender import SendResult, Verdict, send_objects
+from gateway.dicom.sender import SendResult, Verdict
 from gateway.tls.identity import TlsIdentity
-from tests.gateway.outside import Outside
+from tests.gateway.outside import Outside, send_objects
 from tests.gateway.outside import destination as outside_destination
 from tests.gateway.pki_cases import (
     DAY,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
-from gateway.dicom.sender import Verdict, send_objects
+from gateway.dicom.sender import Verdict
 from gateway.tls.contexts import SUITES
 from gateway.tls.identity import TlsIdentity
 from tests.endtoend.peers import ENVIRONMENT, dcmtk, tool
-from tests.gateway.outside import destination, unused_port
+from tests.gateway.outside import destination, send_objects, unused_port
 from tests.gateway.pki_cases import (
     HOST,
     NodeFiles,

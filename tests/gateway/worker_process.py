@@ -24,12 +24,14 @@ from dbos import DBOS
 from config.schema import Destination
 from gateway.app.worker import Hands
 from gateway.audit.log import AuditLog
-from gateway.dicom.sender import send_objects
+from gateway.dicom.commitment_scu import CommitmentUser
+from gateway.dicom.sender import Sender
 from gateway.route.completion import IdleTimes
 from gateway.route.conditions import compile_condition
 from gateway.route.router import CompiledRule, Router
 from gateway.route.urgency import URGENT
 from gateway.stages.attempts import Attempts
+from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
@@ -45,7 +47,7 @@ from gateway.store.rows import Executor
 from gateway.store.work import Work
 from gateway.supervise import on_stop_signal
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
-from tests.gateway.outside import destination
+from tests.gateway.outside import destination, send_objects
 from tests.gateway.stored import INDEX_KEY, a_store
 
 
@@ -65,7 +67,8 @@ def main(directory: Path, port: int, slot: int = 0) -> None:
     database = said(directory, "jobs-url") or f"sqlite:///{directory / 'jobs.sqlite'}"
     DBOS(config=jobs_config(database, executor.id))
     listen("cpu", destinations)
-    jobs = the_jobs(directory, index, store, Hands(gate, heartbeat), outside)
+    hands = Hands(gate, heartbeat, Sender(None))
+    jobs = the_jobs(directory, index, store, hands, outside)
     DBOS.launch()
     declare_queues(destinations)
     idle = IdleTimes(default_seconds=0.2, seconds_by_ae={})
@@ -114,7 +117,8 @@ def the_index(directory: Path) -> Index:
 
 
 def the_destination(directory: Path, port: int) -> Destination:
-    return destination(port, **json.loads(said(directory, "settings.json") or "{}"))
+    settings = json.loads(said(directory, "settings.json") or "{}")
+    return destination(port, **settings)
 
 
 def the_jobs(
@@ -152,7 +156,13 @@ def the_jobs(
         schedules={"outside": Schedule(outside.hours, ZoneInfo("UTC"))},
         check=hands.heartbeat.check,
     )
-    return Jobs(flow, exporter, hands.gate, work, timing)
+    committer = Committer(
+        index=index,
+        audit=exporter.audit,
+        destinations=exporter.destinations,
+        ask=CommitmentUser(calling_ae="GATEWAY").ask,
+    )
+    return Jobs(flow, exporter, hands.gate, work, timing, committer)
 
 
 def rules(*, urgent_ct: bool) -> tuple[CompiledRule, ...]:

@@ -106,8 +106,8 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
         declare_queues(destinations)
         rescue = Rescue(
             work,
+            executor.id,
             silent_seconds=site.worker.silent_seconds,
-            beat_seconds=heartbeat.every_seconds,
             keep=timedelta(days=site.jobs.keep_days),
             now=utc_now,
         )

@@ -118,11 +118,6 @@ class Heartbeat:
         """Of this run of the process."""
         return self._executor.id
 
-    @property
-    def every_seconds(self) -> float:
-        """The time between two beats."""
-        return self._every
-
     def start(self) -> None:
         """Take the place, and go on showing it."""
         now = self._clock()

@@ -9,6 +9,7 @@ protect-gpu on workers with one, the urgent first
 export:X   to destination X, with its own bounds, the urgent first; and requests
            that it commit to what it was sent
 export     to destinations that are configured no more
+commit     to ask destinations whether they keep what they were sent
 ========== ===========================================================
 
 Ids are made from what a job is for, so that one asked for twice is one job. There
@@ -34,6 +35,7 @@ ROUTE: Final = "route"
 PROTECT: Final = "protect"
 PROTECT_GPU: Final = "protect-gpu"
 EXPORT: Final = "export"
+COMMIT: Final = "commit"
 PROTECTING: Final = (PROTECT, PROTECT_GPU)
 
 SCHEMA = "dbos"
@@ -41,6 +43,7 @@ POLL_SECONDS: Final = 0.2
 PROTECT_POLL_SECONDS: Final = 0.1
 """A worker takes one at a time, so this bounds how many small ones it does."""
 ROUTES_AT_ONCE: Final = 4
+COMMITS_AT_ONCE: Final = 4
 BACKLOG: Final = 4
 """Jobs that wait for each GPU before workers without one take some."""
 
@@ -83,7 +86,7 @@ def listen(device: str, destinations: Iterable[str]) -> None:
         The configured ones.
     """
     exports = (export_queue(name) for name in destinations)
-    DBOS.listen_queues([ROUTE, protect_queue(device), EXPORT, *exports])
+    DBOS.listen_queues([ROUTE, protect_queue(device), EXPORT, COMMIT, *exports])
 
 
 def declare_queues(destinations: Mapping[str, Destination]) -> None:
@@ -92,6 +95,7 @@ def declare_queues(destinations: Mapping[str, Destination]) -> None:
     for name in PROTECTING:
         _declare(name, at_once=1, every_seconds=PROTECT_POLL_SECONDS)
     _declare(EXPORT)
+    _declare(COMMIT, at_once=COMMITS_AT_ONCE)
     for name, destination in destinations.items():
         rate = destination.rate_per_minute
         DBOS.register_queue(

@@ -13,7 +13,12 @@ from typing import Final
 from dbos import DBOS
 
 from gateway.log import get_logger
-from gateway.stages.heartbeat import Silence, forward_clock, living
+from gateway.stages.heartbeat import (
+    BEATS_PER_SILENCE,
+    Silence,
+    forward_clock,
+    living,
+)
 from gateway.stages.queues import (
     ALIVE,
     ENDED,
@@ -42,10 +47,10 @@ class Rescue:
     ----------
     work
         Who works.
+    own
+        Id of this process: others judge it.
     silent_seconds
         After which one counts as lost.
-    beat_seconds
-        The time between the beats of others: no round is made sooner.
     keep
         How long finished jobs are kept.
     now
@@ -57,16 +62,17 @@ class Rescue:
     def __init__(
         self,
         work: Work,
+        own: str,
         *,
         silent_seconds: float,
-        beat_seconds: float,
         keep: timedelta,
         now: Callable[[], datetime],
         clock: Callable[[], float] = forward_clock,
     ) -> None:
         self._work = work
-        self._every = min(beat_seconds, ROUND_SECONDS)
-        self._silence = Silence(silent_seconds, 2 * self._every, clock)
+        self._own = own
+        self._every = min(silent_seconds / BEATS_PER_SILENCE, ROUND_SECONDS)
+        self._silence = Silence(silent_seconds, silent_seconds / 2, clock)
         self._silent_seconds = silent_seconds
         self._keep = keep
         self._now = now
@@ -123,7 +129,8 @@ class Rescue:
             get_logger("rescue").info("pruned", jobs=len(jobs))
 
     def _declare_lost(self, found: Iterable[Executor]) -> None:
-        for one in self._silence.lost(living(found)):
+        others = [one for one in living(found) if one.id != self._own]
+        for one in self._silence.lost(others):
             if self._work.declare_lost(one.id, one.beats):
                 get_logger("rescue").warning("lost", executor=one.id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import httpx
 import pytest
 
 from gateway.store.clock import utc_now
+from gateway.store.work import Work
 from tests.gateway.pki_cases import NodeFiles, Pki
 from tests.gateway.scp import encoded, example, small
 from tests.gateway.web_cases import Web, person, serving, settings
+from tests.gateway.worker_process import EXECUTOR
 
 ROLES = ("viewer", "operator", "approver", "security")
 PAGES = {
     "/": set(ROLES),
     "/held": set(ROLES),
+    "/workers": set(ROLES),
     "/grants": {"approver", "security"},
     "/nodes": set(ROLES),
     "/settings": {"operator", "security"},
@@ -159,6 +163,19 @@ def test_a_held_series_is_released_with_a_reason(
         "decoder was updated",
         "1.2.3.1",
     )
+
+
+def test_processes_and_what_is_under_way_are_shown(
+    web: Web, staff: dict[str, NodeFiles]
+) -> None:
+    revision = held_series(web)
+    web.index.set_revision(revision, "routed", priority=10)
+    lost = replace(EXECUTOR, id="m/worker-3/1", machine="night-shift", slot=3)
+    Work(web.index.database).register(replace(lost, state="lost"))
+    with web.client(staff["viewer"]) as client:
+        page = client.get("/workers").text
+    for text in ("night-shift", "worker 3", "lost", "sending", "urgent"):
+        assert text in page
 
 
 def test_a_grant_is_revoked_with_a_reason(

@@ -74,8 +74,8 @@ def main(directory: Path, port: int, slot: int = 0) -> None:
     idle = IdleTimes(default_seconds=0.2, seconds_by_ae={})
     rescue = Rescue(
         work,
+        executor.id,
         silent_seconds=silent_seconds,
-        beat_seconds=heartbeat.every_seconds,
         keep=timedelta(days=7),
         now=utc_now,
     )

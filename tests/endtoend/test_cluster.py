@@ -314,11 +314,12 @@ def test_what_two_receivers_took_leaves_protected_and_comes_back_through_the_oth
         moved = dcmtk(
             *("movescu", "-S", "-aet", WORKSTATION, "-aec", RECOVERY),
             *("--port", str(site.move_port), "-aem", WORKSTATION),
-            *("--bit-preserving", "-od", str(back)),
+            *("+xa", "--bit-preserving"),  # with it, no output directory is heeded
             *("-k", "QueryRetrieveLevel=IMAGE", "-k", f"SOPInstanceUID={uid}"),
             *("-k", f"StudyInstanceUID={dcmread(path).StudyInstanceUID}"),
             *("-k", f"SeriesInstanceUID={dcmread(path).SeriesInstanceUID}"),
             *("127.0.0.1", str(site[other].ports["plain_recovery"])),
+            cwd=back,
         )
         assert moved.returncode == 0, moved.stderr + site[other].log[-3000:]
     returned = {str(dcmread(p).SOPInstanceUID): p for p in back.iterdir()}

@@ -76,7 +76,11 @@ class Database:
             self._reader = self._engine.execution_options(**{READING: True})
         else:
             self._reader = self._engine.execution_options(**SNAPSHOT)
-            self._check_text()
+            try:
+                self._check_text()
+            except BaseException:
+                self._engine.dispose()
+                raise
         # Threads of this process queue here, fairly; SQLite's own busy
         # handler sleeps and starves.
         self._writers = threading.Lock() if server is None else nullcontext()

@@ -432,3 +432,17 @@ def test_an_object_under_an_unknown_key_is_left_and_told(
         f"store/{kept.path}"
     ]
     assert blobs.read(f"store/{kept.path}") == before
+
+
+def test_an_object_of_a_known_uid_is_set_aside(store: FileStore) -> None:
+    kept = store.write_original(b"other", META)
+
+    aside = store.set_aside(kept.path)
+
+    assert aside.startswith("conflicts/")
+    assert store.read_data_set(aside)[0] == b"other"
+    assert not store.exists(kept.path)
+    assert store.set_aside(kept.path) == aside  # another took it there
+    store.remove(aside)
+    with pytest.raises(FileNotFoundError):
+        store.set_aside(kept.path)

@@ -33,6 +33,7 @@ from gateway.dicom.admission import Admission, Call
 from gateway.dicom.connections import Passage, PeerLimits, TokenBucket
 from gateway.dicom.contexts import (
     HIERARCHICAL_MODELS,
+    STORAGE_COMMITMENT,
     Purpose,
     Roles,
     contexts_for,
@@ -510,7 +511,9 @@ class StreamingDimse(DIMSEServiceProvider):
         encoded, self._command = bytes(self._command), bytearray()
         elements = _decode(encoded)
         field = _number(elements, command.COMMAND_FIELD)
-        if field not in command.SERVED:
+        if field not in command.SERVED or (
+            field in command.COMMITMENT and not self._commits(context_id)
+        ):
             raise InvalidPdu(f"command 0x{field:04X} is not served")
         kind = _number(elements, command.COMMAND_DATA_SET_TYPE)
         has_data_set = kind != command.NO_DATA_SET
@@ -522,6 +525,14 @@ class StreamingDimse(DIMSEServiceProvider):
             if has_data_set:
                 self._identifier = bytearray()
             self._pass_on(context_id, LAST_COMMAND + encoded, more=has_data_set)
+
+    def _commits(self, context_id: int) -> bool:
+        """Whether a context is one of storage commitment."""
+        return any(
+            context.context_id == context_id
+            and context.abstract_syntax == STORAGE_COMMITMENT
+            for context in self._association.accepted_contexts
+        )
 
     def _pass_on(self, context_id: int, value: bytes, *, more: bool = False) -> None:
         """Let pynetdicom decode; ``more``: the data set is still to come."""

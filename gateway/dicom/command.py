@@ -54,6 +54,9 @@ SERVED = frozenset(
 """Commands that an acceptor takes: requests, and the answers to what it sends in
 C-GET and to its reports of storage commitment."""
 
+COMMITMENT = frozenset({N_ACTION_RQ, N_EVENT_REPORT_RQ, N_EVENT_REPORT_RSP})
+"""Those of them that only a context of storage commitment carries."""
+
 DATA_SET_PRESENT = 0x0001
 NO_DATA_SET = 0x0101
 MEDIUM_PRIORITY = 0x0000

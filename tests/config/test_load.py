@@ -328,3 +328,51 @@ def test_a_rules_file_holds_nothing_else(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="tables only; remove receiver"):
         load_site(path, environ={})
+
+
+PLACE = '{ ae_title = "AI", host = "10.0.0.7", port = 11112 }'
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (f"failover = [{PLACE}]", "has the address AI@10.0.0.7:11112 twice"),
+        (f"commitment_at = {PLACE}", "set commitment = true"),
+        ('transfer_syntaxes = ["jpeg-baseline"]', "transfer_syntaxes"),
+    ],
+)
+def test_addresses_of_destinations_that_contradict_each_other(
+    tmp_path: Path, lines: str, words: str
+) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(
+        f"""
+data_directory = "{(tmp_path / "data").as_posix()}"
+[[destinations]]
+name = "research"
+ae_title = "AI"
+host = "10.0.0.7"
+port = 11112
+{lines}
+"""
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        load_site(path, environ={})
+    assert words in str(caught.value)
+
+
+def test_commitment_needs_a_node_that_stores(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(
+        f"""
+data_directory = "{(tmp_path / "data").as_posix()}"
+[[nodes]]
+name = "reader"
+ae_titles = ["READER"]
+roles = ["read"]
+certificate_names = ["reader.example.org"]
+commitment = {PLACE}
+"""
+    )
+    with pytest.raises(ConfigurationError, match='give it the role "store"'):
+        load_site(path, environ={})

@@ -6,8 +6,7 @@ queue      jobs
 route      where a closed revision goes; cheap, in the order they came
 protect    on workers without a GPU, the urgent first
 protect-gpu on workers with one, the urgent first
-export:X   to destination X, with its own bounds, the urgent first; and requests
-           that it commit to what it was sent
+export:X   to destination X, with its own bounds, the urgent first
 export     to destinations that are configured no more
 commit     to ask destinations whether they keep what they were sent
 ========== ===========================================================

@@ -32,6 +32,7 @@ from gateway.stages.guard import Check, unguarded
 from gateway.stages.hours import ALWAYS, Schedule
 from gateway.stages.queues import (
     ALIVE,
+    COMMIT,
     EXPORT,
     ROUTE,
     commit_stem,
@@ -532,9 +533,7 @@ class Jobs(DBOSConfiguredInstance):
             SetWorkflowID(f"{stem}{request['number']}"),
             SetEnqueueOptions(delay_seconds=wait or None),
         ):
-            DBOS.enqueue_workflow(
-                export_queue(request["destination"]), self.commit, request
-            )
+            DBOS.enqueue_workflow(COMMIT, self.commit, request)
 
 
 def job_of(order: Order) -> str:

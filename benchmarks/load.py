@@ -27,22 +27,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import typer
 from pydicom import Dataset
-from pydicom.filewriter import write_dataset
 from pydicom.filebase import DicomFileLike
+from pydicom.filewriter import write_dataset
 from pynetdicom import AE, evt
 from rich.console import Console
 
+from benchmarks.corpus.passage import STAND_IN
+from config.load import load_site
 from gateway.app.openers import open_index_of, open_keys_of
 from gateway.demo.nodes import LOOPBACK
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, GatewayProcess, write_site
 from gateway.dicom.contexts import storage_classes, transfer_syntaxes
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Peer, Requestor, Timeouts, requested
-from config.load import load_site
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
@@ -64,11 +65,13 @@ connections_per_address = 256
 connections_per_second = 1000.0
 connection_burst = 1000
 """
-PROTECTED: Final = """
-[protection.params.search]
-budget = 1
-[protection.params.delta]
-iterations = 1
+TITLE: Final = f"""\
+# Load: many associations at once, and what they leave behind
+
+Made by `make load` (`python -m benchmarks.load`): a real `miad-gateway serve`, series
+of {SERIES} CT objects of {SIDE}x{SIDE} pixels, a storage node outside that counts.
+Route `originals` sends them as they came; route `protected` marks each, the search
+replaced by a random mark (`benchmarks/corpus/stand_in.py`).
 """
 console = Console(width=140)
 
@@ -129,7 +132,9 @@ class Load:
             said.append(f"{self.accepted} of {self.instances} accepted")
         if self.distinct != self.instances:
             said.append(f"{self.distinct} of {self.instances} outside")
-        stuck = {k: v for k, v in self.jobs.items() if k not in {"SUCCESS", "CANCELLED"}}
+        stuck = {
+            k: v for k, v in self.jobs.items() if k not in {"SUCCESS", "CANCELLED"}
+        }
         if stuck:
             said.append(f"jobs left: {stuck}")
         for name in self.last:
@@ -172,7 +177,7 @@ class Outside:
 
 
 def object_of(number: int) -> OutboundObject:
-    """A small CT slice: every series has a pattern, every slice its noise."""
+    """Make a small CT slice: every series has a pattern, every slice its noise."""
     import numpy as np
 
     series = number // SERIES
@@ -247,7 +252,7 @@ def send_all(port: int, associations: int, instances: int) -> Counter[int]:
 
 
 def processes_below(pid: int) -> dict[str, int]:
-    """Processes that descend from one, named by what they were started as."""
+    """Find processes that descend from one, named by what they were started as."""
     found: dict[str, int] = {}
     waiting = [pid]
     while waiting:
@@ -299,7 +304,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.series: list[tuple[float, int, dict[str, Reading]]] = []
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -317,7 +322,7 @@ class Sampler:
         self.series.append((time.monotonic(), self._delivered(), now))
 
     def at(self, delivered: int) -> dict[str, Reading]:
-        """Readings when so many had been delivered."""
+        """Return readings when so many had been delivered."""
         return next(
             (now for _, count, now in self.series if count >= delivered),
             self.series[-1][2],
@@ -353,10 +358,9 @@ def run_load(
             text = text.replace("protect = true", "protect = false").replace(
                 "retry_first_seconds", "originals = true\nretry_first_seconds"
             )
-        else:
-            text += PROTECTED
         config.write_text(text, "utf-8")
-        gateway = GatewayProcess(config, folder / "gateway.log")
+        module = STAND_IN if route == "protected" else "gateway.cli.main"
+        gateway = GatewayProcess(config, folder / "gateway.log", module)
         with gateway:
             ports = gateway.wait_for_ports(folder / "data")
             assert gateway._process is not None
@@ -376,7 +380,9 @@ def run_load(
             load.warm = sampler.at(min(WARM, instances // 4))
             load.middle = sampler.at(instances // 2)
             load.last = sampler.series[-1][2]
-            load.warm = {name: load.warm.get(name, load.last[name]) for name in load.last}
+            load.warm = {
+                name: load.warm.get(name, load.last[name]) for name in load.last
+            }
         load.jobs = _jobs(folder / "data" / "jobs.sqlite")
     load.delivered = sum(outside.counted.values())
     load.distinct = len(outside.counted)
@@ -418,30 +424,28 @@ def _jobs(path: Path) -> dict[str, int]:
 
 
 def page_of(load: Load) -> str:
-    """The result as a page."""
+    """Lay out the result as a page."""
+    rate = load.accepted / max(load.receive_seconds, 1e-9)
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    what = {
+        "answered with Success": f"{load.accepted:,}",
+        "received in": f"{load.receive_seconds:.0f} s ({rate:.0f}/s)",
+        "all outside after": f"{load.total_seconds:.0f} s",
+        "distinct objects outside": f"{load.distinct:,}",
+        "sent again (at least once)": f"{load.again}",
+        "jobs by state at the end": _words(load.jobs),
+        **{f"index, {name}": _words(found) for name, found in load.states.items()},
+    }
     lines = [
-        "# Load: many associations at once, and what they leave behind",
-        "",
-        "Made by `python -m benchmarks.load`: a real `miad-gateway serve`, series of",
-        f"{SERIES} CT objects of {SIDE}x{SIDE} pixels, a storage node outside that counts.",
-        f"{os.cpu_count()} cores, {platform.machine()}, Python "
-        f"{platform.python_version()}; the machine did other work as well.",
-        "",
-        f"{load.associations} associations at once, {load.instances:,} instances, route "
-        f"`{load.route}`.",
-        "",
+        TITLE,
+        f"{machine}, Python {platform.python_version()}; it did other work as well.\n",
+        f"{load.associations} associations at once, {load.instances:,} instances.",
+        f"Route `{load.route}`.\n",
         "| what | figure |",
         "|---|---|",
-        f"| answered with Success | {load.accepted:,} |",
-        f"| received in | {load.receive_seconds:.0f} s "
-        f"({load.accepted / max(load.receive_seconds, 1e-9):.0f}/s) |",
-        f"| all outside after | {load.total_seconds:.0f} s |",
-        f"| distinct objects outside | {load.distinct:,} |",
-        f"| sent again (at least once) | {load.again} |",
-        f"| jobs by state at the end | {_words(load.jobs)} |",
-        *(f"| index, {name} | {_words(found)} |" for name, found in load.states.items()),
+        *(f"| {name} | {figure} |" for name, figure in what.items()),
         "",
-        f"| process | RSS at {WARM:,} | at half | at the end | growth | threads | files |",
+        f"| process | RSS at {WARM:,} | half | end | growth | threads | files |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, last in load.last.items():
@@ -458,7 +462,10 @@ def page_of(load: Load) -> str:
 
 
 def _words(found: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(found.items())) or "none"
+    return (
+        ", ".join(f"{name} {count:,}" for name, count in sorted(found.items()))
+        or "none"
+    )
 
 
 def main(
@@ -480,8 +487,11 @@ def main(
             page.write_text(text, "utf-8")
         if keep is not None:
             series = [
-                (round(at - sampler.series[0][0], 1), count)
-                + tuple((name, one.resident) for name, one in now.items())
+                (
+                    round(at - sampler.series[0][0], 1),
+                    count,
+                    {name: one.resident for name, one in now.items()},
+                )
                 for at, count, now in sampler.series
             ]
             table = {"load": asdict(load), "series": series}

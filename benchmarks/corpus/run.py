@@ -108,6 +108,7 @@ def run_corpus(
         "files": len(files),
         "duplicates": sum(len(file.also) for file in files),
         "quick": options.quick,
+        "stand_in": options.stand_in,
         "jobs": jobs,
         "seconds": time.monotonic() - start,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, "

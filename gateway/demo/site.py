@@ -164,15 +164,26 @@ def _how_known(identities: Identities | None) -> dict[str, str]:
 
 
 class GatewayProcess:
-    """``miad-gateway serve`` as a child process, for as long as the block lasts."""
+    """``miad-gateway serve`` as a child process, for as long as the block lasts.
 
-    def __init__(self, config: Path, log: Path) -> None:
+    Parameters
+    ----------
+    config, log
+        The site file, and where what it says goes.
+    module
+        What runs instead of the command line, with the same words.
+    """
+
+    def __init__(
+        self, config: Path, log: Path, module: str = "gateway.cli.main"
+    ) -> None:
+        self._module = module
         self._config = config
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "gateway.cli.main", "serve"]
+        command = [sys.executable, "-m", self._module, "serve"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [*command, "--config", str(self._config)], stdout=log, stderr=log

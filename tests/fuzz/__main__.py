@@ -33,14 +33,16 @@ def run(
 
     guided = campaign.guided_here() and not at_random
     if not guided:
-        CONSOLE.print("atheris is not used: inputs are made at random, without coverage")
+        CONSOLE.print(
+            "atheris is not used: inputs are made at random, without coverage"
+        )
     names = targets or list(TARGETS)
-    seconds = minutes * 60 * jobs / len(names)
+    seconds = minutes * 60
     planned = [
         (
             driver.Job(
                 target=name,
-                executions=-(-executions * weight_of(name, names) // 1000),
+                executions=int(executions * weight_of(name, names)) + 1,
                 seconds=seconds,
                 seed=seed,
                 folder=out / name,
@@ -54,34 +56,41 @@ def run(
     for share in campaign.run_all(planned, jobs, CONSOLE.print):
         CONSOLE.print(_line(share))
         shares.append(share)
-    campaign.write_shares(shares, out / "fuzz.json")
+        campaign.write_shares(shares, out / "fuzz.json")
     CONSOLE.print(table_of(shares))
     raise typer.Exit(int(any(share.findings for share in shares)))
 
 
 RATES = {
-    "request": 8,
-    "association": 3,
-    "message": 5,
-    "identifier": 5,
-    "attributes": 8,
-    "record": 6,
-    "envelope": 6,
-    "part10": 5,
-    "site": 0.1,
-    "protect": 0.3,
-    "follow": 0.5,
-    "enclosed": 0.5,
-    "multipart": 2,
+    "request": 350,
+    "association": 15,
+    "message": 250,
+    "identifier": 150,
+    "attributes": 150,
+    "part10": 60,
+    "dataset": 6,
+    "pixels": 10,
+    "protect": 2,
+    "follow": 2,
+    "jpeg": 6,
+    "jpeg-ls": 6,
+    "jpeg-2000": 8,
+    "rle": 10,
+    "record": 20,
+    "envelope": 40,
+    "enclosed": 2,
+    "multipart": 6,
+    "qido": 10,
+    "site": 0.5,
     "condition": 2,
 }
-"""How fast targets are, roughly: so the executions are shared out."""
+"""How the executions are shared out: by how fast an entry point is, and by how much
+of what comes from outside enters there."""
 
 
-def weight_of(name: str, names: list[str]) -> int:
-    """Thousandths of all executions that a target gets; at least a share each."""
-    whole = sum(RATES.get(each, 2) for each in names)
-    return max(1, round(1000 * RATES.get(name, 2) / whole))
+def weight_of(name: str, names: list[str]) -> float:
+    """Part of all executions that a target gets."""
+    return RATES[name] / sum(RATES[each] for each in names)
 
 
 @app.command()
@@ -182,6 +191,26 @@ def wire(
     for fault in found.faults:
         CONSOLE.print(fault)
     raise typer.Exit(int(bool(found.faults)))
+
+
+@app.command()
+def page(
+    outs: Annotated[list[Path], typer.Argument(help="Folders of `run` and `wire`.")],
+    path: Annotated[Path, typer.Option()] = Path("docs/results/fuzz.md"),
+) -> None:
+    """Write the page of campaigns that were run."""
+    from tests.fuzz.page import write_page
+
+    campaigns, wired = [], None
+    for out in outs:
+        if (out / "fuzz.json").exists():
+            shares = campaign.read_shares(out / "fuzz.json")
+            guided = any(share.coverage for share in shares)
+            kind = "Guided by coverage" if guided else "At random, from seeds"
+            campaigns.append((kind, shares))
+        if (out / "wire" / "wire.json").exists():
+            wired = out / "wire" / "wire.json"
+    write_page(campaigns, wired, path)
 
 
 def _line(share: Share) -> str:

@@ -175,7 +175,9 @@ def _keep_crash(job: Job, log: Path, code: int) -> int:
     folder = job.folder / "findings"
     folder.mkdir(exist_ok=True)
     lines = log.read_text("utf-8", "replace").splitlines()[-60:]
-    place = next((x.strip() for x in lines if "ERROR: libFuzzer" in x), f"signal {-code}")
+    place = next(
+        (x.strip() for x in lines if "ERROR: libFuzzer" in x), f"signal {-code}"
+    )
     place = re.sub(r"==\d+==\s*", "", place)
     kind = "hang" if "timeout" in place else "crash"
     name = f"{kind}-{abs(hash(data)) % 10**12:012d}"

@@ -286,7 +286,9 @@ def merge(name: str, folder: Path, longest: int) -> None:
     """Copy the inputs of a corpus that cover it, small ones first, to ``merged``."""
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
-    job = Job(target=name, executions=1, seconds=1e9, seed=1, folder=folder, guided=True)
+    job = Job(
+        target=name, executions=1, seconds=1e9, seed=1, folder=folder, guided=True
+    )
     with atheris.instrument_imports(include=GUIDED, enable_loader_override=False):
         target = _target(job)
     enter = target.build()

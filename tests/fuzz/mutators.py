@@ -35,10 +35,7 @@ INTERESTING: Final = (
     b"-1",
     b"99999999999999999999",
 )
-LONG_VRS: Final = frozenset(
-    (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UC", b"UR", b"UT")
-    + (b"SV", b"UV")
-)
+LONG_VRS: Final = frozenset(b"OB OW OF OD OL OV SQ UN UC UR UT SV UV".split())
 VRS: Final = (
     *sorted(LONG_VRS),
     *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO"),
@@ -97,9 +94,7 @@ class Pieces:
         """Change the inside of a piece."""
         raise NotImplementedError
 
-    def _change(
-        self, pieces: list[bytes], longest: int, chance: random.Random
-    ) -> None:
+    def _change(self, pieces: list[bytes], longest: int, chance: random.Random) -> None:
         at, other = chance.randrange(len(pieces)), chance.randrange(len(pieces))
         kind = chance.randrange(10)
         if kind < 6:
@@ -187,7 +182,11 @@ class Pdus(Pieces):
         if not values:
             return self._leaf(body, longest, chance)
         number = chance.randrange(len(values))
-        context, control, data = values[number][4], values[number][5], values[number][6:]
+        context, control, data = (
+            values[number][4],
+            values[number][5],
+            values[number][6:],
+        )
         action = chance.randrange(6)
         if action == 0:
             context = chance.randrange(256)
@@ -232,7 +231,9 @@ def _command_changed(
     made = b"".join(t + struct.pack("<L", len(v)) + v for t, v in elements[1:])
     if elements[0][0] == bytes(4) and chance.random() < 0.7:
         return struct.pack("<HHLL", 0, 0, 4, len(made)) + made
-    return elements[0][0] + struct.pack("<L", len(elements[0][1])) + elements[0][1] + made
+    return (
+        elements[0][0] + struct.pack("<L", len(elements[0][1])) + elements[0][1] + made
+    )
 
 
 class Elements(Pieces):
@@ -259,7 +260,9 @@ class Elements(Pieces):
                 break
             end = start + length
             if length == 0xFFFFFFFF:
-                found = data.find(struct.pack(f"{self._order}HH", 0xFFFE, 0xE0DD), start)
+                found = data.find(
+                    struct.pack(f"{self._order}HH", 0xFFFE, 0xE0DD), start
+                )
                 end = found + 8 if found >= 0 else len(data)
             if end > len(data):
                 break
@@ -329,7 +332,14 @@ class Lines(Pieces):
 def _lie(length: int, bits: int, chance: random.Random) -> int:
     """A length that is not the one."""
     near = length + chance.choice((-1, 1, -2, 2, 8, -8))
-    wrong = (near, 0, 1, (1 << bits) - 1, (1 << bits - 1) - 1, chance.randrange(1 << bits))
+    wrong = (
+        near,
+        0,
+        1,
+        (1 << bits) - 1,
+        (1 << bits - 1) - 1,
+        chance.randrange(1 << bits),
+    )
     return chance.choice(wrong) & ((1 << bits) - 1)
 
 
@@ -346,7 +356,10 @@ def mutator(name: str, leaf: Leaf) -> Leaf:
 
 def spliced(one: bytes, other: bytes, chance: random.Random) -> bytes:
     """The beginning of one input and the end of another."""
-    return one[: chance.randrange(len(one) + 1)] + other[chance.randrange(len(other) + 1) :]
+    return (
+        one[: chance.randrange(len(one) + 1)]
+        + other[chance.randrange(len(other) + 1) :]
+    )
 
 
 def random_inputs(

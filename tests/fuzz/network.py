@@ -82,7 +82,7 @@ class Everything:
         """Take every object."""
         return Kept()
 
-    def serve(self, association: Any, message: object, _context_id: int) -> None:
+    def serve(self, _association: Any, message: object, _context_id: int) -> None:
         """Read what came whole."""
         if isinstance(message, Kept):
             _read_object(seeds.part10(b"\0" + message.data.getvalue()))
@@ -92,7 +92,7 @@ class Everything:
             read = read_identifier(identifier, seeds.UID(seeds.IMPLICIT))
             parse_find(read, STUDY_ROOT, relational=False)
 
-    def ended(self, association: Any) -> None:
+    def ended(self, _association: Any) -> None:
         """Let go."""
 
 
@@ -200,7 +200,10 @@ def _association() -> Entry:
             except Exception as error:
                 # What odd proposals raise ends one association: its own reactor
                 # does the same (`GatewayAssociation.run_reactor`).
-                if association.requestor.primitive is None or association.is_established:
+                if (
+                    association.requestor.primitive is None
+                    or association.is_established
+                ):
                     raise
                 association.dul.fail(error)
             finally:
@@ -283,7 +286,7 @@ TARGETS: Final = (
     Target(
         name="association",
         kind="PDU",
-        enters="BoundedUpperLayer, AdmittingACSE, StreamingDimse, pynetdicom behind them",
+        enters="BoundedUpperLayer, AdmittingACSE, StreamingDimse; pynetdicom's",
         build=_association,
         seeds=seeds.associations,
         mutator="pdus",

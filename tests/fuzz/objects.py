@@ -62,7 +62,9 @@ def _data_set() -> Entry:
     def enter(data: bytes) -> None:
         part10 = seeds.part10(data)
         with suppress(InvalidObject, Unprotectable):
-            attributes = attributes_of(head_of(io.BytesIO(part10), BOUNDS), facts, names)
+            attributes = attributes_of(
+                head_of(io.BytesIO(part10), BOUNDS), facts, names
+            )
             for rule in rules:
                 with suppress(ConditionError):
                     rule.evaluate(attributes)
@@ -172,11 +174,15 @@ def _codec(name: str, made: Callable[[], Sequence[bytes]]) -> Target:
 
 def _data(name: str, enters: str, build: Callable[[], Entry], **more: object) -> Target:
     made = partial(
-        Target, name=name, kind="data set", enters=enters, build=build, mutator="elements"
+        Target,
+        name=name,
+        kind="data set",
+        enters=enters,
+        build=build,
+        mutator="elements",
     )
     settings: dict[str, object] = {"seeds": seeds.objects} | more
     return made(**settings)  # type: ignore[arg-type]
-
 
 
 TARGETS: Final = (

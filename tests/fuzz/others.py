@@ -169,10 +169,14 @@ def _qido() -> Entry:
 def _searches() -> Sequence[bytes]:
     return [
         b"\1application/dicom+json;q=0.5, */*\nPatientName=N*&limit=5&offset=2",
-        b'\2multipart/related; type="application/dicom"; transfer-syntax=*\n'
-        b"00080060=CT&includefield=all&fuzzymatching=true",
-        b"\3text/html\nReferencedSeriesSequence.SeriesInstanceUID=1.2.3,1.2.4"
-        b"&StudyDate=20200101-20301231&includefield=PatientID&includefield=00101010",
+        (
+            b'\2multipart/related; type="application/dicom"; transfer-syntax=*\n'
+            b"00080060=CT&includefield=all&fuzzymatching=true"
+        ),
+        (
+            b"\3text/html\nReferencedSeriesSequence.SeriesInstanceUID=1.2.3,1.2.4"
+            b"&StudyDate=20200101-20301231&includefield=PatientID&includefield=00101010"
+        ),
     ]
 
 
@@ -231,8 +235,6 @@ def _condition() -> Entry:
 
 def _conditions() -> Sequence[bytes]:
     return [text.encode() for text in objects.CONDITIONS]
-
-
 
 
 TARGETS: Final = (

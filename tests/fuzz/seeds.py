@@ -13,9 +13,9 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
-from pydicom.uid import UID
 
 from gateway.store.part10 import FileMeta, encode_head
+from tests.gateway.raw_peer import command as command_set
 from tests.gateway.raw_peer import (
     context,
     echo,
@@ -25,7 +25,6 @@ from tests.gateway.raw_peer import (
     user_items,
     value,
 )
-from tests.gateway.raw_peer import command as command_set
 
 IMPLICIT: Final = "1.2.840.10008.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
@@ -267,13 +266,19 @@ def jpeg() -> Sequence[bytes]:
     from PIL import Image
 
     found = []
-    for values, dataset in ((_values(8), picture(bits=8)), (_values(8, True), colours())):
+    for values, dataset in (
+        (_values(8), picture(bits=8)),
+        (_values(8, True), colours()),
+    ):
         stream = io.BytesIO()
         Image.fromarray(values).save(stream, "JPEG", quality=80)
         if dataset.SamplesPerPixel == 3:
             dataset.PhotometricInterpretation = "YBR_FULL_422"
         found.append(compressed(BASELINE, [stream.getvalue()], dataset))
-    for name, syntax in (("JPGExtended.dcm", EXTENDED), ("SC_rgb_jpeg_gdcm.dcm", LOSSLESS)):
+    for name, syntax in (
+        ("JPGExtended.dcm", EXTENDED),
+        ("SC_rgb_jpeg_gdcm.dcm", LOSSLESS),
+    ):
         stream_of, sides, bits, samples = _stream_of(name)
         dataset = picture(bits=bits) if samples == 1 else colours()
         dataset.Rows, dataset.Columns = sides
@@ -412,7 +417,11 @@ def find_of(identifier: bytes, field: int = 0x0020, number: int = 5) -> list[byt
     model = b"1.2.840.10008.5.1.4.1.2.2." + {0x20: b"1", 0x21: b"2", 0x10: b"3"}[field]
     more = {"e0600": b"SOMEWHERE "} if field == 0x21 else {}
     asked = command_set(
-        field, data_set=True, e0002=model + b"\0" * (len(model) % 2), e0700=b"\0\0", **more
+        field,
+        data_set=True,
+        e0002=model + b"\0" * (len(model) % 2),
+        e0700=b"\0\0",
+        **more,
     )
     return [pdu(4, value(number, 3, asked)), pdu(4, value(number, 2, identifier))]
 
@@ -440,12 +449,19 @@ def queries() -> Sequence[bytes]:
         StudyTime="-1200",
     )
     image = query(
-        "IMAGE", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.1", SOPInstanceUID=""
+        "IMAGE",
+        StudyInstanceUID="1.2.3",
+        SeriesInstanceUID="1.2.3.1",
+        SOPInstanceUID="",
     )
     item_key = Dataset()
     item_key.CodeValue = "T*"
     everything.AnatomicRegionSequence = [item_key]
-    made = [everything, image, query("SERIES", StudyInstanceUID="1.2\\1.3", Modality="")]
+    made = [
+        everything,
+        image,
+        query("SERIES", StudyInstanceUID="1.2\\1.3", Modality=""),
+    ]
     return [
         chosen(syntax, octets_of(each, syntax))
         for each in made
@@ -498,7 +514,9 @@ def requests() -> Sequence[bytes]:
 def associations() -> Sequence[bytes]:
     """All that a peer sends in one association."""
     plain = octets_of(_small())
-    identifier = octets_of(query("STUDY", StudyInstanceUID="", PatientName="N*"), IMPLICIT)
+    identifier = octets_of(
+        query("STUDY", StudyInstanceUID="", PatientName="N*"), IMPLICIT
+    )
     retrieval = octets_of(query("STUDY", StudyInstanceUID="1.2.3"), IMPLICIT)
     rich = request(
         contexts=CONTEXTS, users=user_items(_role(), _extended(), item(0x55, b"FUZZ"))
@@ -509,7 +527,9 @@ def associations() -> Sequence[bytes]:
         b"".join([rich, echo(), *store_of(plain), leave]),
         b"".join([rich, *store_of(plain), *store_of(plain, "1.2.4"), leave]),
         b"".join([rich, *find_of(identifier), leave]),
-        b"".join([rich, *find_of(retrieval, 0x21, 7), *find_of(retrieval, 0x10, 9), stop]),
+        b"".join(
+            [rich, *find_of(retrieval, 0x21, 7), *find_of(retrieval, 0x10, 9), stop]
+        ),
     ]
 
 
@@ -517,7 +537,9 @@ def associations() -> Sequence[bytes]:
 def messages() -> Sequence[bytes]:
     """P-DATA of an association that was accepted."""
     plain = octets_of(_small())
-    identifier = octets_of(query("STUDY", StudyInstanceUID="", PatientName="N*"), IMPLICIT)
+    identifier = octets_of(
+        query("STUDY", StudyInstanceUID="", PatientName="N*"), IMPLICIT
+    )
     cancel = command_set(0x0FFF, e0120=b"\1\0")
     return [
         echo(),

@@ -12,6 +12,7 @@ from tests.fuzz import wire
 from tests.fuzz.campaign import COVERING, KEPT
 from tests.fuzz.minimize import minimized, place_under
 from tests.fuzz.mutators import random_inputs
+from tests.fuzz.page import unlisted
 from tests.fuzz.targets import TARGETS
 
 SHORT = {"site": 20, "protect": 25, "follow": 30, "dataset": 60, "enclosed": 60}
@@ -55,6 +56,10 @@ def test_most_inputs_are_changed_and_some_seeds_are_valid(name: str) -> None:
     made = [make() for _ in range(50)]
     assert all(len(data) <= target.longest for data in made)
     assert len(set(made) - set(seeds)) > 40
+
+
+def test_every_input_that_is_kept_is_explained() -> None:
+    assert unlisted() == []
 
 
 def test_a_fault_is_found_and_made_small() -> None:

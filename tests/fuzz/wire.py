@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from tests.fuzz.campaign import KEPT, ROOT
 from tests.fuzz.driver import resident_bytes_of
@@ -32,6 +32,7 @@ RECORDINGS: Final = KEPT / "wire"
 CHECKED_EVERY: Final = 500
 """Associations between two looks at the process."""
 
+ANSWER_SECONDS: Final = 5.0
 WARM: Final = 0.1
 GROWTH: Final = 0.05
 SLACK_BYTES: Final = 8 << 20
@@ -125,7 +126,7 @@ class Receiver:
         self.log = folder / "receiver.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Receiver:
+    def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "site.toml").write_text(SITE, "utf-8")
         command = [sys.executable, "-m", "gateway.cli.main", "receiver"]
@@ -167,7 +168,9 @@ class Receiver:
         pause = threading.Event()
         while not path.exists():
             if not self.alive or time.monotonic() > deadline:
-                raise RuntimeError(f"no receiver:\n{self.log.read_text('utf-8')[-3000:]}")
+                raise RuntimeError(
+                    f"no receiver:\n{self.log.read_text('utf-8')[-3000:]}"
+                )
             pause.wait(0.1)
         found = json.loads(path.read_text("utf-8"))
         return found["plain_receiver"], found["plain_recovery"]
@@ -189,41 +192,52 @@ def recordings() -> dict[str, bytes]:
 
 
 def changed(kept: Sequence[bytes], chance: random.Random) -> list[bytes]:
-    """A recording with one to four changes, PDU by PDU."""
+    """A recording with one to four changes; two of three keep their request."""
     change = mutator("pdus", plain)
     data = chance.choice(kept)
+    first, *others = Pdus(plain).split(data)
+    kept_request = chance.random() < 0.67
+    data = b"".join(others) if kept_request else data
     if chance.random() < 0.1:
         data = spliced(data, chance.choice(kept), chance)
     for _ in range(chance.randint(1, 4)):
         data = change(data, len(data) + 4096, chance)
-    return Pdus(plain).split(data)
+    pdus = Pdus(plain).split(data)
+    return [first, *pdus] if kept_request else pdus
 
 
 def play(port: int, pdus: Sequence[bytes], chance: random.Random) -> bool:
     """Send a changed association; whether the gateway accepted it.
 
-    One of fifty stops in the middle of a PDU for a moment, one of ten closes its
-    half and reads on, the others leave at once when all is sent.
+    What is whole is answered, and the answer waited for; else the peer goes on, or
+    leaves. One PDU of fifty comes in two pieces; half of the peers close their half
+    when all is sent and read to the end.
     """
     accepted = False
     with raw_peer(port) as peer, contextlib.suppress(OSError):
-        peer.connection.settimeout(0.01)
-        for one in pdus:
+        for number, one in enumerate(pdus):
             if chance.random() < 0.02 and len(one) > 1:
                 peer.send(one[:1])
                 threading.Event().wait(0.02)
                 peer.send(one[1:])
             else:
                 peer.send(one)
-            if not accepted or chance.random() < 0.2:
+            if number == 0:
+                peer.connection.settimeout(ANSWER_SECONDS if _whole(one) else 0.02)
                 with contextlib.suppress(TimeoutError):
-                    accepted |= peer.connection.recv(1 << 16)[:1] == bytes([ACCEPT])
-        if chance.random() < 0.1:
+                    accepted = peer.connection.recv(1 << 16)[:1] == bytes([ACCEPT])
+        if chance.random() < 0.5:
             peer.connection.shutdown(socket.SHUT_WR)
+            peer.connection.settimeout(ANSWER_SECONDS)
             with contextlib.suppress(TimeoutError):
                 while peer.connection.recv(1 << 16):
                     pass
     return accepted
+
+
+def _whole(encoded: bytes) -> bool:
+    """Whether a PDU is as long as it says."""
+    return len(encoded) > 6 and len(encoded) == 6 + int.from_bytes(encoded[2:6], "big")
 
 
 def answers_echo(port: int) -> bool:
@@ -265,7 +279,9 @@ def fuzz_wire(
     outcome = Outcome()
     kept = recordings()
     if not kept:
-        raise RuntimeError(f"no recordings in {RECORDINGS}: python -m tests.fuzz record")
+        raise RuntimeError(
+            f"no recordings in {RECORDINGS}: python -m tests.fuzz record"
+        )
     start = time.monotonic()
     with Receiver(folder) as receiver:
         ports = receiver.ports()
@@ -360,9 +376,10 @@ def _judge(folder: Path, log: Path, outcome: Outcome) -> None:
     outcome.stored = len(rows)
     outcome.faults += [f"a file without a row: {name}" for name in sorted(files - rows)]
     outcome.faults += [f"a row without a file: {name}" for name in sorted(rows - files)]
-    grown = outcome.memory_bytes[-1] - outcome.memory_bytes[
-        int(len(outcome.memory_bytes) * WARM)
-    ]
+    grown = (
+        outcome.memory_bytes[-1]
+        - outcome.memory_bytes[int(len(outcome.memory_bytes) * WARM)]
+    )
     if outcome.growth > GROWTH and grown > SLACK_BYTES:
         outcome.faults.append(f"memory grew by {grown >> 20} MiB")
     if outcome.threads[1] > outcome.threads[0] + 2:
@@ -463,7 +480,11 @@ def record(folder: Path) -> list[str]:
         one = ["-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=1.2.3"]
         tools += [
             ("find", recover, ["findscu", "-S", "-aet", "FINDSCU", *keys]),
-            ("move", recover, ["movescu", "-S", "-aet", "MOVESCU", "-aem", "STATION", *one]),
+            (
+                "move",
+                recover,
+                ["movescu", "-S", "-aet", "MOVESCU", "-aem", "STATION", *one],
+            ),
             ("get", recover, ["getscu", "-S", "-aet", "GETSCU", *one]),
         ]
         for name, port, command in tools:

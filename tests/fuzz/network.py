@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -89,7 +90,7 @@ class Everything:
             return
         identifier = getattr(message, "Identifier", None)
         with suppress(InvalidObject, InvalidQuery):
-            read = read_identifier(identifier, seeds.UID(seeds.IMPLICIT))
+            read = read_identifier(identifier, UID(seeds.IMPLICIT))
             parse_find(read, STUDY_ROOT, relational=False)
 
     def ended(self, _association: Any) -> None:
@@ -259,7 +260,7 @@ def _served(association: GatewayAssociation) -> None:
 
 def _identifier() -> Entry:
     def enter(data: bytes) -> None:
-        syntax = seeds.UID(seeds.syntax_of(data))
+        syntax = UID(seeds.syntax_of(data))
         try:
             read = read_identifier(io.BytesIO(data[1:]), syntax)
         except InvalidObject:

@@ -9,6 +9,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Final
 
+from pydicom.uid import UID
+
 from gateway.dicom.deidentify import Deidentifier
 from gateway.dicom.derive import encode_part10
 from gateway.dicom.follow import Counterpart, follow
@@ -74,7 +76,7 @@ def _data_set() -> Entry:
         with suppress(Unprotectable):
             parse_object(data[1:], seeds.syntax_of(data), BOUNDS)
         with suppress(InvalidObject):
-            syntax = seeds.UID(seeds.syntax_of(data))
+            syntax = UID(seeds.syntax_of(data))
             dataset = read_some(io.BytesIO(data[1:]), syntax, last_tag=LAST_TAG)
             encode_json(without_bulk(dataset))
 

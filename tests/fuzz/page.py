@@ -76,7 +76,7 @@ def _table(shares: Sequence[Share]) -> str:
     total = sum(share.executions for share in shares)
     lines.append(f"| all | | {total:,} |" + " |" * 8)
     return "\n".join(lines) + (
-        "\n\nCoverage: edges of `gateway` and `config` reached. Growth: resident memory "
+        "\n\nCoverage: edges of `gateway` and `config`. Growth: resident memory "
         "at the end over that after a tenth of the run.\n"
     )
 
@@ -88,7 +88,8 @@ def _wire(found: dict[str, Any]) -> str:
     faults = "".join(f"- {fault}\n" for fault in found["faults"]) or "No fault.\n"
     return (
         f"{WIRE}\n{found['associations']:,} associations with {found['pdus']:,} PDUs "
-        f"in {found['seconds']:.0f} s; {found['accepted']:,} were accepted all the same, "
+        f"in {found['seconds']:.0f} s; {found['accepted']:,} were accepted all "
+        "the same, "
         f"{found['stored']:,} objects stored. Memory {first >> 20} MiB after a tenth, "
         f"{memory[-1] >> 20} MiB at the end ({growth:+.1%}); threads "
         f"{found['threads'][0]} to {found['threads'][1]}, open files "
@@ -100,9 +101,9 @@ WIRE = """\
 ## Recorded associations of DCMTK, changed
 
 storescu in seven transfer syntaxes, echoscu, findscu, movescu, getscu, recorded
-through a proxy and played with changes against a running `miad-gateway receiver`, which is
-looked at after every 500: it answers C-ECHO, its log has no traceback; files and rows
-agree at the end.
+through a proxy and played with changes against a running `miad-gateway receiver`. It
+is looked at after every 500: it answers C-ECHO, its log has no traceback; files and
+rows agree at the end.
 """
 
 

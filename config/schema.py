@@ -129,7 +129,12 @@ class Receiver(Settings):
     plain_port: Port | None = None
     """Without TLS, for nodes with ``plain = true``; absent: none."""
     max_pdu_bytes: int = Field(default=1 << 20, ge=1 << 12)
-    max_associations: int = Field(default=32, ge=1)
+    processes: int = Field(default=0, ge=0, le=32)
+    """That receive side by side; 0: as many as there are CPUs, four at most."""
+    max_associations: int = Field(default=64, ge=1)
+    """At the same time, on each AE title, over all processes."""
+    max_associations_per_node: int | None = Field(default=None, ge=1)
+    """Of them, for one node; absent: half of them."""
     max_object_bytes: int = Field(default=4 << 30, ge=1 << 20)
     network_timeout_seconds: float = Field(default=60.0, gt=0)
 

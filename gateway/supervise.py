@@ -29,10 +29,14 @@ EXIT_ORPHANED = 75
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """What to run; ``{lifeline}`` in an argument becomes the pipe's descriptor."""
+    """What to run; ``{lifeline}`` in an argument becomes the pipe's descriptor.
+
+    ``descriptors``: others that it inherits.
+    """
 
     name: str
     command: Sequence[str]
+    descriptors: tuple[int, ...] = ()
 
 
 @dataclass
@@ -53,9 +57,18 @@ class Supervisor:
         The processes.
     stop_seconds
         How long a stop waits before it kills.
+    ended
+        Told of every child that ends by itself, with its exit code, before it is
+        started again; it may ask for a stop.
     """
 
-    def __init__(self, children: Sequence[Child], stop_seconds: float) -> None:
+    def __init__(
+        self,
+        children: Sequence[Child],
+        stop_seconds: float,
+        ended: Callable[[Child, int | None], None] = lambda _child, _code: None,
+    ) -> None:
+        self._ended = ended
         self._children = [_Running(child) for child in children]
         self._stop_seconds = stop_seconds
         self._events: SimpleQueue[_Running | None] = SimpleQueue()
@@ -90,7 +103,9 @@ class Supervisor:
             for part in running.child.command
         ]
         running.process = subprocess.Popen(  # noqa: S603 - our own command
-            command, pass_fds=(self._lifeline,), stdin=subprocess.DEVNULL
+            command,
+            pass_fds=(self._lifeline, *running.child.descriptors),
+            stdin=subprocess.DEVNULL,
         )
         running.started = time.monotonic()
         get_logger("supervisor").info(
@@ -122,6 +137,7 @@ class Supervisor:
         get_logger("supervisor").error(
             "ended", child=ended.child.name, code=code, again_in=ended.wait_seconds
         )
+        self._ended(ended.child, code)
         ended.process = None
         ended.due = now + ended.wait_seconds
         ended.wait_seconds = min(2 * ended.wait_seconds, LONGEST_WAIT_SECONDS)

@@ -10,34 +10,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-from sqlalchemy.exc import SQLAlchemyError
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from config.schema import Site
 from gateway import log
-from gateway.app.openers import open_store_of
 from gateway.app.places import Places
 from gateway.errors import GatewayError
-from gateway.route.rules import load_checked
 from gateway.sealing.process import harden_process
-from gateway.store.convert import seal_clear_files
 from gateway.store.durable import write_durably
-from gateway.store.files import FileStore
-from gateway.store.index import Index
 from gateway.store.private import close_to_others
 from gateway.supervise import end_with_parent, on_stop_signal
 
 if TYPE_CHECKING:
     from gateway.sealing.master import Keys
+    from gateway.store.files import FileStore
+    from gateway.store.index import Index
+
+# What only the working processes need is loaded by them: their parents stay small.
 
 TICK_SECONDS: Final = 30.0
 
 
 def begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
     """Load the settings; end with the supervisor, if there is one."""
+    from gateway.route.rules import load_checked
+
+    return begin_with(load_checked, config, lifeline)
+
+
+def begin_with(
+    load: Callable[[Path], Site], config: Path, lifeline: int | None
+) -> tuple[Site, Places]:
+    """Do the same with what only loads the settings."""
     harden_process()
-    site = load_checked(config)
+    site = load(config)
     log.configure(site.log.level, site.log.format)
     if lifeline is not None:
         end_with_parent(lifeline)
@@ -47,6 +53,9 @@ def begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
 
 def sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileStore:
     """Open the store; whoever starts first seals what an earlier build left clear."""
+    from gateway.app.openers import open_store_of
+    from gateway.store.convert import seal_clear_files
+
     store = open_store_of(site, keys)
     with only_one(places, "store"):
         seal_clear_files(store, index)
@@ -69,6 +78,8 @@ def check_tls(site: Site) -> None:
 
 def wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
     """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     stop = threading.Event()
     with on_stop_signal(stop.set):
         ready()
@@ -82,7 +93,7 @@ def wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
 
 
 @contextmanager
-def only_one(places: Places, process: str) -> Iterator[None]:
+def only_one(places: Places, process: str) -> Iterator[BinaryIO]:
     """Wait until no other process of the kind works in this data directory.
 
     After a kill -9 of its supervisor, a child of before may still be ending;
@@ -96,7 +107,7 @@ def only_one(places: Places, process: str) -> Iterator[None]:
         except BlockingIOError:
             log.get_logger(process).warning("waiting-for-other", lock=str(path))
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream
 
 
 def write_ports(path: Path, ports: dict[str, int | None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -24,10 +26,12 @@ from gateway.app.process import (
     wait_for_stop,
     write_ports,
 )
+from gateway.app.receivers import not_bound
 from gateway.app.records import records_of
+from gateway.app.sharing import Sharing
 from gateway.audit.process import recorded
-from gateway.dicom.listener import start_receiver
-from gateway.errors import GatewayError
+from gateway.dicom.counts import SharedCounts
+from gateway.dicom.listener import Parts, Share, listen
 from gateway.store.index import Index
 from gateway.store.private import use_private_temporary
 
@@ -35,40 +39,75 @@ if TYPE_CHECKING:
     from gateway.sealing.master import Keys
 
 
-def run_receiver(config: Path, lifeline: int | None = None) -> None:
-    """Receive and give back until SIGTERM or SIGINT."""
+def run_receiver(
+    config: Path, lifeline: int | None = None, sharing: Sharing | None = None
+) -> None:
+    """Receive and give back until SIGTERM or SIGINT, in this process.
+
+    Parameters
+    ----------
+    config
+        The site's file.
+    lifeline
+        Descriptor that closes when the parent ends.
+    sharing
+        What it has in common with other receiving processes; None: it is alone.
+    """
     site, places = begin(config, lifeline)
+    if sharing is not None:
+        _open_and_receive(site, places, sharing)
+        return
     with only_one(places, "receiver"):
-        use_private_temporary(places.temporary("receiver"))
-        keys = open_keys_of(site)
-        with closing(open_index_of(site, keys)) as index:
-            _receive(site, places, index, keys)
+        _open_and_receive(site, places, None)
 
 
-def _receive(site: Site, places: Places, index: Index, keys: Keys) -> None:
+def _open_and_receive(site: Site, places: Places, sharing: Sharing | None) -> None:
+    name = "receiver" if sharing is None else f"receiver-{sharing.number}"
+    use_private_temporary(places.temporary(name))
+    keys = open_keys_of(site)
+    with closing(open_index_of(site, keys)) as index:
+        _receive(site, places, index, keys, sharing)
+
+
+def _receive(
+    site: Site, places: Places, index: Index, keys: Keys, sharing: Sharing | None
+) -> None:
     check_tls(site)
     store = sealed_store(site, places, index, keys)
     audit = open_audit_of(site, keys)
     records = records_of(site, store, keys)
     access = open_access_of(site, index, audit, keys)
+    parts = Parts(store=store, index=index, audit=audit, records=records, access=access)
     try:
-        running = start_receiver(site, store, index, audit, records, access)
+        running = listen(site, parts, _share_of(sharing))
     except OSError as error:
-        raise GatewayError(
-            f"cannot listen on {_addresses(site)}: {error.strerror or error}"
-        ) from error
+        raise not_bound(site, error) from error
+    gc.freeze()  # what is loaded by now stays: no collection looks at it
     try:
+        if sharing is not None:
+            # One process keeps the clock; the parent keeps trail and ports.
+            tick = access.tick if sharing.number == 0 else _nothing
+            wait_for_stop(sharing.tell_ready, tick)
+            return
         with recorded(audit, "receiver", site):
             ready = partial(write_ports, places.ports, asdict(running.ports))
             wait_for_stop(ready, access.tick)
             places.ports.unlink(missing_ok=True)
     finally:
-        places.ports.unlink(missing_ok=True)
+        if sharing is None:
+            places.ports.unlink(missing_ok=True)
         running.stop()
 
 
-def _addresses(site: Site) -> str:
-    ends = (site.receiver, site.recovery)
-    ports = [(end.host, end.port) for end in ends if site.tls is not None]
-    ports += [(e.host, e.plain_port) for e in ends if e.plain_port is not None]
-    return ", ".join(f"{host}:{port}" for host, port in ports)
+def _share_of(sharing: Sharing | None) -> Share:
+    if sharing is None:
+        return Share()
+    return Share(
+        number=sharing.number,
+        counts=SharedCounts(sharing.counts, sharing.number),
+        sockets={n: socket.socket(fileno=fd) for n, fd in sharing.sockets.items()},
+    )
+
+
+def _nothing() -> None:
+    """Leave it to another process."""

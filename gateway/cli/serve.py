@@ -13,6 +13,11 @@ LifelineOption = Annotated[
     typer.Option(hidden=True, help="Descriptor that closes when the parent ends."),
 ]
 
+SharingOption = Annotated[
+    str | None,
+    typer.Option(hidden=True, help="What one of several processes inherits."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
@@ -31,11 +36,21 @@ def serve(config: ConfigOption) -> None:
     supervise(config, load_checked(config))
 
 
-def receiver(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+def receiver(
+    config: ConfigOption,
+    lifeline: LifelineOption = None,
+    sharing: SharingOption = None,
+) -> None:
     """Run only the part that receives objects and gives originals back."""
-    from gateway.app.receiver import run_receiver
+    if sharing is None:
+        from gateway.app.receivers import run_receivers
 
-    run_receiver(config, lifeline)
+        run_receivers(config, lifeline)
+        return
+    from gateway.app.receiver import run_receiver
+    from gateway.app.sharing import Sharing
+
+    run_receiver(config, lifeline, Sharing.decode(sharing))
 
 
 def worker(config: ConfigOption, lifeline: LifelineOption = None) -> None:

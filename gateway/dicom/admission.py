@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
-from config.schema import Node, Role
+from config.schema import Node, Receiver, Role
 from gateway.access.caller import Caller
 from gateway.access.nodes import Nodes
-from gateway.audit.refusals import RefusalLog
 from gateway.audit.who import who
+from gateway.dicom.connections import Guard
 from gateway.dicom.contexts import Purpose
 from gateway.dicom.status import (
     CALLED_AE_NOT_RECOGNISED,
@@ -27,6 +27,9 @@ from gateway.errors import NotIdentified
 from gateway.tls.certificates import PeerCertificate
 
 LOG = structlog.get_logger(component="admission")
+
+TOO_MANY: Final = "too-many-associations"
+TOO_MANY_OF_NODE: Final = "too-many-associations-of-node"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +51,33 @@ class Call:
     identity: UserIdentity | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How many associations one AE title has at the same time.
+
+    Attributes
+    ----------
+    total
+        Over all receiving processes.
+    of_node
+        Of one node, so that none ever takes all places.
+    """
+
+    total: int
+    of_node: int
+
+    @classmethod
+    def of(cls, settings: Receiver) -> Bounds:
+        """Return those of the settings; a node has half of them if not set."""
+        total = settings.max_associations
+        of_node = settings.max_associations_per_node or (total + 1) // 2
+        return cls(total=total, of_node=of_node)
+
+
 class Active(Protocol):
-    """An association that counts while it is alive, and is told who it is of."""
+    """An association that counts until it leaves, and is told who it is of."""
 
     admitted: Caller | None
-    is_released: bool
-    is_aborted: bool
-    is_rejected: bool
-
-    def is_alive(self) -> bool:
-        """Whether its thread runs."""
 
 
 class Admission:
@@ -73,10 +93,10 @@ class Admission:
         Those of the site.
     roles
         Which role a node needs, by purpose.
-    max_associations
-        At the same time.
-    refusals
-        Where refusals are recorded.
+    bounds
+        How many at the same time.
+    guard
+        Where refusals are recorded, and what other processes count.
     """
 
     def __init__(
@@ -86,18 +106,19 @@ class Admission:
         called_ae: str,
         nodes: Nodes,
         roles: Mapping[Purpose, Role],
-        max_associations: int,
-        refusals: RefusalLog,
+        bounds: Bounds,
+        guard: Guard,
     ) -> None:
         self._service = service
         self._called_ae = called_ae
         self._nodes = nodes
         self._roles = dict(roles)
-        self._max_associations = max_associations
-        self._refusals = refusals
-        self._audit = refusals.audit
+        self._bounds = bounds
+        self._refusals = guard.refusals
+        self._counts = guard.counts
+        self._audit = guard.refusals.audit
         self._lock = threading.Lock()
-        self._admitted: list[Active] = []
+        self._admitted: dict[Active, str] = {}
         self._closed = False
 
     @property
@@ -109,11 +130,6 @@ class Admission:
     def called_ae(self) -> str:
         """The AE title of this service."""
         return self._called_ae
-
-    @property
-    def max_associations(self) -> int:
-        """How many there may be at the same time."""
-        return self._max_associations
 
     @property
     def offered(self) -> frozenset[Purpose]:
@@ -177,6 +193,29 @@ class Admission:
         with self._lock:
             self._closed = True
 
+    def leave(self, association: Active) -> None:
+        """Free the place of an association that is over; may be said again."""
+        with self._lock:
+            node = self._admitted.pop(association, None)
+            if node is not None:
+                self._counts.change(self._service, -1)
+                self._counts.change(self._key(node), -1)
+
+    def _why_no_place(self, node: str) -> str | None:
+        """Say why there is no place for one more, as it is counted everywhere."""
+        if self._closed:
+            return TOO_MANY
+        total = len(self._admitted) + self._counts.elsewhere(self._service)
+        if total >= self._bounds.total:
+            return TOO_MANY
+        here = sum(name == node for name in self._admitted.values())
+        if here + self._counts.elsewhere(self._key(node)) >= self._bounds.of_node:
+            return TOO_MANY_OF_NODE
+        return None
+
+    def _key(self, node: str) -> str:
+        return f"{self._service} {node}"
+
     def _decide(self, call: Call, association: Active) -> tuple[Rejection | None, str]:
         if call.called_ae != self._called_ae:
             return CALLED_AE_NOT_RECOGNISED, "called-ae-title-unknown"
@@ -188,11 +227,13 @@ class Admission:
             why_not = identity.why_not(secure=call.certificate is not None)
             if why_not is not None:
                 return NO_REASON_GIVEN, why_not
-        with self._lock:
-            self._admitted = [a for a in self._admitted if _is_active(a)]
-            if self._closed or len(self._admitted) >= self._max_associations:
-                return LOCAL_LIMIT_EXCEEDED, "too-many-associations"
-            self._admitted.append(association)
+        with self._lock, self._counts.alone():
+            why_not = self._why_no_place(node.name)
+            if why_not is not None:
+                return LOCAL_LIMIT_EXCEEDED, why_not
+            self._admitted[association] = node.name
+            self._counts.change(self._service, 1)
+            self._counts.change(self._key(node.name), 1)
         association.admitted = Caller(
             node=node,
             ae_title=call.calling_ae,
@@ -204,8 +245,3 @@ class Admission:
 
     def _node(self, call: Call) -> Node:
         return self._nodes.calling(call.calling_ae, call.peer_address, call.certificate)
-
-
-def _is_active(association: Active) -> bool:
-    ended = association.is_released or association.is_aborted
-    return association.is_alive() and not ended

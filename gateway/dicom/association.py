@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -20,8 +21,9 @@ from pynetdicom.acse import ACSE
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import C_ECHO
+from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
 from pynetdicom.pdu_primitives import P_DATA, UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext
 from typing_extensions import override
 
 from gateway.access.caller import Caller
@@ -35,7 +37,8 @@ from gateway.dicom.contexts import (
     contexts_for,
     contexts_in_roles,
 )
-from gateway.dicom.upper_layer import BoundedUpperLayer
+from gateway.dicom.pdu_checks import values_of
+from gateway.dicom.upper_layer import BoundedSocket, BoundedUpperLayer
 from gateway.dicom.user_identity import identity_in
 from gateway.errors import AssociationLost, InvalidObject, InvalidPdu
 from gateway.tls.certificates import PeerCertificate
@@ -46,12 +49,18 @@ COMMAND_FRAGMENT = 0x01  # PS3.8 E.2, message control header
 LAST_FRAGMENT = 0x02
 LAST_COMMAND = b"\x03"
 LAST_DATA = b"\x02"
+LOOK_SECONDS = 0.25
+"""How long a stop of this side may go unnoticed by a thread that waits for data."""
+POLL_SECONDS = 0.001
 UNREADABLE = b"\0"  # no data set is one octet long
 MOST_WAITING = 16
 """Requests without their answers; none but one was agreed to."""
 RELATIONAL = b"\x01"
 NOT_SUPPORTED = b"\x00"
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4  # PS3.8 Table 9-18
+
+
+Octets = bytes | memoryview
 
 
 class Incoming(Protocol):
@@ -121,6 +130,8 @@ class GatewayAssociation(Association):
         """The one the peer has shown; None without TLS."""
         self.admitted: Caller | None = None
         """Who was admitted; None before."""
+        self._call: Call | None = None
+        self._admission = admission
         self._service = service
         self._passage = passage
         rate = limits.requests_per_second
@@ -134,15 +145,22 @@ class GatewayAssociation(Association):
     @property
     def call(self) -> Call:
         """Who called whom, from where."""
+        if self._call is not None:
+            return self._call
         request = self.requestor.primitive
         assert request is not None
-        return Call(
+        self._call = Call(
             calling_ae=(request.calling_ae_title or "").strip(),
             called_ae=(request.called_ae_title or "").strip(),
             peer_address=self.requestor.address,
             certificate=self.certificate,
             identity=identity_in(self.requestor.user_identity),
         )
+        return self._call
+
+    def context(self, context_id: int) -> PresentationContext | None:
+        """Return the presentation context accepted under a number."""
+        return self._accepted_cx.get(context_id)
 
     @property
     def caller(self) -> Caller:
@@ -169,12 +187,91 @@ class GatewayAssociation(Association):
             self.dul.fail(error)
         finally:
             self.dimse.discard_all()
+            self._admission.leave(self)
             self._passage.leave()
             self._service.ended(self)
 
     def let_in(self) -> None:
         """Say that admission knows whose it is."""
         self._passage.identified()
+
+    @override
+    def _run_reactor(self) -> None:
+        """Serve until the association is over.
+
+        Objects are taken in and answered by this thread alone. For everything else
+        the upper layer's thread reads too: it hears a C-CANCEL, and the answers to
+        C-STORE sub-operations, while a request is served here.
+        """
+        while not self._kill:
+            waiting = self.dimse.take_waiting() or self._take_objects()
+            if waiting is not None:
+                self._serve_request(waiting[1], waiting[0])
+            else:
+                time.sleep(POLL_SECONDS)
+            self._look_for_the_end()
+
+    def _take_objects(self) -> tuple[int, object] | None:
+        """Take objects in and answer while nothing but data comes.
+
+        Returns
+        -------
+        tuple or None
+            A request of another kind, with its presentation context; None where
+            the state machine has to go on.
+        """
+        connection = self.dul.borrow()
+        if connection is None:
+            return None
+        try:
+            while True:
+                while (waiting := self.dimse.take_waiting()) is not None:
+                    if isinstance(waiting[1], DIMSEPrimitive):
+                        return waiting
+                    self._serve_request(waiting[1], waiting[0])
+                if not self._has_more(connection):
+                    return None
+                pdu = self.dul.take_in(connection)
+                if pdu is None:
+                    return None
+                self.dimse.take(pdu)
+        finally:
+            self.dul.give_back()
+
+    def _has_more(self, connection: BoundedSocket) -> bool:
+        """Wait for data; False where something else is due."""
+        while not (self._kill or self.dul.is_disturbed()):
+            if connection.reader.wait(LOOK_SECONDS):
+                return True
+            if self.dul.idle_timer_expired():
+                return False
+        return False
+
+    def _look_for_the_end(self) -> None:
+        """Release (PS3.8 7.2), or notice that it was aborted or fell silent."""
+        if self.is_established and self.acse.is_release_requested():
+            # Before the answer: who was told may come again at once.
+            self._admission.leave(self)
+            self.acse.send_release(is_response=True)
+            self.is_released = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_RELEASED, {})
+            self.kill()
+        elif self.acse.is_aborted():
+            self.dul.receive_pdu(wait=False)
+            self.is_aborted = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_ABORTED, {})
+            self.kill()
+        elif not self.dul.is_alive():
+            self.kill()
+        elif self.dul.idle_timer_expired():
+            self.dul.tell("nothing came in the network timeout")
+            self.abort()
+
+    def answer(self, context_id: int, command_set: bytes) -> None:
+        """Send a response without a data set."""
+        self.dul.send_data(context_id, LAST_COMMAND + command_set)
 
     @override
     def _serve_request(self, msg: object, context_id: int) -> None:
@@ -301,8 +398,23 @@ class StreamingDimse(DIMSEServiceProvider):
     @override
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the PDVs of one PDU (PS3.8 9.3.5.1)."""
+        self._take_all(primitive.presentation_data_value_list)
+
+    def take(self, pdu: memoryview) -> None:
+        """Take the PDVs of one encoded P-DATA-TF."""
+        self._take_all(values_of(pdu))
+
+    def take_waiting(self) -> tuple[int, object] | None:
+        """Return a request that came whole, with its presentation context."""
         try:
-            for context_id, value in primitive.presentation_data_value_list:
+            context_id, message = self.msg_queue.get_nowait()
+        except queue.Empty:
+            return None
+        return (context_id, message) if context_id is not None else None
+
+    def _take_all(self, values: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        try:
+            for context_id, value in values:
                 self._take(context_id, value)
         except InvalidPdu as error:
             self.discard()
@@ -324,7 +436,7 @@ class StreamingDimse(DIMSEServiceProvider):
                 if discard is not None:
                     discard()
 
-    def _take(self, context_id: int, value: bytes) -> None:
+    def _take(self, context_id: int, value: Octets) -> None:
         if self._context_id not in {None, context_id}:
             raise InvalidPdu("a message comes in two presentation contexts")
         self._context_id = context_id
@@ -339,7 +451,7 @@ class StreamingDimse(DIMSEServiceProvider):
         else:
             self._take_identifier(context_id, value)
 
-    def _take_data(self, incoming: Incoming, context_id: int, value: bytes) -> None:
+    def _take_data(self, incoming: Incoming, context_id: int, value: Octets) -> None:
         incoming.write(memoryview(value)[1:])
         if value[0] & LAST_FRAGMENT:
             self._incoming = None
@@ -347,7 +459,7 @@ class StreamingDimse(DIMSEServiceProvider):
             self._check_waiting(incoming)
             self.msg_queue.put((context_id, incoming))  # type: ignore[arg-type]
 
-    def _take_identifier(self, context_id: int, value: bytes) -> None:
+    def _take_identifier(self, context_id: int, value: Octets) -> None:
         """Gather an identifier; one above the limit becomes an unreadable one.
 
         Then it is answered with the status for that, and the association lives.
@@ -368,7 +480,7 @@ class StreamingDimse(DIMSEServiceProvider):
             identifier = UNREADABLE
         self._pass_on(context_id, LAST_DATA + identifier)
 
-    def _take_command(self, context_id: int, value: bytes) -> None:
+    def _take_command(self, context_id: int, value: Octets) -> None:
         self._command += value[1:]
         if len(self._command) > self._limits.max_command_bytes:
             raise InvalidPdu(

@@ -24,6 +24,7 @@ import structlog
 from config.schema import Limits, Site
 from gateway.audit.log import AuditLog
 from gateway.audit.refusals import RefusalLog
+from gateway.dicom.counts import CONNECTIONS, Counts
 
 LOG = structlog.get_logger(component="connections")
 
@@ -197,6 +198,8 @@ class ConnectionGate:
         Where refused connections are recorded.
     clock
         Seconds that never go back.
+    counts
+        What other receiving processes count; None: there are none.
     """
 
     def __init__(
@@ -204,7 +207,13 @@ class ConnectionGate:
         limits: Limits,
         refusals: RefusalLog,
         clock: Callable[[], float] = time.monotonic,
+        counts: Counts | None = None,
     ) -> None:
+        self._counts = counts or Counts()
+        # Each process has its share: only it can send its own away.
+        self._most_unidentified = max(
+            1, limits.unidentified_connections // self._counts.processes
+        )
         self._limits = limits
         self._refusals = refusals
         self._lock = threading.Lock()
@@ -224,7 +233,7 @@ class ConnectionGate:
             Of the peer, as the socket gives it.
         """
         key = counted_address(address)
-        with self._lock:
+        with self._lock, self._counts.alone():
             passage, dropped, reason = self._decide(key, connection)
         if dropped is not None:
             dropped.drop()
@@ -275,11 +284,12 @@ class ConnectionGate:
         if not peer.bucket.take(self._clock()):
             return None, None, TOO_FAST
         dropped = None
-        if peer.connections >= self._limits.connections_per_address:
+        there = self._counts.elsewhere(key)
+        if peer.connections + there >= self._limits.connections_per_address:
             dropped = self._oldest(key)
             if dropped is None:
                 return None, None, TOO_MANY
-        elif len(self._unidentified) >= self._limits.unidentified_connections:
+        elif len(self._unidentified) >= self._most_unidentified:
             waiting = Counter(passage.key for passage in self._unidentified)
             most = max(waiting.values())
             dropped = self._oldest(*(k for k, n in waiting.items() if n == most))
@@ -287,6 +297,8 @@ class ConnectionGate:
             self._remove(dropped)
         passage = Passage(self, key, connection)
         peer.connections += 1
+        self._counts.change(key, 1)
+        self._counts.change(CONNECTIONS, 1)
         self._unidentified[passage] = None
         return passage, dropped, ""
 
@@ -319,6 +331,8 @@ class ConnectionGate:
         self._unidentified.pop(passage, None)
         peer = self._peers[passage.key]  # not forgotten while it has connections
         peer.connections -= 1
+        self._counts.change(passage.key, -1)
+        self._counts.change(CONNECTIONS, -1)
 
     def _note(self, address: str, reason: str) -> None:
         if self._refusals.note("connection", address, reason=reason):
@@ -332,10 +346,15 @@ class Guard:
     gate: ConnectionGate
     limits: PeerLimits
     refusals: RefusalLog
+    counts: Counts
 
     @classmethod
-    def of(cls, site: Site, audit: AuditLog) -> Guard:
-        """Return that of a site."""
+    def of(cls, site: Site, audit: AuditLog, counts: Counts) -> Guard:
+        """Return that of a site, in a process that counts with others."""
         refusals = RefusalLog(audit)
-        gate = ConnectionGate(site.limits, refusals)
-        return cls(gate=gate, limits=PeerLimits.of(site), refusals=refusals)
+        return cls(
+            gate=ConnectionGate(site.limits, refusals, counts=counts),
+            limits=PeerLimits.of(site),
+            refusals=refusals,
+            counts=counts,
+        )

@@ -19,7 +19,6 @@ from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.elements import DEEPEST
 from gateway.dicom.header import read_attributes
-from gateway.dicom.message import send_message
 from gateway.dicom.status import StoreStatus
 from gateway.errors import (
     ConfigurationError,
@@ -328,8 +327,7 @@ def _file_meta(
     InvalidUid
         The SOP Instance UID is none.
     """
-    accepted = {c.context_id: c for c in association.accepted_contexts}
-    context = accepted.get(context_id)
+    context = association.context(context_id)
     if context is None or context.abstract_syntax != request.sop_class_uid:
         raise UnsupportedObject("The SOP class is not that of the context")
     try:
@@ -370,7 +368,7 @@ def _respond(
         elements.append((command.AFFECTED_SOP_INSTANCE_UID, uid))
     if comment:
         elements.append((command.ERROR_COMMENT, command.text(comment)))
-    send_message(association, context_id, elements)
+    association.answer(context_id, command.encode_command(elements))
 
 
 def _printable(uid: str) -> str:

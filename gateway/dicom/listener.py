@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from socketserver import TCPServer
 from typing import Any
@@ -21,10 +21,10 @@ from pynetdicom.transport import (
 )
 from typing_extensions import override
 
-from config.schema import Receiver, Recovery, Site
+from config.schema import Receiver, Site
 from gateway.access.access import Access
 from gateway.audit.log import AuditLog
-from gateway.dicom.admission import Admission
+from gateway.dicom.admission import Admission, Bounds
 from gateway.dicom.association import (
     GatewayAssociation,
     Service,
@@ -32,7 +32,9 @@ from gateway.dicom.association import (
 )
 from gateway.dicom.connections import Guard, Passage
 from gateway.dicom.contexts import Purpose, contexts_for
+from gateway.dicom.counts import Counts
 from gateway.dicom.handlers import StorageService
+from gateway.dicom.ports import BACKLOG, Ports, addresses_of
 from gateway.dicom.retrieve import ReceiverService, RetrieveService
 from gateway.dicom.retrieve_grants import for_readers, for_recovery
 from gateway.dicom.retrieve_holdings import (
@@ -61,40 +63,30 @@ LOG = structlog.get_logger(component="listener")
 NO_LIMIT = 65_535
 POLL_SECONDS = 0.05
 STOP_SECONDS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """Where the two AE titles listen, after port 0 was resolved; None: nowhere.
-
-    Attributes
-    ----------
-    receiver, recovery
-        With TLS.
-    plain_receiver, plain_recovery
-        Without.
-    """
-
-    receiver: int | None = None
-    recovery: int | None = None
-    plain_receiver: int | None = None
-    plain_recovery: int | None = None
+YIELD_SECONDS = 0.01
+"""For each connection more than the process with the fewest has."""
+LONGEST_YIELD_SECONDS = 0.03
 
 
 class GatewayServer(ThreadedAssociationServer):
     """Listens for one AE title."""
 
-    request_queue_size = 128  # of 5 a burst of connections would fill every place
+    request_queue_size = BACKLOG
 
     def __init__(
         self,
         ae: AE,
-        address: tuple[str, int],
+        listens: tuple[str, int] | socket.socket,
         admission: Admission,
         service: Service,
         guard: Guard,
         security: Security | None,
     ) -> None:
+        self._inherited = listens if isinstance(listens, socket.socket) else None
+        address = (
+            listens.getsockname()[:2] if isinstance(listens, socket.socket) else listens
+        )
+        self._counts = guard.counts
         self.admission = admission
         self.service = service
         self.gate = guard.gate
@@ -110,8 +102,27 @@ class GatewayServer(ThreadedAssociationServer):
         )
 
     @override
+    def server_bind(self) -> None:
+        """Bind, unless the socket is one that several processes have."""
+        if self._inherited is None:
+            super().server_bind()
+            return
+        unused, self.socket = self.socket, self._inherited
+        if unused is not None:
+            unused.close()
+
+    @override
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection."""
+        """Accept a connection; one that has more leaves it to others first.
+
+        Raises
+        ------
+        BlockingIOError
+            Another process was faster.
+        """
+        ahead = self._counts.ahead()
+        if ahead > 0:
+            time.sleep(min(ahead * YIELD_SECONDS, LONGEST_YIELD_SECONDS))
         connection, address = super().get_request()
         set_no_delay(connection)
         return connection, address
@@ -126,8 +137,11 @@ class GatewayServer(ThreadedAssociationServer):
 
     @override
     def service_actions(self) -> None:
-        """Do what is due while nobody connects."""
-        super().service_actions()
+        """Do what is due while nobody connects.
+
+        Not what pynetdicom does: a collection of all garbage every few seconds
+        holds every thread up for a quarter of a second.
+        """
         self.gate.tick()
 
     @override
@@ -217,7 +231,8 @@ class Running:
     servers
         By the name of their port in `Ports`.
     reminder
-        Reminds of certificates that end, until it is stopped.
+        Reminds of certificates that end, until it is stopped; None: another
+        process does.
 
     Attributes
     ----------
@@ -226,7 +241,7 @@ class Running:
     """
 
     def __init__(
-        self, servers: Mapping[str, GatewayServer], reminder: Reminder
+        self, servers: Mapping[str, GatewayServer], reminder: Reminder | None
     ) -> None:
         self._servers = tuple(servers.values())
         self._reminder = reminder
@@ -242,14 +257,16 @@ class Running:
         ]
         for thread in self._threads:
             thread.start()
-        reminder.start()
+        if reminder is not None:
+            reminder.start()
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Refuse new associations, let open ones finish, then abort the rest.
 
         Returns when no thread of theirs is left.
         """
-        self._reminder.stop()
+        if self._reminder is not None:
+            self._reminder.stop()
         for server in self._servers:
             server.admission.close()
             server.gate.close()
@@ -314,28 +331,72 @@ def start_receiver(
     ConfigurationError
         A certificate, key or revocation list cannot be used.
     """
-    leftovers = store.clear_incoming()
+    return listen(
+        site,
+        Parts(store=store, index=index, audit=audit, records=records, access=access),
+        Share(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a receiving process works with; see `start_receiver`."""
+
+    store: FileStore
+    index: Index
+    audit: AuditLog
+    records: Records
+    access: Access
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a receiving process has in common with others; here: nothing.
+
+    Attributes
+    ----------
+    number
+        Of this process, from 0; only the first tells what all of them see.
+    counts
+        Of connections and associations, over all of them.
+    sockets
+        That listen already, by the name of their port.
+    """
+
+    number: int = 0
+    counts: Counts = field(default_factory=Counts)
+    sockets: Mapping[str, socket.socket] = field(default_factory=dict)
+
+
+def listen(site: Site, parts: Parts, share: Share) -> Running:
+    """Listen on both AE titles; as `start_receiver`, in one of several processes."""
+    leftovers = parts.store.clear_incoming()
     if leftovers:
         LOG.info("interrupted receptions removed", files=leftovers)
+    first = share.number == 0
     known = Known(
-        access=access, tls=_identity(site, audit), guard=Guard.of(site, audit)
+        access=parts.access,
+        tls=_identity(site, parts.audit, first=first),
+        guard=Guard.of(site, parts.audit, share.counts),
     )
     ends = {
-        "receiver": _receiver(site, store, index, audit, records.verify, known),
-        "recovery": _recovery(site, store, index, audit, records.restore, known),
+        "receiver": _receiver(site, parts, known),
+        "recovery": _recovery(site, parts, known),
     }
-    running = Running(_listening(site, ends, known), Reminder(site))
+    reminder = Reminder(site) if first else None
+    running = Running(_listening(site, ends, known, share.sockets), reminder)
     LOG.info("listening", **asdict(running.ports))
     return running
 
 
-def _identity(site: Site, audit: AuditLog) -> TlsIdentity | None:
+def _identity(site: Site, audit: AuditLog, *, first: bool) -> TlsIdentity | None:
     """Load the ``[tls]`` table; every later change of its files is recorded."""
     if site.tls is None:
         return None
 
     def report(fault: str) -> None:
-        audit.note("tls", "failure" if fault else "success", error=fault)
+        if first:
+            audit.note("tls", "failure" if fault else "success", error=fault)
 
     return TlsIdentity(
         site.tls,
@@ -357,30 +418,37 @@ class Known:
 class End:
     """One AE title: where, who may call it, and what answers."""
 
-    settings: Receiver | Recovery
     admission: Admission
     service: Service
 
 
 def _listening(
-    site: Site, ends: Mapping[str, End], known: Known
+    site: Site,
+    ends: Mapping[str, End],
+    known: Known,
+    sockets: Mapping[str, socket.socket],
 ) -> dict[str, GatewayServer]:
-    """Bind every port that is configured, or none."""
+    """Bind every port that is configured and not yet bound, or none."""
     servers: dict[str, GatewayServer] = {}
     try:
-        for name, end in ends.items():
-            if known.tls is not None:
+        for name, address in addresses_of(site).items():
+            end = ends[name.removeprefix("plain_")]
+            security = None
+            if known.tls is not None and name in ends:
                 security = Security(
                     known.tls,
                     service=end.admission.service,
                     handshake_seconds=site.limits.handshake_seconds,
                     refusals=known.guard.refusals,
                 )
-                port = end.settings.port
-                servers[name] = _server(site, end, port, known.guard, security)
-            if end.settings.plain_port is not None:
-                port = end.settings.plain_port
-                servers[f"plain_{name}"] = _server(site, end, port, known.guard)
+            servers[name] = GatewayServer(
+                _entity(end.admission.called_ae, site.receiver),
+                sockets.get(name, address),
+                end.admission,
+                end.service,
+                known.guard,
+                security,
+            )
     except BaseException:
         for server in servers.values():
             server.server_close()
@@ -388,27 +456,7 @@ def _listening(
     return servers
 
 
-def _server(
-    site: Site, end: End, port: int, guard: Guard, security: Security | None = None
-) -> GatewayServer:
-    return GatewayServer(
-        _entity(end.admission.called_ae, site.receiver),
-        (end.settings.host, port),
-        end.admission,
-        end.service,
-        guard,
-        security,
-    )
-
-
-def _receiver(
-    site: Site,
-    store: FileStore,
-    index: Index,
-    audit: AuditLog,
-    verify: Verify,
-    known: Known,
-) -> End:
+def _receiver(site: Site, parts: Parts, known: Known) -> End:
     """Take objects in, and queries of those who may read protected ones."""
     settings = site.receiver
     admission = Admission(
@@ -416,49 +464,40 @@ def _receiver(
         called_ae=settings.ae_title,
         nodes=known.access.nodes,
         roles={Purpose.STORE: "store", Purpose.RETRIEVE: "read"},
-        max_associations=settings.max_associations,
-        refusals=known.guard.refusals,
+        bounds=Bounds.of(settings),
+        guard=known.guard,
     )
     storage = StorageService(
-        store,
-        index,
-        audit,
+        parts.store,
+        parts.index,
+        parts.audit,
         max_object_bytes=settings.max_object_bytes,
         max_depth=site.limits.max_sequence_depth,
     )
-    holdings = ProtectedObjects(store, index, verify)
-    retrieval = RetrieveService(for_readers(site), holdings, audit, known.tls)
+    holdings = ProtectedObjects(parts.store, parts.index, parts.records.verify)
+    retrieval = RetrieveService(for_readers(site), holdings, parts.audit, known.tls)
     return End(
-        settings=settings,
         admission=admission,
         service=ReceiverService(storage, retrieval),
     )
 
 
-def _recovery(
-    site: Site,
-    store: FileStore,
-    index: Index,
-    audit: AuditLog,
-    restore: Restore,
-    known: Known,
-) -> End:
+def _recovery(site: Site, parts: Parts, known: Known) -> End:
     """Answer queries of those who may have originals."""
-    settings = site.recovery
     admission = Admission(
         service="recover",
-        called_ae=settings.ae_title,
+        called_ae=site.recovery.ae_title,
         nodes=known.access.nodes,
         roles={Purpose.RETRIEVE: "recover"},
-        max_associations=site.receiver.max_associations,
-        refusals=known.guard.refusals,
+        bounds=Bounds.of(site.receiver),
+        guard=known.guard,
     )
-    holdings = Originals(store, index, restore, known.access)
+    restore = parts.records.restore
+    holdings = Originals(parts.store, parts.index, restore, known.access)
     return End(
-        settings=settings,
         admission=admission,
         service=RetrieveService(
-            for_recovery(site, known.access), holdings, audit, known.tls
+            for_recovery(site, known.access), holdings, parts.audit, known.tls
         ),
     )
 

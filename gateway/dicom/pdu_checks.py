@@ -30,6 +30,7 @@ MOST_USER_ITEMS: Final = 512
 LONGEST_UID: Final = 64
 
 SMALLEST_VALUE_BYTES: Final = 6  # length, context, control header (PS3.8 9.3.5.1)
+VALUE_HEAD: Final = struct.Struct(">LB")  # length, context
 CONTEXT_BYTES: Final = 4  # of a presentation context item before its sub-items
 AE_TITLE: Final = re.compile(rb"[\x20-\x5b\x5d-\x7e]{16}")  # PS3.5 6.2
 AE_TITLES_AT: Final = (4, 20)  # called, calling
@@ -72,7 +73,7 @@ def check_request(body: bytes) -> None:
             _check_uid(item)
 
 
-def check_data(pdu: bytes) -> None:
+def check_data(pdu: bytes | memoryview) -> None:
     """Check the lengths of a P-DATA-TF's items (PS3.8 9.3.5).
 
     Parameters
@@ -92,6 +93,19 @@ def check_data(pdu: bytes) -> None:
         (length,) = struct.unpack_from(">L", pdu, at)
         if not 2 <= length <= len(pdu) - at - 4:
             raise InvalidPdu("a presentation data value's length is not the PDU's")
+        at += 4 + length
+
+
+def values_of(pdu: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield the items of a P-DATA-TF that was checked (PS3.8 9.3.5).
+
+    Each is the number of its presentation context and its value, which begins with
+    the message control header.
+    """
+    at = HEADER_BYTES
+    while at < len(pdu):
+        length, context_id = VALUE_HEAD.unpack_from(pdu, at)
+        yield context_id, pdu[at + VALUE_HEAD.size : at + 4 + length]
         at += 4 + length
 
 

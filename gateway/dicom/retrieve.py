@@ -69,8 +69,7 @@ class RetrieveService:
         self, association: GatewayAssociation, message: object, context_id: int
     ) -> None:
         """Answer one request; one that was not negotiated aborts."""
-        accepted = {c.context_id: c for c in association.accepted_contexts}
-        context = accepted.get(context_id)
+        context = association.context(context_id)
         model = str(context.abstract_syntax) if context is not None else ""
         syntax = context.transfer_syntax[0] if context is not None else UID("")
         if isinstance(message, C_FIND) and model in FIND_MODELS:
@@ -109,8 +108,7 @@ class ReceiverService:
         request: dict[int, bytes],
     ) -> Incoming | None:
         """Take an object in, unless this side only sends in that context."""
-        accepted = {c.context_id: c for c in association.accepted_contexts}
-        context = accepted.get(context_id)
+        context = association.context(context_id)
         if context is not None and not context.as_scp:
             return None
         return self._storage.begin_store(association, context_id, request)

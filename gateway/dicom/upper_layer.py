@@ -10,8 +10,11 @@ with it ends the association by the abort of PS3.8 with one line in the log.
 from __future__ import annotations
 
 import queue
+import select
 import socket
+import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE, StateMachine
+from pynetdicom.pdu_primitives import P_DATA
 from typing_extensions import override
 
 from gateway.dicom.connections import PeerLimits
@@ -27,11 +31,11 @@ from gateway.dicom.pdu_checks import (
     ASSOCIATE_RQ,
     HEADER_BYTES,
     P_DATA_TF,
-    PDU_TYPES,
     bad_ae_titles,
     check_data,
     check_request,
 )
+from gateway.dicom.pdu_reader import PduReader
 from gateway.dicom.status import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -51,7 +55,10 @@ DRAINED_BYTES: Final = 1 << 20
 CLOSED: Final = "Evt17"  # transport connection closed
 INVALID: Final = "Evt19"  # unrecognised or invalid PDU
 OUT_OF_TURN: Final = "AA-8"
+DATA_TRANSFER: Final = "Sta6"
 ENDING: Final = "Sta13"  # waits for the transport connection to be closed
+LOOK_SECONDS: Final = 0.05
+P_DATA_HEAD: Final = struct.Struct(">BxLLB")  # of a PDU with one item
 ABORT: Final = b"\x07\0\0\0\0\4\0\0\2\0"  # A-ABORT of the provider (PS3.8 9.3.8)
 
 
@@ -175,12 +182,13 @@ class BoundedSocket(GatewaySocket):
         super().__init__(association, client_socket=connection)
         self._first = first
         self._limits = limits
+        self.reader = PduReader(connection, limits)
 
     @property
     @override
     def ready(self) -> bool:
         """Whether there is something to read, or the end of it."""
-        return bool(self._first) or super().ready
+        return bool(self._first) or (self.socket is not None and self.reader.wait(0))
 
     def receive_pdu(self) -> bytes:
         """Read one whole PDU.
@@ -195,41 +203,35 @@ class BoundedSocket(GatewaySocket):
         if self._first:
             first, self._first = self._first, b""
             return first
-        connection = self.socket
-        if connection is None:
-            raise ConnectionResetError("the connection is closed")
-        limits, clock = self._limits, time.monotonic
-        start = clock()
-        try:
-            pdu = _receive(connection, HEADER_BYTES, start + limits.pdu_seconds, clock)
-            kind, _, length = struct.unpack(">BBL", pdu)
-            self._check(kind, length)
-            deadline = start + limits.seconds_for(length)
-            pdu += _receive(connection, length, deadline, clock)
-            return bytes(pdu)
-        except TimeoutError as error:
-            raise InvalidPdu("a PDU did not come whole in time") from error
-        except ValueError as error:  # a socket closed by another thread
-            raise ConnectionResetError("the connection is closed") from error
-
-    def _check(self, kind: int, length: int) -> None:
-        if kind not in PDU_TYPES:
-            raise InvalidPdu(f"PDU of unknown type {kind}")
-        if length > max(self._limits.max_pdu_bytes, RECEIVE_BYTES):
-            raise InvalidPdu(f"PDU above {self._limits.max_pdu_bytes} octets")
+        return bytes(self.reader.next())
 
     @override
     def send(self, bytestream: bytes) -> None:
         """Send a PDU; a peer that takes it too slowly has closed."""
-        connection = self.socket
         deadline = time.monotonic() + self._limits.seconds_for(len(bytestream))
         view = memoryview(bytestream)
         try:
-            while view and connection is not None:
-                connection.settimeout(max(0.001, deadline - time.monotonic()))
-                view = view[connection.send(view) :]
+            while view and self.socket is not None:
+                view = view[self._send_some(self.socket, view, deadline) :]
         except (OSError, ValueError):
             self.event_queue.put(CLOSED)
+
+    @staticmethod
+    def _send_some(connection: socket.socket, view: memoryview, deadline: float) -> int:
+        """Send what the connection takes; wait while it takes nothing."""
+        try:
+            return connection.send(view)
+        except ssl.SSLWantReadError:
+            wanted = select.POLLIN
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            wanted = select.POLLOUT
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        poll = select.poll()
+        poll.register(connection, wanted)
+        poll.poll(left * 1000)
+        return 0
 
     def drain(self) -> None:
         """Read what the peer has sent meanwhile, so that it sees the last answer.
@@ -247,11 +249,94 @@ class BoundedSocket(GatewaySocket):
 
 
 class BoundedUpperLayer(DULServiceProvider):
-    """The upper layer of one association, over a `BoundedSocket`."""
+    """The upper layer of one association, over a `BoundedSocket`.
+
+    Its thread runs the state machine of PS3.8 9.2. While data is transferred and
+    nothing else (Sta6), it can lend the connection to the association's thread,
+    which then reads P-DATA-TF PDUs without the state machine: DT-2 leads from Sta6
+    to Sta6. Any other PDU it hands over and gives the connection back.
+    """
 
     def __init__(self, association: Association) -> None:
         super().__init__(association)
         self.state_machine = _Machine(self)
+        self._turns = threading.Condition()
+        self._wanted = False
+        self._lent = False
+
+    def borrow(self) -> BoundedSocket | None:
+        """Have the connection; None where more than data is under way.
+
+        Called by the association's thread, which must `give_back`.
+        """
+        with self._turns:
+            self._wanted = True
+            while not self._lent:
+                if not self._may_lend():
+                    self._wanted = False
+                    return None
+                self._turns.wait(LOOK_SECONDS)
+        return self.socket if isinstance(self.socket, BoundedSocket) else None
+
+    def give_back(self) -> None:
+        """Let the state machine have the connection."""
+        with self._turns:
+            self._wanted = self._lent = False
+            self._turns.notify_all()
+
+    def take_in(self, connection: BoundedSocket) -> memoryview | None:
+        """Read a PDU of a borrowed connection.
+
+        Returns
+        -------
+        memoryview or None
+            A P-DATA-TF with its header, lengths checked, valid until the next is
+            read. None: it was something else, which the state machine has now.
+        """
+        self._idle_timer.restart()
+        try:
+            pdu = connection.reader.next()
+            if pdu[0] == P_DATA_TF:
+                check_data(pdu)
+                return pdu
+        except OSError:
+            self.event_queue.put(CLOSED)
+        except InvalidPdu as error:
+            self.refuse(str(error))
+        else:
+            self._note_pdu(bytes(pdu))
+        return None
+
+    def is_disturbed(self) -> bool:
+        """Whether the state machine has something to do."""
+        return (
+            not self.event_queue.empty()
+            or not self.to_provider_queue.empty()
+            or self._kill_thread
+        )
+
+    def send_data(self, context_id: int, fragment: bytes) -> None:
+        """Send one PDV (PS3.8 9.3.5.1): at once while the connection is lent."""
+        if self._lent and self.socket is not None:
+            size = len(fragment)
+            head = P_DATA_HEAD.pack(P_DATA_TF, size + 5, size + 1, context_id)
+            self.socket.send(head + fragment)
+            return
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((context_id, fragment))
+        self.send_pdu(primitive)
+
+    def _may_lend(self) -> bool:
+        transfers = self.state_machine.current_state == DATA_TRANSFER
+        return transfers and self.is_alive() and not self._kill_thread
+
+    def _lend(self) -> None:
+        """Wait until the connection is given back."""
+        with self._turns:
+            self._lent = self._wanted
+            self._turns.notify_all()
+            while self._lent:
+                self._turns.wait()
 
     def refuse(self, reason: str) -> None:
         """End the association because of what the peer sent (PS3.8 9.2, AA-8)."""
@@ -291,6 +376,9 @@ class BoundedUpperLayer(DULServiceProvider):
     def _is_transport_event(self) -> bool:
         """Read a PDU if there is one; read none of an association that is over."""
         connection = self.socket
+        if self._wanted and self._may_lend() and self.event_queue.empty():
+            self._lend()
+            return False
         if self.state_machine.current_state == ENDING:
             if isinstance(connection, BoundedSocket):
                 connection.drain()
@@ -309,11 +397,17 @@ class BoundedUpperLayer(DULServiceProvider):
             encoded = connection.receive_pdu()
             if encoded[0] == P_DATA_TF:
                 check_data(encoded)
-            pdu, event = self._decode_pdu(encoded)  # type: ignore[arg-type]
         except OSError:
             self.event_queue.put(CLOSED)
         except InvalidPdu as error:
             self.refuse(str(error))
+        else:
+            self._note_pdu(encoded)
+
+    def _note_pdu(self, encoded: bytes) -> None:
+        """Give a PDU to the state machine."""
+        try:
+            pdu, event = self._decode_pdu(encoded)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - pynetdicom raises anything
             self.refuse(f"a PDU cannot be decoded: {type(error).__name__}")
         else:

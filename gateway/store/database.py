@@ -26,6 +26,7 @@ READING = "miad_reading"
 POOL: Final[dict[str, Any]] = {
     "pool_size": 8,
     "max_overflow": 248,
+    "pool_use_lifo": True,  # the connection used last has its pages decrypted
     "hide_parameters": True,  # rows name patients: not in exception texts
 }
 

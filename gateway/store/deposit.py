@@ -8,13 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ObjectConflict
-from gateway.store.files import CONFLICTS, ORIGINALS, FileStore, OriginalWriter
+from gateway.store.committer import Committer
+from gateway.store.files import ORIGINALS, FileStore, OriginalWriter
 from gateway.store.index import Index
 from gateway.store.rows import Attributes, NewInstance
 
@@ -38,6 +39,7 @@ class Deposit:
     def __init__(self, store: FileStore, index: Index) -> None:
         self._store = store
         self._index = index
+        self._committer = Committer(index)
         self._lock = threading.Lock()
         self._in_hand: Counter[str] = Counter()
 
@@ -58,31 +60,32 @@ class Deposit:
         StoreFull, OSError, SQLAlchemyError
             Nothing is stored.
         """
-        syntax = writer.meta.transfer_syntax_uid
         with self._holding(writer.sha256):
-            outcome = self._index.compare(
-                attributes.sop_instance_uid, writer.sha256, syntax
-            )
-            if outcome == "duplicate":
+            known = self._known(writer, attributes.sop_instance_uid)
+            if known == "duplicate":
                 return "duplicate"
-            kind = ORIGINALS if outcome is None else CONFLICTS
             with self._locked(fcntl.LOCK_SH):
-                new = _commit(writer, attributes, source, kind)
+                new = _commit(writer, attributes, source)
                 try:
-                    return self._add(new, known=outcome is not None)
+                    return self._add(new)
                 except SQLAlchemyError as error:
                     failure = error
             with self._locked(fcntl.LOCK_EX):
                 self._take_back(new)
             raise failure
 
-    def _add(self, new: NewInstance, *, known: bool) -> Literal["stored", "duplicate"]:
-        if not known:
-            outcome = self._index.add_instance(new)
-            if outcome != "conflict":
-                return outcome
-            # Another association was faster, with other bytes.
-        self._index.add_conflict(new)
+    def _known(self, writer: OriginalWriter, uid: str) -> str | None:
+        """Ask the index only where these very bytes lie in the store already."""
+        if not self._store.exists(writer.name_as(ORIGINALS)):
+            return None
+        syntax = writer.meta.transfer_syntax_uid
+        return self._index.compare(uid, writer.sha256, syntax)
+
+    def _add(self, new: NewInstance) -> Literal["stored", "duplicate"]:
+        outcome = self._committer.add(new)
+        if outcome != "conflict":
+            return outcome
+        self._index.add_conflict(replace(new, path=self._store.set_aside(new.path)))
         raise ObjectConflict("Other content is stored under this UID; kept aside")
 
     def _take_back(self, new: NewInstance) -> None:
@@ -127,11 +130,11 @@ class Deposit:
 
 
 def _commit(
-    writer: OriginalWriter, attributes: Attributes, source: Source, kind: str
+    writer: OriginalWriter, attributes: Attributes, source: Source
 ) -> NewInstance:
     return NewInstance(
-        **asdict(attributes),
-        **asdict(writer.commit(kind)),
-        **asdict(source),
+        **vars(attributes),
+        **vars(writer.commit()),
+        **vars(source),
         transfer_syntax_uid=writer.meta.transfer_syntax_uid,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import secrets
@@ -50,6 +51,34 @@ class WholeFile(io.FileIO):
         """Wait until the disk has it."""
         with refused_when_full():
             os.fsync(self.fileno())
+
+
+class ClaimedFile(WholeFile):
+    """A new file that others see is being written: it holds a lock on it."""
+
+    def __init__(self, path: Path) -> None:
+        while True:
+            super().__init__(path)
+            fcntl.flock(self.fileno(), fcntl.LOCK_EX)
+            if os.fstat(self.fileno()).st_nlink:
+                break
+            self.close()  # taken for a leftover before it was locked
+
+
+def remove_unclaimed(path: Path) -> bool:
+    """Remove a file that nobody is writing any more; True where that was so."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _private(path: str, flags: int) -> int:

@@ -6,10 +6,12 @@ authentic, and the object of its name, or reading it raises.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from gateway.errors import InvalidObject, InvalidSeal
 from gateway.sealing.envelope import EnvelopeWriter, open_sealed
@@ -18,6 +20,7 @@ from gateway.store.durable import (
     durably,
     make_directory,
     refused_when_full,
+    remove_unclaimed,
     sync_directory,
     write_durably,
 )
@@ -44,6 +47,11 @@ __all__ = [
     "StoredFile",
     "write_durably",
 ]
+
+
+NO_LINK: Final = frozenset(
+    {errno.EEXIST, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+)
 
 
 class FileStore:
@@ -156,12 +164,48 @@ class FileStore:
             The disk has no room.
         """
         final = self.path_of(relative)
-        file.sync()
         with refused_when_full():
-            make_directory(final.parent)
-            path.replace(final)
+            try:
+                self._link(path, final)
+                file.sync()
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                # A file of that name may be left from before a power cut, not
+                # whole; and some file systems have no links.
+                file.sync()
+                path.replace(final)
             sync_directory(final.parent)
         file.close()
+
+    def _link(self, path: Path, final: Path) -> None:
+        """Give a file a second name, in a directory that is made when absent.
+
+        Before it is synced: the name then comes with the content in one
+        transaction of the file system. A name that is there is left alone.
+        """
+        try:
+            os.link(path, final)
+        except FileNotFoundError:
+            make_directory(final.parent)
+            os.link(path, final)
+
+    def set_aside(self, relative: str) -> str:
+        """Keep a received file as other content of a known UID, durably.
+
+        Returns
+        -------
+        str
+            Its new name.
+        """
+        aside = f"{CONFLICTS}/{relative.partition('/')[2]}"
+        before, after = self.path_of(relative), self.path_of(aside)
+        with refused_when_full():
+            make_directory(after.parent)
+            before.replace(after)
+            sync_directory(after.parent)
+            sync_directory(before.parent)
+        return aside
 
     def read_protected(self, uid: str) -> bytes:
         """Return the protected object of a UID, a Part 10 file.
@@ -244,14 +288,11 @@ class FileStore:
         self.path_of(relative).unlink(missing_ok=True)
 
     def clear_incoming(self) -> int:
-        """Remove what an interrupted reception left; return how many files.
+        """Remove what interrupted receptions left; return how many files.
 
-        Only for the process that receives, before it listens.
+        What another process is writing stays.
         """
-        leftovers = list((self._root / INCOMING).iterdir())
-        for path in leftovers:
-            path.unlink()
-        return len(leftovers)
+        return sum(remove_unclaimed(path) for path in (self._root / INCOMING).iterdir())
 
 
 def _head_of(stream: BinaryIO, relative: str) -> FileMeta:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self, cast
 
 from gateway.errors import InvalidSeal
 from gateway.sealing.envelope import EnvelopeWriter, open_sealed
-from gateway.store.durable import WholeFile
+from gateway.store.durable import ClaimedFile
 from gateway.store.names import ORIGINALS, context_of_object
 from gateway.store.part10 import FileMeta, encode_head
-from gateway.store.stream import StoredStream, damaged
+from gateway.store.stream import Beginning, StoredStream, damaged
 
 if TYPE_CHECKING:
     from gateway.store.files import FileStore
@@ -22,6 +22,10 @@ INCOMING = "incoming"
 CHUNK: Final = 256 << 10
 """Octets sealed at once of what comes in: with four senders in one process a fourth
 more than in chunks of 64 KiB, and a header is still read at the price of one chunk."""
+
+
+HEAD_BYTES: Final = 64 << 10
+"""Held in memory of what comes in: what the index keeps of nearly every object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,9 @@ class OriginalWriter:
         self._digest = hashlib.sha256()
         self._size_bytes = 0
         self._path = store.root / INCOMING / f"{secrets.token_hex(16)}.part"
-        self._file = WholeFile(self._path)
+        self._head_size = len(head)
+        self._head = bytearray(head)
+        self._file = ClaimedFile(self._path)
         try:
             context = context_of_object(store.names.label(meta))
             file = cast("BinaryIO", self._file)
@@ -93,9 +99,15 @@ class OriginalWriter:
         self._envelope.write(piece)
         self._digest.update(piece)
         self._size_bytes += len(piece)
+        room = HEAD_BYTES - len(self._head)
+        if room > 0:
+            self._head += piece[:room]
 
     def open(self) -> BinaryIO:
-        """Open what was written, a Part 10 file; nothing more can be written.
+        """Open what was written, a Part 10 file.
+
+        Its beginning comes from memory; where more is read, from the disk, and
+        then nothing more can be written.
 
         Raises
         ------
@@ -104,6 +116,10 @@ class OriginalWriter:
         StoredObjectDamaged
             The disk does not give back what was written.
         """
+        size = self._head_size + self._size_bytes
+        return cast("BinaryIO", Beginning(bytes(self._head), size, self._open_whole))
+
+    def _open_whole(self) -> BinaryIO:
         self._envelope.finish()
         name = f"{INCOMING}/{self._path.name}"
         try:
@@ -112,7 +128,11 @@ class OriginalWriter:
             raise damaged(name, error) from error
         return cast("BinaryIO", StoredStream(sealed, name))
 
-    def commit(self, kind: str = ORIGINALS) -> StoredFile:
+    def name_as(self, kind: str) -> str:
+        """Return the name of what was written so far, as an object of a kind."""
+        return self._store.names.original(kind, self.sha256, self._meta)
+
+    def commit(self) -> StoredFile:
         """Give the file its name, durably, and return it.
 
         The name holds a mark of the bytes and of the object, so that a file of
@@ -123,11 +143,12 @@ class OriginalWriter:
         StoreFull
             The disk has no room.
         """
-        digest = self.sha256
-        relative = self._store.names.original(kind, digest, self._meta)
+        relative = self.name_as(ORIGINALS)
         self._envelope.finish()
         self._store.adopt(self._file, self._path, relative)
-        return StoredFile(path=relative, sha256=digest, size_bytes=self._size_bytes)
+        return StoredFile(
+            path=relative, sha256=self.sha256, size_bytes=self._size_bytes
+        )
 
     def discard(self) -> None:
         """Remove what was written; harmless after ``commit``."""

@@ -5,7 +5,7 @@ Every method is one transaction, durable when it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -106,7 +106,7 @@ class Index(Care):
         """
         try:
             with self._database.write() as connection:
-                connection.execute(insert(instances).values(**asdict(new)))
+                connection.execute(insert(instances), [dict(vars(new))])
         except IntegrityError:
             outcome = self.compare(
                 new.sop_instance_uid, new.sha256, new.transfer_syntax_uid
@@ -115,6 +115,18 @@ class Index(Care):
                 raise
             return outcome
         return "stored"
+
+    def add_instances(self, new: Sequence[NewInstance]) -> None:
+        """Add received objects whose UIDs are new, in one transaction.
+
+        Raises
+        ------
+        SQLAlchemyError
+            None was added: the UID of one is there already, or nothing can be
+            written. `add_instance` tells which.
+        """
+        with self._database.write() as connection:
+            connection.execute(insert(instances), [dict(vars(row)) for row in new])
 
     def compare(
         self, sop_instance_uid: str, sha256: str, transfer_syntax_uid: str

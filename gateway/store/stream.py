@@ -12,6 +12,8 @@ from gateway.errors import InvalidSeal, StoredObjectDamaged
 from gateway.sealing.reading import SeekableReader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.sealing.envelope import EnvelopeReader
 
 CHUNK_BYTES: Final = 1 << 20
@@ -50,6 +52,62 @@ class StoredStream(SeekableReader):
     @override
     def close(self) -> None:
         self._sealed.close()
+        super().close()
+
+
+class Beginning(SeekableReader):
+    """A stream of which the beginning is at hand, and the whole can be opened.
+
+    Parameters
+    ----------
+    held
+        Its first octets.
+    size
+        Of the whole.
+    open_whole
+        Opens the whole at its start; called when more than the beginning is read.
+    """
+
+    def __init__(
+        self, held: bytes, size: int, open_whole: Callable[[], BinaryIO]
+    ) -> None:
+        super().__init__()
+        self._held = held
+        self._size = size
+        self._open_whole = open_whole
+        self._whole: BinaryIO | None = None
+        self._at = 0
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
+        self._at = max(start + offset, 0)
+        return self._at
+
+    @override
+    def tell(self) -> int:
+        return self._at
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, fewer only at the end."""
+        left = max(self._size - self._at, 0)
+        wanted = left if size is None or size < 0 else min(size, left)
+        end = self._at + wanted
+        if end <= len(self._held):
+            piece = self._held[self._at : end]
+        else:
+            if self._whole is None:
+                self._whole = self._open_whole()
+            self._whole.seek(self._at)
+            piece = self._whole.read(wanted)
+        self._at += len(piece)
+        return piece
+
+    @override
+    def close(self) -> None:
+        if self._whole is not None:
+            self._whole.close()
         super().close()
 
 

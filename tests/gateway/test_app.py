@@ -21,6 +21,7 @@ SITE = """\
 data_directory = "data"
 
 [receiver]
+processes = 2
 plain_port = 0
 
 [recovery]
@@ -46,6 +47,9 @@ when = "true"
 destinations = ["outside"]
 protect = true
 """
+
+PROCESSES = 6
+"""serve, worker, auditor, receiver, and two that receive."""
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +117,7 @@ def test_serve_listens_and_stops_cleanly(site: Path) -> None:
         found = ports(site)
         assert found is not None
         assert answers(found["plain_receiver"])
-        assert len(processes_of(site)) == 4
+        assert len(processes_of(site)) == PROCESSES
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -136,7 +140,7 @@ def test_a_killed_receiver_is_started_again(site: Path) -> None:
 
 def test_kill_9_of_serve_leaves_no_process_and_a_new_one_starts(site: Path) -> None:
     with serving(site) as process:
-        wait_until(lambda: len(processes_of(site)) == 4)
+        wait_until(lambda: len(processes_of(site)) == PROCESSES)
         process.kill()
         process.wait()
         wait_until(lambda: not processes_of(site))

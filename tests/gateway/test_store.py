@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 
 from gateway.errors import InvalidObject, StoredObjectDamaged, StoreFull
-from gateway.store.files import CONFLICTS, FileStore, write_durably
+from gateway.store.files import FileStore, write_durably
 from gateway.store.part10 import FileMeta, check_uid, read_head
 from tests.gateway.scp import example
 from tests.gateway.stored import a_store, content_of, put_in_place
@@ -115,9 +115,11 @@ def test_leftovers_of_a_killed_receiver_are_removed(store: FileStore) -> None:
 def test_a_conflict_is_kept_apart_from_originals(store: FileStore) -> None:
     with store.begin_original(META) as writer:
         writer.write(b"other")
-        stored = writer.commit(CONFLICTS)
-    assert stored.path.startswith("conflicts/")
-    assert store.read_data_set(stored.path)[0] == b"other"
+        stored = writer.commit()
+    aside = store.set_aside(stored.path)
+    assert aside.startswith("conflicts/")
+    assert store.read_data_set(aside)[0] == b"other"
+    assert files_of(store) == [store.path_of(aside)]
 
 
 def test_no_room_for_an_original_is_store_full_and_leaves_nothing(

@@ -1,0 +1,96 @@
+"""Rows of received objects, committed together.
+
+A commit costs a wait for the disk however many rows it holds. So whoever finds a
+commit under way leaves its row, and the first to have its turn takes all that wait
+into one transaction. Nobody waits for others to come, and no thread is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
+
+if TYPE_CHECKING:
+    from gateway.store.index import AddOutcome, Index
+    from gateway.store.rows import NewInstance
+
+
+class _Waiting:
+    """A row, and what became of it once a transaction was made of it."""
+
+    def __init__(self, new: NewInstance) -> None:
+        self.new = new
+        self.outcome: AddOutcome | None = None
+        self.failure: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.outcome is not None or self.failure is not None
+
+
+class Committer:
+    """Adds received objects to the index; one per process that receives.
+
+    Parameters
+    ----------
+    index
+        Where they go.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._lock = threading.Lock()  # of the list
+        self._turn = threading.Lock()  # one transaction at a time
+        self._waiting: list[_Waiting] = []
+
+    def add(self, new: NewInstance) -> AddOutcome:
+        """Add a row; as `Index.add_instance`, durable when this returns.
+
+        Raises
+        ------
+        SQLAlchemyError
+            This row could not be added; others of the transaction may have been.
+        """
+        mine = _Waiting(new)
+        with self._lock:
+            self._waiting.append(mine)
+        with self._turn:
+            if not mine.done:
+                with self._lock:
+                    batch, self._waiting = self._waiting, []
+                self._commit(batch)
+        if mine.failure is not None:
+            raise mine.failure
+        assert mine.outcome is not None
+        return mine.outcome
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        """Add all rows in one transaction; where that fails, each in its own."""
+        try:
+            if len(batch) > 1 and self._all_at_once(batch):
+                return
+            for waiting in batch:
+                self._alone(waiting)
+        except BaseException as error:
+            for waiting in batch:
+                if not waiting.done:
+                    waiting.failure = error
+            raise
+
+    def _all_at_once(self, batch: list[_Waiting]) -> bool:
+        """Add them all, or none: a known UID or a full disk fails the whole."""
+        try:
+            self._index.add_instances([waiting.new for waiting in batch])
+        except SQLAlchemyError:
+            return False
+        for waiting in batch:
+            waiting.outcome = "stored"
+        return True
+
+    def _alone(self, waiting: _Waiting) -> None:
+        try:
+            waiting.outcome = self._index.add_instance(waiting.new)
+        except SQLAlchemyError as error:
+            waiting.failure = error

@@ -72,6 +72,9 @@ class Everything:
         """Allow all."""
         return self.offered
 
+    def leave(self, association: Any) -> None:
+        """Let go."""
+
     def note_declined(self, call: Any, sop_classes: Any) -> None:
         """Audit nothing."""
 
@@ -236,18 +239,26 @@ def _messages() -> Entry:
             at += 6 + length
             try:
                 check_data(encoded)
-                pdu = P_DATA_TF()
-                pdu.decode(encoded)
-                primitive = pdu.to_primitive()
+                primitive = _primitive(encoded) if len(data) % 2 else None
             except InvalidPdu:
                 break
             except Exception:  # noqa: BLE001 - the upper layer refuses it whatever it is
                 break
-            association.dimse.receive_primitive(primitive)
+            if primitive is None:  # as the association's own thread reads them
+                association.dimse.take(memoryview(encoded))
+            else:
+                association.dimse.receive_primitive(primitive)
             _served(association)
         association.dimse.discard_all()
 
     return enter
+
+
+def _primitive(encoded: bytes) -> Any:
+    """Decode a PDU as pynetdicom does."""
+    pdu = P_DATA_TF()
+    pdu.decode(encoded)
+    return pdu.to_primitive()
 
 
 def _served(association: GatewayAssociation) -> None:

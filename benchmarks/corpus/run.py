@@ -168,7 +168,8 @@ class _Run:
                 rows=rows_of(passage, number, self.expected, self.directory),
                 strays=strangers(passage),
             )
-            keep_round(found, files, folder, quick=self.options.quick)
+            if not self.options.stand_in:  # no later run goes on from it
+                keep_round(found, files, folder, quick=self.options.quick)
         self.display.settled(number, len(files))
         return found
 

@@ -65,7 +65,12 @@ FACTS: dict[str, Any] = {
 
 BROKEN: dict[str, Callable[[Row], Row]] = {
     "expected protected": lambda row: replace(
-        row, outcome="held", reason="undecodable", right=False, protected=()
+        row,
+        outcome="held",
+        reason="undecodable",
+        message="the stream is cut off",
+        right=False,
+        protected=(),
     ),
     "octet for octet": lambda row: replace(row, recovered=False),
     "0 of 1 objects": lambda row: replace(row, protected=()),
@@ -74,7 +79,19 @@ BROKEN: dict[str, Callable[[Row], Row]] = {
     "dcm2pnm": lambda row: replace(row, dcmtk=("dcm2pnm: exit status 1",)),
     "gdcmraw": lambda row: replace(row, gdcm=("gdcmraw: other octets",)),
     "an object of it arrived": lambda row: replace(
-        row, outcome="held", reason="too-small", right=True
+        row, outcome="held", reason="too-small", message="8x8 pixels", right=True
+    ),
+    "held failed: no fault": lambda row: replace(
+        row, outcome="held", reason="failed", message="a sentence", protected=()
+    ),
+    "held unreadable: no fault": lambda row: replace(
+        row, outcome="held", reason="unreadable", message="KeyError at a.py:7"
+    ),
+    "refused C000: no fault": lambda row: replace(
+        row, outcome="refused", reason="C000", protected=(), recovered=None
+    ),
+    "unsettled in no index": lambda row: replace(
+        row, outcome="unsettled", reason="in no index", protected=(), recovered=None
     ),
 }
 

@@ -26,6 +26,7 @@ def check_site(site: Site, sources: Sources) -> None:
     mistakes = [
         *_duplicates(site, sources),
         *_same_ports(site, sources),
+        *_association_bounds(site, sources),
         *_rule_mistakes(site, sources),
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
@@ -63,6 +64,15 @@ def _duplicates(site: Site, sources: Sources) -> list[str]:
                 where = sources.describe((*key, position, field))
                 mistakes.append(f"{where}: {value!r} is used twice; choose another")
     return mistakes
+
+
+def _association_bounds(site: Site, sources: Sources) -> list[str]:
+    of_node = site.receiver.max_associations_per_node
+    total = site.receiver.max_associations
+    if of_node is None or of_node <= total:
+        return []
+    where = sources.describe(("receiver", "max_associations_per_node"))
+    return [f"{where}: {of_node} is above receiver.max_associations, which is {total}"]
 
 
 def _same_ports(site: Site, sources: Sources) -> list[str]:

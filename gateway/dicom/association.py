@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -52,6 +53,7 @@ LAST_DATA = b"\x02"
 LOOK_SECONDS = 0.25
 """How long a stop of this side may go unnoticed by a thread that waits for data."""
 POLL_SECONDS = 0.001
+ABORT_SECONDS = 1.0
 UNREADABLE = b"\0"  # no data set is one octet long
 MOST_WAITING = 16
 """Requests without their answers; none but one was agreed to."""
@@ -210,6 +212,8 @@ class GatewayAssociation(Association):
             else:
                 time.sleep(POLL_SECONDS)
             self._look_for_the_end()
+        if self._sent_abort:  # it is to go out before the connection is closed
+            self.dul.join(ABORT_SECONDS)
 
     def _take_objects(self) -> tuple[int, object] | None:
         """Take objects in and answer while nothing but data comes.
@@ -268,6 +272,13 @@ class GatewayAssociation(Association):
         elif self.dul.idle_timer_expired():
             self.dul.tell("nothing came in the network timeout")
             self.abort()
+
+    @override
+    def kill(self) -> None:
+        """End; the upper layer's thread, which has to end first, gets its turn."""
+        if threading.current_thread() is self:
+            self.dul.give_back()
+        super().kill()
 
     def answer(self, context_id: int, command_set: bytes) -> None:
         """Send a response without a data set."""

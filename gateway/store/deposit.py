@@ -13,9 +13,9 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.errors import ObjectConflict
+from gateway.errors import ObjectConflict, StoreFull
 from gateway.store.committer import Committer
-from gateway.store.files import ORIGINALS, FileStore, OriginalWriter
+from gateway.store.files import CONFLICTS, ORIGINALS, FileStore, OriginalWriter
 from gateway.store.index import Index
 from gateway.store.rows import Attributes, NewInstance
 
@@ -65,13 +65,12 @@ class Deposit:
             if known == "duplicate":
                 return "duplicate"
             with self._locked(fcntl.LOCK_SH):
-                new = _commit(writer, attributes, source)
                 try:
-                    return self._add(new)
-                except SQLAlchemyError as error:
+                    return self._keep(writer, attributes, source)
+                except (SQLAlchemyError, StoreFull, OSError) as error:
                     failure = error
             with self._locked(fcntl.LOCK_EX):
-                self._take_back(new)
+                self._take_back(writer, attributes.sop_instance_uid)
             raise failure
 
     def _known(self, writer: OriginalWriter, uid: str) -> str | None:
@@ -81,30 +80,40 @@ class Deposit:
         syntax = writer.meta.transfer_syntax_uid
         return self._index.compare(uid, writer.sha256, syntax)
 
-    def _add(self, new: NewInstance) -> Literal["stored", "duplicate"]:
+    def _keep(
+        self, writer: OriginalWriter, attributes: Attributes, source: Source
+    ) -> Literal["stored", "duplicate"]:
+        new = NewInstance(
+            **vars(attributes),
+            **vars(writer.commit()),
+            **vars(source),
+            transfer_syntax_uid=writer.meta.transfer_syntax_uid,
+        )
         outcome = self._committer.add(new)
         if outcome != "conflict":
             return outcome
         self._index.add_conflict(replace(new, path=self._store.set_aside(new.path)))
         raise ObjectConflict("Other content is stored under this UID; kept aside")
 
-    def _take_back(self, new: NewInstance) -> None:
+    def _take_back(self, writer: OriginalWriter, uid: str) -> None:
         """Remove a file whose row could not be written, unless it is in use.
 
         A full disk would otherwise fill further with files that nothing names.
         Where it is not certain that no row names the file, it stays.
         """
         with self._lock:
-            if self._in_hand[new.sha256] > 1:
+            if self._in_hand[writer.sha256] > 1:
                 return
             try:
-                known = self._index.instance(new.sop_instance_uid)
-                aside = self._index.conflicts_of(new.sop_instance_uid)
+                known = self._index.instance(uid)
+                aside = self._index.conflicts_of(uid)
             except SQLAlchemyError:
                 return
             named = {row.path for row in (known, *aside) if row is not None}
-            if new.path not in named:
-                self._store.remove(new.path)
+            for kind in (ORIGINALS, CONFLICTS):
+                path = writer.name_as(kind)
+                if path not in named:
+                    self._store.remove(path)
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
@@ -127,14 +136,3 @@ class Deposit:
             with self._lock:
                 self._in_hand[sha256] -= 1
                 self._in_hand += Counter()  # drops what is at zero
-
-
-def _commit(
-    writer: OriginalWriter, attributes: Attributes, source: Source
-) -> NewInstance:
-    return NewInstance(
-        **vars(attributes),
-        **vars(writer.commit()),
-        **vars(source),
-        transfer_syntax_uid=writer.meta.transfer_syntax_uid,
-    )

@@ -202,7 +202,11 @@ class FileStore:
         before, after = self.path_of(relative), self.path_of(aside)
         with refused_when_full():
             make_directory(after.parent)
-            before.replace(after)
+            try:
+                before.replace(after)
+            except FileNotFoundError:
+                if not after.exists():  # another took it there
+                    raise
             sync_directory(after.parent)
             sync_directory(before.parent)
         return aside

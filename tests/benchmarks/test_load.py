@@ -1,4 +1,4 @@
-"""The load test tells a leak, a stuck job and a lost object; and a small run is flat."""
+"""The load test tells leaks, stuck jobs and lost objects; and a small run is flat."""
 
 from __future__ import annotations
 

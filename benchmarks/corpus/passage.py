@@ -67,6 +67,13 @@ class Options:
     resume: bool = False
     stall_seconds: float = 3600.0
 
+    @property
+    def how(self) -> str:
+        """What marks are like: rounds done otherwise are done again."""
+        if self.stand_in:
+            return "stand-in"
+        return "quick" if self.quick else "full"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:

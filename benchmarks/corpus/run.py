@@ -156,7 +156,7 @@ class _Run:
 
     def _round(self, number: int, files: Sequence[FoundFile]) -> RoundResult:
         folder = self.directory / "rounds" / f"{number:02d}"
-        found = kept_round(files, folder, quick=self.options.quick)
+        found = kept_round(files, folder, how=self.options.how)
         if found is None:
             passage = pass_through(
                 files,
@@ -168,8 +168,7 @@ class _Run:
                 rows=rows_of(passage, number, self.expected, self.directory),
                 strays=strangers(passage),
             )
-            if not self.options.stand_in:  # no later run goes on from it
-                keep_round(found, files, folder, quick=self.options.quick)
+            keep_round(found, files, folder, how=self.options.how)
         self.display.settled(number, len(files))
         return found
 

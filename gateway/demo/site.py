@@ -26,7 +26,7 @@ OUTSIDE: Final = "OUTSIDE"
 WORKSTATION: Final = "WORKSTATION"
 GATEWAY: Final = "MIAD-GATEWAY"
 RECOVERY: Final = "MIAD-RECOVERY"
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 180.0
 
 SITE: Final = """\
 name = "demo"

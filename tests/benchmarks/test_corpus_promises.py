@@ -130,11 +130,11 @@ def test_a_finished_round_is_taken_up_only_for_the_very_same_files(
 ) -> None:
     file = FoundFile(name="package/ct.dcm", path=tmp_path, sha256="1")
     found = RoundResult(rows=[GOOD], strays=["stray"])
-    keep_round(found, [file], tmp_path, quick=True)
-    assert kept_round([file], tmp_path, quick=True) == found
-    assert kept_round([file], tmp_path, quick=False) is None
-    assert kept_round([replace(file, sha256="2")], tmp_path, quick=True) is None
-    assert kept_round([file], tmp_path / "other", quick=True) is None
+    keep_round(found, [file], tmp_path, how="quick")
+    assert kept_round([file], tmp_path, how="quick") == found
+    assert kept_round([file], tmp_path, how="full") is None
+    assert kept_round([replace(file, sha256="2")], tmp_path, how="quick") is None
+    assert kept_round([file], tmp_path / "other", how="quick") is None
 
 
 def test_the_page_tells_of_a_viewer_that_shows_otherwise(tmp_path: Path) -> None:

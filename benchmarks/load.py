@@ -34,6 +34,7 @@ from pydicom import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from rich.console import Console
 
 from benchmarks.corpus.passage import STAND_IN
@@ -44,6 +45,7 @@ from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, GatewayProcess, write_
 from gateway.dicom.contexts import storage_classes, transfer_syntaxes
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
 from gateway.dicom.requestor import Peer, Requestor, Timeouts, requested
+from gateway.errors import AssociationLost
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
@@ -52,6 +54,12 @@ SERIES: Final = 100
 """Instances of a series: a job of the queue is a series."""
 
 SIDE: Final = 64
+MOST_ASSOCIATIONS: Final = 50
+"""Of one peer: one that is lost is asked for again, as modalities do."""
+
+LOST: Final = -1
+"""Counts associations that ended before their time, among the statuses."""
+
 WARM: Final = 1000
 GROWTH: Final = 0.05
 SLACK_BYTES: Final = 8 << 20
@@ -118,6 +126,7 @@ class Load:
     warm: dict[str, Reading] = field(default_factory=dict)
     middle: dict[str, Reading] = field(default_factory=dict)
     last: dict[str, Reading] = field(default_factory=dict)
+    lost: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
 
     def growth(self, name: str) -> float:
@@ -222,26 +231,21 @@ def send_all(port: int, associations: int, instances: int) -> Counter[int]:
     statuses: Counter[int] = Counter()
     lock = threading.Lock()
 
+    entity = Requestor(MODALITY, Timeouts(answer=300.0, idle=None))
+    there = Peer(ae_title=GATEWAY, host=LOOPBACK, port=port, tls=None)
+
     def peer() -> None:
-        entity = Requestor(MODALITY, Timeouts(answer=300.0, idle=None))
-        there = Peer(ae_title=GATEWAY, host=LOOPBACK, port=port, tls=None)
-        with requested(entity, there, [(CT, EXPLICIT)]) as association:
-            if not association.is_established:
-                with lock:
-                    statuses[-1] += 1
+        left = _next(waiting, instances)
+        for _ in range(MOST_ASSOCIATIONS):
+            if not left:
                 return
-            while True:
-                try:
-                    series = waiting.get(block=False)
-                except queue.Empty:
-                    return
-                end = min((series + 1) * SERIES, instances)
-                for number in range(series * SERIES, end):
-                    status = send_c_store_bytes(
-                        association, object_of(number), message_id=number % 60000 + 1
-                    )
+            with requested(entity, there, [(CT, EXPLICIT)]) as association:
+                while left and (status := _sent(association, left[0])) is not None:
                     with lock:
                         statuses[status] += 1
+                    left = left[1:] or _next(waiting, instances)
+            with lock:
+                statuses[LOST] += bool(left)
 
     threads = [threading.Thread(target=peer) for _ in range(associations)]
     for thread in threads:
@@ -249,6 +253,25 @@ def send_all(port: int, associations: int, instances: int) -> Counter[int]:
     for thread in threads:
         thread.join()
     return statuses
+
+
+def _next(waiting: queue.Queue[int], instances: int) -> list[int]:
+    """Return numbers of the instances of the next series; none where all are sent."""
+    try:
+        series = waiting.get(block=False)
+    except queue.Empty:
+        return []
+    return list(range(series * SERIES, min((series + 1) * SERIES, instances)))
+
+
+def _sent(association: Association, number: int) -> int | None:
+    """Send one instance; its status, or None where the association is lost."""
+    try:
+        return send_c_store_bytes(
+            association, object_of(number), message_id=number % 60000 + 1
+        )
+    except AssociationLost:
+        return None
 
 
 def processes_below(pid: int) -> dict[str, int]:
@@ -354,6 +377,7 @@ def run_load(
     with outside.listening() as port:
         config = write_site(folder, None, outside_port=port, workstation_port=1)
         text = config.read_text("utf-8") + MORE
+        text = text.replace("idle_seconds = 2.0", "idle_seconds = 10.0")
         if route == "originals":
             text = text.replace("protect = true", "protect = false").replace(
                 "retry_first_seconds", "originals = true\nretry_first_seconds"
@@ -370,6 +394,7 @@ def run_load(
                 statuses = send_all(ports.receiver, associations, instances)
                 load.receive_seconds = time.monotonic() - start
                 load.accepted = statuses[0]
+                load.lost = statuses.pop(LOST, 0)
                 load.statuses = {f"{k:04X}": v for k, v in statuses.items()}
                 _wait(load, outside, stall)
                 load.total_seconds = time.monotonic() - start
@@ -377,7 +402,7 @@ def run_load(
                 threading.Event().wait(5)
                 sampler.sample()
             load.states = _states(config)
-            load.warm = sampler.at(min(WARM, instances // 4))
+            load.warm = sampler.at(warm_at(instances))
             load.middle = sampler.at(instances // 2)
             load.last = sampler.series[-1][2]
             load.warm = {
@@ -388,6 +413,11 @@ def run_load(
     load.distinct = len(outside.counted)
     load.again = load.delivered - load.distinct
     return load, sampler
+
+
+def warm_at(instances: int) -> int:
+    """How many must be outside before memory is first compared."""
+    return min(WARM, instances // 4)
 
 
 def _wait(load: Load, outside: Outside, stall: float) -> None:
@@ -427,11 +457,13 @@ def page_of(load: Load) -> str:
     """Lay out the result as a page."""
     rate = load.accepted / max(load.receive_seconds, 1e-9)
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    warm = f"{warm_at(load.instances):,}"
     what = {
         "answered with Success": f"{load.accepted:,}",
         "received in": f"{load.receive_seconds:.0f} s ({rate:.0f}/s)",
         "all outside after": f"{load.total_seconds:.0f} s",
         "distinct objects outside": f"{load.distinct:,}",
+        "associations that ended before their time": f"{load.lost}",
         "sent again (at least once)": f"{load.again}",
         "jobs by state at the end": _words(load.jobs),
         **{f"index, {name}": _words(found) for name, found in load.states.items()},
@@ -445,17 +477,17 @@ def page_of(load: Load) -> str:
         "|---|---|",
         *(f"| {name} | {figure} |" for name, figure in what.items()),
         "",
-        f"| process | RSS at {WARM:,} | half | end | growth | threads | files |",
+        f"| process | RSS at {warm} | half | end | growth | threads | files |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, last in load.last.items():
-        warm = load.warm[name]
+        first = load.warm[name]
         middle = load.middle.get(name, last)
         lines.append(
-            f"| {name} | {warm.resident / 2**20:.1f} MiB | "
+            f"| {name} | {first.resident / 2**20:.1f} MiB | "
             f"{middle.resident / 2**20:.1f} MiB | {last.resident / 2**20:.1f} MiB | "
-            f"{load.growth(name):+.1%} | {warm.threads} to {last.threads} | "
-            f"{warm.files} to {last.files} |"
+            f"{load.growth(name):+.1%} | {first.threads} to {last.threads} | "
+            f"{first.files} to {last.files} |"
         )
     said = load.faults or ["As promised: everything outside, no job left, memory flat."]
     return "\n".join([*lines, "", *(f"- {one}" for one in said), ""])

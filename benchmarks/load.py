@@ -231,7 +231,6 @@ def send_all(port: int, associations: int, instances: int) -> Counter[int]:
     statuses: Counter[int] = Counter()
     lock = threading.Lock()
 
-    entity = Requestor(MODALITY, Timeouts(answer=300.0, idle=None))
     there = Peer(ae_title=GATEWAY, host=LOOPBACK, port=port, tls=None)
 
     def peer() -> None:
@@ -239,6 +238,7 @@ def send_all(port: int, associations: int, instances: int) -> Counter[int]:
         for _ in range(MOST_ASSOCIATIONS):
             if not left:
                 return
+            entity = Requestor(MODALITY, Timeouts(answer=300.0, idle=None))
             with requested(entity, there, [(CT, EXPLICIT)]) as association:
                 while left and (status := _sent(association, left[0])) is not None:
                     with lock:

@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  := dcmtk orthanc libgdcm-tools libxml2-utils openssl postgresql softhsm2 sslscan
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys \
-  lock check-lock sbom audit-deps clean security
+  lock check-lock sbom audit-deps clean security fuzz load
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
@@ -54,6 +54,19 @@ sheets: $(VENV)/.installed-dev
 keys: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.record_sizes \
 	  --out docs/results/keys.md
+
+# A million changed PDUs, messages and data sets, and 20,000 changed associations.
+FUZZ ?= build/fuzz
+EXECUTIONS ?= 1100000
+fuzz: $(VENV)/.installed-dev
+	$(PIP) install -q -e ".[dev,fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz run --out $(FUZZ) --jobs $(JOBS) \
+	  --executions $(EXECUTIONS)
+	$(BIN)/python -m tests.fuzz wire --out $(FUZZ)
+	$(BIN)/python -m tests.fuzz page $(FUZZ)
+
+load: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.load --page benchmarks/results/load.md
 
 # The supply chain; docs/supply-chain.md. `lock` resolves the product anew,
 # `check-lock` compares every file's hash with the lock, `sbom` writes two bills of

@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -35,7 +36,8 @@ _LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-_THIRD_PARTIES = ("pynetdicom", "pydicom", "dbos", "alembic", "sqlalchemy")
+_THIRD_PARTIES = ("dbos", "alembic", "sqlalchemy")
+_QUOTING = ("pynetdicom", "pydicom")
 
 
 def get_logger(component: str) -> FilteringBoundLogger:
@@ -52,7 +54,8 @@ def configure(
     """Set the logs of this process up; call it once, at the start.
 
     Libraries that could write data sets at their lower levels are kept to
-    warnings, whatever the level asked for.
+    warnings, whatever the level asked for; those that quote in their warnings the
+    value they do not like, to errors.
     """
     target = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(target)
@@ -62,6 +65,9 @@ def configure(
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in _THIRD_PARTIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _QUOTING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=UserWarning, module=name)
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if style == "json"

@@ -51,6 +51,10 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         bool,
         typer.Option("--quick", help="16 marks tried, one step of δ: a smoke run."),
     ] = False,
+    stand_in: Annotated[
+        bool,
+        typer.Option("--stand-in", help="One random mark, no engine: minutes."),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Take finished rounds as an earlier run left."),
@@ -62,7 +66,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     try:
         files = [f for f in find_corpus() if _wanted(f.name, only or ["*"])]
         chosen = spread(files, limit) if limit else files
-        options = Options(quick=quick, resume=resume)
+        options = Options(quick=quick, stand_in=stand_in, resume=resume)
         result = run_corpus(chosen, out, options, jobs, console)
     except (NoCorpus, ToolsMissing, GatewayError) as error:
         console.print(f"[red]{error}[/red]")

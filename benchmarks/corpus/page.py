@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from benchmarks.corpus.run import Result
 from benchmarks.corpus.viewer import Comparison, viewer_section
 
 EXAMPLES = 3
+UIDS = re.compile(r"\d+(\.\d+){3,}")
+NUMBERS = re.compile(r"\d+")
 
 INTRODUCTION = """\
 # Corpus: every DICOM file of the installed packages, through the gateway and back
@@ -45,6 +48,7 @@ def write_page(
         INTRODUCTION,
         _totals(result),
         _broken(result.broken),
+        _outcomes(result.rows),
         _kinds(result.rows),
         _reasons(result.rows),
         viewer_section(compared) if compared is not None else "",
@@ -106,6 +110,8 @@ def _totals(result: Result) -> str:
         if facts["quick"]
         else "the default search and δ"
     )
+    if facts.get("stand_in"):
+        search = "one random mark and δ each, without the engine (`--stand-in`)"
     lines = [(what, figure, _yes(holds)) for what, figure, holds in totals_of(rows)]
     engine = sum(row.seconds for row in rows)
     return (
@@ -191,6 +197,28 @@ def _reasons(rows: Sequence[Row]) -> str:
         "## Not protected, and why\n\nHeld: stored and acknowledged, not sent. "
         f"Refused: by C-STORE. {UNSENDABLE.capitalize()}: no C-STORE request can "
         "name it.\n\n" + table(headings, lines)
+    )
+
+
+def outcomes_of(rows: Sequence[Row]) -> list[tuple[str, str, str, int, bool]]:
+    """Count files by outcome, reason and what the gateway said, numbers left out."""
+    counted: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        said = NUMBERS.sub("N", UIDS.sub("UID", row.message))
+        counted[row.outcome, row.reason, said].append(row)
+    return [
+        (*kind, len(found), all(row.settled for row in found))
+        for kind, found in sorted(counted.items())
+    ]
+
+
+def _outcomes(rows: Sequence[Row]) -> str:
+    lines = [(*line, _yes(names)) for *line, names in outcomes_of(rows)]
+    headings = ("outcome", "reason", "what the gateway said", "files", "named")
+    return (
+        "## What became of every file\n\nProtected, passed by rule, held with a "
+        "reason that names the fault, or refused at once with a status and, in the "
+        "audit trail, why.\n\n" + table(headings, lines)
     )
 
 

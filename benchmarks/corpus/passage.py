@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +16,13 @@ from benchmarks.corpus.node import Arrived, DiskNode
 from benchmarks.corpus.peers import retrieve_study, send_files
 from config.load import load_site
 from gateway.app.openers import open_index_of, open_keys_of
+from gateway.app.places import Places
+from gateway.audit.log import AuditLog
 from gateway.demo.site import OUTSIDE, WORKSTATION, GatewayProcess, write_site
 from gateway.store.database import Database
 
 SUCCESS: Final = 0x0000
+STAND_IN: Final = "benchmarks.corpus.stand_in"
 YEAR_SECONDS: Final = 365 * 86400.0
 """For `GatewayProcess.wait_until`, whose end here is the stall."""
 
@@ -47,7 +50,9 @@ class Options:
     Attributes
     ----------
     quick
-        Whether one random mark and one step of δ replace search and PGD.
+        Whether 16 marks tried and one step of δ replace search and PGD.
+    stand_in
+        Whether one random mark replaces the engine altogether.
     threads
         Threads of torch in each gateway.
     resume
@@ -57,9 +62,17 @@ class Options:
     """
 
     quick: bool = False
+    stand_in: bool = False
     threads: int = 1
     resume: bool = False
     stall_seconds: float = 3600.0
+
+    @property
+    def how(self) -> str:
+        """What marks are like: rounds done otherwise are done again."""
+        if self.stand_in:
+            return "stand-in"
+        return "quick" if self.quick else "full"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +85,8 @@ class Passage:
         What was sent, and the C-STORE status of each.
     received
         What the gateway's index says at the end, by SOP Instance UID.
+    refused
+        What its audit trail says of refused objects, by SOP Instance UID.
     outside, returned
         What arrived at the outside node and at the authorised one.
     settled
@@ -81,6 +96,7 @@ class Passage:
     files: Sequence[FoundFile]
     statuses: Sequence[int]
     received: Mapping[str, Received]
+    refused: Mapping[str, str] = field(default_factory=dict)
     outside: Sequence[Arrived]
     returned: Sequence[Arrived]
     settled: bool
@@ -109,7 +125,8 @@ def pass_through(
     site.mkdir(parents=True)
     with outside, station:
         config = _configured(site, outside, station, options)
-        with GatewayProcess(config, directory / "gateway.log") as gateway:
+        module = STAND_IN if options.stand_in else "gateway.cli.main"
+        with GatewayProcess(config, directory / "gateway.log", module) as gateway:
             ports = gateway.wait_for_ports(site / "data")
             statuses = send_files(files, ports.receiver)
             with Ledger(_index(config)) as ledger:
@@ -119,11 +136,13 @@ def pass_through(
                 received = ledger.received()
             for study in _studies(files, statuses):
                 retrieve_study(study, ports.recovery)
+        refused_by_uid = _refused(site / "data")
     shutil.rmtree(site, ignore_errors=True)
     return Passage(
         files=files,
         statuses=statuses,
         received=received,
+        refused=refused_by_uid,
         outside=outside.arrived,
         returned=station.arrived,
         settled=wait.settled,
@@ -140,6 +159,16 @@ def _configured(
     further += QUICK if options.quick else ""
     path.write_text(path.read_text("utf-8") + further, "utf-8")
     return path
+
+
+def _refused(data: Path) -> dict[str, str]:
+    """Read what the trail says of objects that were not stored."""
+    entries = AuditLog(Places(data).audit).entries()
+    return {
+        str(entry["sop_instance_uid"]): str(entry.get("message", ""))
+        for entry in entries
+        if (entry["action"], entry["outcome"]) == ("store", "refused")
+    }
 
 
 def _index(config: Path) -> Database:

@@ -67,11 +67,11 @@ def _study_order(file: FoundFile) -> tuple[str, str, str]:
 
 
 def keep_round(
-    result: RoundResult, files: Sequence[FoundFile], directory: Path, *, quick: bool
+    result: RoundResult, files: Sequence[FoundFile], directory: Path, *, how: str
 ) -> None:
     """Write what a round found into its folder."""
     table = {
-        "of": _identity(files, quick=quick),
+        "of": _identity(files, how=how),
         "strays": list(result.strays),
         "rows": [asdict(row) for row in result.rows],
     }
@@ -79,14 +79,14 @@ def keep_round(
 
 
 def kept_round(
-    files: Sequence[FoundFile], directory: Path, *, quick: bool
+    files: Sequence[FoundFile], directory: Path, *, how: str
 ) -> RoundResult | None:
     """Read what an earlier run found for the very same round; None if nothing."""
     path = directory / RESULT
     if not path.is_file():
         return None
     table = json.loads(path.read_text("utf-8"))
-    if table["of"] != _identity(files, quick=quick):
+    if table["of"] != _identity(files, how=how):
         return None
     rows = [read_row(values) for values in table["rows"]]
     return RoundResult(rows=rows, strays=table["strays"])
@@ -102,7 +102,7 @@ def read_row(values: Mapping[str, Any]) -> Row:
     )
 
 
-def _identity(files: Sequence[FoundFile], *, quick: bool) -> str:
+def _identity(files: Sequence[FoundFile], *, how: str) -> str:
     """Tell a round from all others: by its files, octet for octet, and its search."""
-    said = [str(quick), *(f"{file.name} {file.sha256}" for file in files)]
+    said = [how, *(f"{file.name} {file.sha256}" for file in files)]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()

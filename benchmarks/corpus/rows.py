@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,14 @@ from benchmarks.corpus.passage import SUCCESS, Passage
 from benchmarks.corpus.peers import NO_CONTEXT
 from benchmarks.corpus.readers import Reading, read_by_others
 from gateway.store.part10 import FileMeta, encode_head
+
+NOT_NEGOTIATED: Final = "no presentation context"
+BAD_UID: Final = 0x0117  # invalid object instance (PS3.7 C.5.8)
+NO_FAULT: Final = re.compile(r"(\w+( at [\w.]+:\d+)?)?")
+"""What names no fault: nothing, or the kind and place of an exception."""
+
+PASSED: Final = frozenset({"dropped"})
+"""By rule."""
 
 UNSETTLED: Final = "unsettled"
 """The gateway came to no end with it."""
@@ -90,6 +99,15 @@ class Row:
     seconds: float = 0.0
 
     @property
+    def settled(self) -> bool:
+        """Whether it ended protected, passed by rule, or with a fault named."""
+        if self.outcome in {PROTECTED, UNSENDABLE, *PASSED}:
+            return True
+        if self.outcome not in {HELD, REFUSED} or self.reason in {"failed", "crashes"}:
+            return False
+        return NO_FAULT.fullmatch(self.message) is None
+
+    @property
     def promises_broken(self) -> list[str]:
         """Everything that is not as promised, in words."""
         broken = []
@@ -97,6 +115,8 @@ class Row:
             broken.append(f"{self.outcome} {self.reason}, expected {self.expected}")
         if self.recovered is False:
             broken.append("not recovered octet for octet")
+        if not self.settled:
+            broken.append(f"{self.outcome} {self.reason}: no fault is named")
         if self.outcome == PROTECTED:
             if self.objects == 0 or len(self.protected) != self.objects:
                 arrived = len(self.protected)
@@ -132,7 +152,7 @@ def rows_of(
     for file, status in zip(passage.files, passage.statuses, strict=True):
         uid = file.facts.sop_instance_uid
         got = passage.received.get(uid) if status == SUCCESS else None
-        fate = _fate(status, got)
+        fate = _fate(status, got, passage.refused.get(uid, ""))
         arrived = _arrived(got, outside)
         original = None
         if fate["outcome"] == PROTECTED:
@@ -200,11 +220,14 @@ def _described(file: FoundFile, number: int) -> dict[str, Any]:
     }
 
 
-def _fate(status: int, received: Received | None) -> dict[str, str]:
+def _fate(status: int, received: Received | None, said: str) -> dict[str, str]:
     if status == NO_CONTEXT:
-        return {"outcome": REFUSED, "reason": "no presentation context"}
+        message = "its SOP class is none that is stored"
+        return {"outcome": REFUSED, "reason": NOT_NEGOTIATED, "message": message}
     if status != SUCCESS:
-        return {"outcome": REFUSED, "reason": f"{status:04X}"}
+        # A UID that is none is in no trail; the status is said of nothing else.
+        message = said or ("SOP Instance UID is none" if status == BAD_UID else "")
+        return {"outcome": REFUSED, "reason": f"{status:04X}", "message": message}
     if received is None:
         return {"outcome": UNSETTLED, "reason": "in no index"}
     outcome = UNSETTLED if received.state == "received" else received.state

@@ -108,6 +108,7 @@ def run_corpus(
         "files": len(files),
         "duplicates": sum(len(file.also) for file in files),
         "quick": options.quick,
+        "stand_in": options.stand_in,
         "jobs": jobs,
         "seconds": time.monotonic() - start,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, "
@@ -155,7 +156,7 @@ class _Run:
 
     def _round(self, number: int, files: Sequence[FoundFile]) -> RoundResult:
         folder = self.directory / "rounds" / f"{number:02d}"
-        found = kept_round(files, folder, quick=self.options.quick)
+        found = kept_round(files, folder, how=self.options.how)
         if found is None:
             passage = pass_through(
                 files,
@@ -167,7 +168,7 @@ class _Run:
                 rows=rows_of(passage, number, self.expected, self.directory),
                 strays=strangers(passage),
             )
-            keep_round(found, files, folder, quick=self.options.quick)
+            keep_round(found, files, folder, how=self.options.how)
         self.display.settled(number, len(files))
         return found
 

@@ -26,7 +26,7 @@ OUTSIDE: Final = "OUTSIDE"
 WORKSTATION: Final = "WORKSTATION"
 GATEWAY: Final = "MIAD-GATEWAY"
 RECOVERY: Final = "MIAD-RECOVERY"
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 180.0
 
 SITE: Final = """\
 name = "demo"
@@ -164,15 +164,26 @@ def _how_known(identities: Identities | None) -> dict[str, str]:
 
 
 class GatewayProcess:
-    """``miad-gateway serve`` as a child process, for as long as the block lasts."""
+    """``miad-gateway serve`` as a child process, for as long as the block lasts.
 
-    def __init__(self, config: Path, log: Path) -> None:
+    Parameters
+    ----------
+    config, log
+        The site file, and where what it says goes.
+    module
+        What runs instead of the command line, with the same words.
+    """
+
+    def __init__(
+        self, config: Path, log: Path, module: str = "gateway.cli.main"
+    ) -> None:
+        self._module = module
         self._config = config
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "gateway.cli.main", "serve"]
+        command = [sys.executable, "-m", self._module, "serve"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [*command, "--config", str(self._config)], stdout=log, stderr=log
@@ -213,8 +224,8 @@ class GatewayProcess:
         self.wait_until(path.exists, START_SECONDS)
         found = json.loads(path.read_text("utf-8"))
         return Ports(
-            receiver=found["receiver"] or found["plain_receiver"],
-            recovery=found["recovery"] or found["plain_recovery"],
+            receiver=found.get("receiver") or found["plain_receiver"],
+            recovery=found.get("recovery") or found["plain_recovery"],
         )
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:

@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from gateway.dicom.codestream import frame_size
 from gateway.dicom.encapsulated import FrameIndex, index_frames
-from gateway.dicom.image_pixel import PALETTE
+from gateway.dicom.image_pixel import GREY, PALETTE
 from gateway.dicom.lenient import lenient
 from gateway.dicom.parse import DEFLATED_FRAMES, NATIVE, inflate
 from gateway.dicom.tables import apply_palette
@@ -85,8 +85,9 @@ class FrameDecoder:
                 frame = apply_palette(
                     frame, self.parsed.dataset, little=self.parsed.little
                 )
-        shape = (self.pixel.rows, self.pixel.columns)
-        if frame.shape[:2] != shape or frame.ndim not in {2, 3}:
+        grey = self.pixel.photometric in GREY
+        shape = (self.pixel.rows, self.pixel.columns, *(() if grey else (3,)))
+        if frame.shape != shape:
             raise Unprotectable("undecodable", f"decoded frame has shape {frame.shape}")
         return np.ascontiguousarray(frame, dtype=np.int32)
 

@@ -120,7 +120,7 @@ def _may_stay(tag: BaseTag, *, overlays: bool) -> bool:
     if tag in LEFT_BEHIND or tag.group & REPEATING == CURVES:
         return False
     if tag.group & REPEATING == OVERLAYS:
-        return overlays
+        return overlays and bool(keyword_for_tag(tag))
     # Group lengths and what the dictionary does not know have no keyword.
     return bool(keyword_for_tag(tag))
 
@@ -128,15 +128,17 @@ def _may_stay(tag: BaseTag, *, overlays: bool) -> bool:
 def _copied_element(
     source: Dataset, tag: BaseTag, *, overlays: bool
 ) -> DataElement | RawDataElement | None:
-    raw: Any = source.get_item(tag)
-    if isinstance(raw, RawDataElement) and _plain_decimals(tag, raw):
-        return raw._replace(VR="DS")
     try:
+        raw: Any = source.get_item(tag)
+        if isinstance(raw, RawDataElement) and _plain_decimals(tag, raw):
+            return raw._replace(VR="DS")
         element = source[tag]
         found = element.value
     except Exception:  # noqa: BLE001 - pydicom raises anything on bad values
         return None
     if isinstance(found, Sequence):
+        if dictionary_VR(tag) != "SQ":
+            return None
         items = [_copied_item(item, overlays=overlays) for item in found]
         return DataElement(tag, "SQ", Sequence(items))
     vr = _agreed_vr(tag, element.VR)

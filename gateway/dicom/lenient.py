@@ -6,6 +6,7 @@ as absent, or is repaired where it is written again.
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -44,19 +45,21 @@ def text(dataset: Dataset, keyword: str) -> str:
     found = value(dataset, keyword)
     if isinstance(found, MultiValue):
         found = found[0]
-    return "" if found is None else str(found).strip(" \0")
+    # Where an item of text was sent as a sequence, none is there.
+    return "" if isinstance(found, Sequence | None) else str(found).strip(" \0")
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """All values of a numeric attribute; empty where absent or not numbers."""
+    """All values of a numeric attribute; empty where absent or not finite numbers."""
     found = value(dataset, keyword)
     if found is None:
         return ()
     values = found if isinstance(found, MultiValue | list) else [found]
     try:
-        return tuple(float(number) for number in values)
+        read = tuple(float(number) for number in values)
     except (TypeError, ValueError, OverflowError):
         return ()
+    return read if all(map(math.isfinite, read)) else ()
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:

@@ -24,6 +24,7 @@ from gateway.store.part10 import read_head
 
 POLL_SECONDS = 0.0005
 LONGEST_COMMENT = 64  # PS3.7 E.1: LO
+POLLS_PER_ROUND = 200  # a tenth of a second: far longer than a round takes
 
 OpenPart10 = Callable[[], BinaryIO]
 """Opens a Part 10 file of the store for reading, from its start."""
@@ -206,14 +207,18 @@ def _pause_reactor(association: Association) -> None:
 
     It says that it is paused before it looks whether it may go on, so what it
     said before the checkpoint was closed counts for nothing: on a busy machine
-    it is still on its way to the queue. What it says after that is true.
+    it is still on its way to the queue. What it says after that is true. One that
+    said so at the same moment stands there unheard: it is sent round again.
     """
     checkpoint = association._reactor_checkpoint
-    checkpoint.set()  # one that stands there goes round once more, and says so
-    checkpoint.clear()
-    association._is_paused = False
-    while association.is_alive() and not association._is_paused:
-        time.sleep(POLL_SECONDS)
+    while association.is_alive():
+        checkpoint.set()  # one that stands there goes round once more, and says so
+        checkpoint.clear()
+        association._is_paused = False
+        for _ in range(POLLS_PER_ROUND):
+            if association._is_paused or not association.is_alive():
+                return
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def attribute(dataset: Dataset, keyword: str) -> Value:
         raw = dataset[tag].value
         values = list(raw) if isinstance(raw, MultiValue | list | tuple) else [raw]
         converted = [_scalar(keyword, value) for value in values if not _empty(value)]
-    except (ArithmeticError, LookupError, TypeError, ValueError, NotImplementedError):
+    except Exception:  # noqa: BLE001 - pydicom raises anything on bad values
         return absent(keyword)
     if is_list(keyword):
         return converted

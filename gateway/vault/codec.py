@@ -227,5 +227,5 @@ def unpack_zstd(value: bytes) -> bytes:
     """
     try:
         return zstandard.ZstdDecompressor().decompress(value)
-    except zstandard.ZstdError as error:
+    except (zstandard.ZstdError, MemoryError) as error:  # a size beyond all memory
         raise InvalidSeal("record holds a malformed blob") from error

@@ -65,7 +65,12 @@ FACTS: dict[str, Any] = {
 
 BROKEN: dict[str, Callable[[Row], Row]] = {
     "expected protected": lambda row: replace(
-        row, outcome="held", reason="undecodable", right=False, protected=()
+        row,
+        outcome="held",
+        reason="undecodable",
+        message="the stream is cut off",
+        right=False,
+        protected=(),
     ),
     "octet for octet": lambda row: replace(row, recovered=False),
     "0 of 1 objects": lambda row: replace(row, protected=()),
@@ -74,7 +79,19 @@ BROKEN: dict[str, Callable[[Row], Row]] = {
     "dcm2pnm": lambda row: replace(row, dcmtk=("dcm2pnm: exit status 1",)),
     "gdcmraw": lambda row: replace(row, gdcm=("gdcmraw: other octets",)),
     "an object of it arrived": lambda row: replace(
-        row, outcome="held", reason="too-small", right=True
+        row, outcome="held", reason="too-small", message="8x8 pixels", right=True
+    ),
+    "held failed: no fault": lambda row: replace(
+        row, outcome="held", reason="failed", message="a sentence", protected=()
+    ),
+    "held unreadable: no fault": lambda row: replace(
+        row, outcome="held", reason="unreadable", message="KeyError at a.py:7"
+    ),
+    "refused C000: no fault": lambda row: replace(
+        row, outcome="refused", reason="C000", protected=(), recovered=None
+    ),
+    "unsettled in no index": lambda row: replace(
+        row, outcome="unsettled", reason="in no index", protected=(), recovered=None
     ),
 }
 
@@ -113,11 +130,11 @@ def test_a_finished_round_is_taken_up_only_for_the_very_same_files(
 ) -> None:
     file = FoundFile(name="package/ct.dcm", path=tmp_path, sha256="1")
     found = RoundResult(rows=[GOOD], strays=["stray"])
-    keep_round(found, [file], tmp_path, quick=True)
-    assert kept_round([file], tmp_path, quick=True) == found
-    assert kept_round([file], tmp_path, quick=False) is None
-    assert kept_round([replace(file, sha256="2")], tmp_path, quick=True) is None
-    assert kept_round([file], tmp_path / "other", quick=True) is None
+    keep_round(found, [file], tmp_path, how="quick")
+    assert kept_round([file], tmp_path, how="quick") == found
+    assert kept_round([file], tmp_path, how="full") is None
+    assert kept_round([replace(file, sha256="2")], tmp_path, how="quick") is None
+    assert kept_round([file], tmp_path / "other", how="quick") is None
 
 
 def test_the_page_tells_of_a_viewer_that_shows_otherwise(tmp_path: Path) -> None:

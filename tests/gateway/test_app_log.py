@@ -106,9 +106,24 @@ def test_lines_of_libraries_are_one_line_without_values(
     except KeyError as error:
         library.exception(error)
         library.error("Unable to decode", exc_info=True)
-    library.warning("title '%s'", "A\nB\x1b[2J")
+    logging.getLogger("dbos").warning("title '%s'", "A\nB\x1b[2J")
     written = stream.getvalue()
     assert "Doe" not in written
     assert "Traceback" not in written
     assert len(written.splitlines()) == 3
     assert "title 'A?B?[2J'" in written
+
+
+def test_libraries_that_quote_values_in_their_warnings_give_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    log.configure("debug", "text", stream)
+    from pydicom import Dataset
+
+    Dataset().StudyDate = "Doe^John"  # a warning of pydicom quotes it
+    logging.getLogger("pynetdicom.utils").warning("Non-conformant '%s'", "Doe")
+    logging.getLogger("pydicom").warning("Invalid value '%s'", "Doe")
+    assert stream.getvalue() == ""
+    assert capsys.readouterr().err == ""

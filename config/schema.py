@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -314,12 +314,29 @@ class Protection(Settings):
     """What to do with an image whose best mark did not change the prediction."""
 
 
+MODELS_BYTES: Final = 928 << 20
+"""Octets that a worker takes with torch and an ensemble loaded and used once."""
+
+
 class Worker(Settings):
     """The process that routes, protects and sends."""
 
     cpu_threads: int = Field(default=0, ge=0)  # 0: torch's own choice
     stop_seconds: float = Field(default=20.0, gt=0)
     """How long a stop waits for work in hand; what is left is taken up again."""
+    memory_bytes: int = Field(default=3 << 30, ge=5 << 28)
+    """Of the process, models included. Batches of frames stay within half of it; an
+    object one of whose frames needs more than all is held."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """What is left for one frame under work."""
+        return self.memory_bytes - MODELS_BYTES
+
+    @property
+    def batch_bytes(self) -> int:
+        """What is left for several frames under work."""
+        return max(0, self.memory_bytes // 2 - MODELS_BYTES)
 
 
 class Vault(Settings):

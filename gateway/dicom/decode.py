@@ -30,6 +30,10 @@ RLE_RATIO: Final = 64
 DEFLATED_PADDING: Final = 2
 """Octets that a deflated frame may have beyond its pixels."""
 
+COMPRESSED_RATIO: Final = 2
+COMPRESSED_BASE: Final = 16 << 20
+"""A compressed frame has no more than twice the octets of its pixels, and 16 MiB."""
+
 ONE_BIT_LEVELS: Final = 255
 """What a set bit becomes where bitmaps are converted to 8 bits."""
 
@@ -239,7 +243,12 @@ def _index(
     syntax = UID(parsed.transfer_syntax_uid)
     _check_decodes(syntax, pixel)
     index = index_frames(parsed, element, pixel.frames)
+    longest = COMPRESSED_RATIO * pixel.frame_bytes + COMPRESSED_BASE
     for number in range(pixel.frames):
+        if index.size(number) > longest:
+            raise Unprotectable(
+                "undecodable", f"compressed frame of {index.size(number)} octets"
+            )
         _check_stream(index.stream(number), syntax, pixel)
     return index
 

@@ -38,6 +38,9 @@ FLOAT_PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009)
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 LONG_VRS: Final = frozenset((b"OB", b"OW", b"OF", b"OD", b"UN"))
 
+MOST_ATTRIBUTES: Final = 128 << 20
+"""Octets of attributes; those of 4,000 frames with groups of their own have 8 MiB."""
+
 INFLATED_BASE: Final = 64 << 20
 INFLATED_RATIO: Final = 100
 """A deflated data set may grow to 64 MiB, or a hundredfold, and to the site's limit."""
@@ -163,12 +166,13 @@ def parse_object(
     body = inflated(data, bounds.max_inflated_bytes) if deflated else data
     stream = stream_of(body)
     try:
-        check_structure(
+        attributes = check_structure(
             body,
             implicit=seems_implicit(stream, implicit_vr),
             little=little,
             max_depth=bounds.max_depth,
         )
+        _check_attributes(attributes)
         with lenient():
             dataset = read_dataset(
                 stream,
@@ -177,6 +181,8 @@ def parse_object(
                 stop_when=_at_pixel_data,
             )
             implicit, _ = dataset.original_encoding
+    except Unprotectable:
+        raise
     except InvalidObject as error:
         raise Unprotectable("unreadable", str(error)) from error
     except Exception as error:
@@ -192,6 +198,16 @@ def parse_object(
         verbatim=not deflated,
         pixels=pixels,
     )
+
+
+def _check_attributes(octets: int) -> None:
+    """Refuse attributes that would fill the memory: they are held as a whole."""
+    if octets > MOST_ATTRIBUTES:
+        raise Unprotectable(
+            "too-large",
+            f"the attributes beside the pixel data have {octets} octets; "
+            f"{MOST_ATTRIBUTES} are the limit",
+        )
 
 
 def data_set_offset(part10: Octets) -> tuple[int, str]:

@@ -51,7 +51,7 @@ class _Level:
 
 def check_structure(
     data_set: Octets, *, implicit: bool, little: bool, max_depth: int
-) -> None:
+) -> int:
     """Check nesting and number of elements up to the pixel data.
 
     What else is wrong is left to the parser: the walk ends where it cannot go on.
@@ -65,12 +65,18 @@ def check_structure(
     max_depth
         Sequences within sequences.
 
+    Returns
+    -------
+    int
+        Where the walk ended: at the pixel data, or at the end.
+
     Raises
     ------
     InvalidObject
         It is nested deeper, or has more elements than any real object.
     """
-    _Walk(data_set, little=little, max_depth=max_depth).run(implicit=implicit)
+    walk = _Walk(data_set, little=little, max_depth=max_depth)
+    return walk.run(implicit=implicit)
 
 
 class _Walk:
@@ -86,7 +92,7 @@ class _Walk:
         self._depth = 0
         self._stack: list[_Level] = []
 
-    def run(self, *, implicit: bool) -> None:
+    def run(self, *, implicit: bool) -> int:
         self._stack = [_Level(items=False, end=self._end, implicit=implicit)]
         count = 0
         while self._stack and self._at + 8 <= self._end:
@@ -99,7 +105,8 @@ class _Walk:
                 raise InvalidObject(f"The data set has over {MOST_ELEMENTS} elements")
             going_on = self._item(level) if level.items else self._element(level)
             if not going_on:
-                return
+                break
+        return min(self._at, self._end)
 
     def _read(self, at: int, size: int) -> bytes:
         return self._data[at : at + size]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import weakref
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from itertools import accumulate
@@ -20,6 +21,7 @@ from gateway.sealing.reading import SeekableReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 PIECE: Final = 1 << 20
 """Octets that are read at once of what is larger."""
@@ -54,6 +56,19 @@ class LazyOctets(ABC):
             raise ValueError("octets are read without a step")
         return self.read(start, end) if start < end else b""
 
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, bytes | LazyOctets):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            self[start : start + PIECE] == other[start : start + PIECE]
+            for start in range(0, len(self), PIECE)
+        )
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self[:])  # as that of equal ``bytes``
+
 
 class FileOctets(LazyOctets):
     """Octets of a seekable stream, from a place on.
@@ -79,6 +94,53 @@ class FileOctets(LazyOctets):
     def read(self, start: int, end: int) -> bytes:
         self._stream.seek(self._start + start)
         return self._stream.read(end - start)
+
+
+class HeldFile(SeekableReader):
+    """A file that is closed when nobody holds it any more, without complaint.
+
+    For what is read now and then as long as an object lives that nobody closes.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._release = weakref.finalize(self, os.close, self._descriptor)
+        self._at = 0
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        size = os.fstat(self._descriptor).st_size if whence == os.SEEK_END else 0
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: size}
+        self._at = base[whence] + offset
+        return self._at
+
+    @override
+    def tell(self) -> int:
+        return self._at
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self._descriptor).st_size
+        piece = os.pread(self._descriptor, size, self._at)
+        self._at += len(piece)
+        return piece
+
+    @override
+    def close(self) -> None:
+        self._release()
+        super().close()
 
 
 class Stretch(LazyOctets):

@@ -169,9 +169,7 @@ def _signed(stored: NDArray[np.unsignedinteger], blob: Blob) -> NDArray[np.integ
 
 def _read_zstd(blob: Blob) -> NDArray[np.unsignedinteger]:
     dtype = np.dtype(blob.stored).newbyteorder("<")
-    flat: NDArray[np.unsignedinteger] = np.frombuffer(
-        unpack_zstd(blob.data[:]), dtype
-    )
+    flat: NDArray[np.unsignedinteger] = np.frombuffer(unpack_zstd(blob.data[:]), dtype)
     if len(blob.shape) != 3:
         return flat.reshape(blob.shape)
     rows, columns, channels = blob.shape

@@ -16,10 +16,12 @@ import numpy as np
 
 from engine.types import FrameKey
 from gateway.vault.codec import Blob, pack_array, unpack_array
+from gateway.vault.large import put_away
 
 if TYPE_CHECKING:
     from engine.types import SIT, Rendering
     from gateway.store.octets import Octets
+    from gateway.store.spool import Spool
     from gateway.vault.layout import PixelLayout
     from gateway.vault.shell import Shell
 
@@ -195,6 +197,15 @@ def planes_of(key: FrameKey) -> FramePlanes:
         patch=pack_array(key.patch),
         delta=pack_array(key.delta),
         residual=pack_array(key.residual),
+    )
+
+
+def put_away_planes(planes: FramePlanes, spool: Spool) -> FramePlanes:
+    """Planes whose compressed octets lie in a spool."""
+    return FramePlanes(
+        patch=put_away(planes.patch, spool),
+        delta=put_away(planes.delta, spool),
+        residual=put_away(planes.residual, spool),
     )
 
 

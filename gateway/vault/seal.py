@@ -11,7 +11,7 @@ import json
 import os
 import struct
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -113,7 +113,7 @@ def unseal_from(
             return unseal(stream.read(), protected_uid, keys)
     try:
         reader = open_envelope(stream, keys)
-        octets = FileOctets(reader)
+        octets = FileOctets(cast("BinaryIO", reader))
         for _ in pieces_of(octets):
             pass  # so that no later reading meets an altered chunk
         return _record_of(reader.context, octets, VERSION, protected_uid)

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from gateway.errors import InvalidSeal, KeyErased, RecordMissing, StoreFull
 from gateway.sealing.envelope import rewrap, shred
@@ -20,6 +20,7 @@ from gateway.sealing.secretfile import (
     overwrite,
     sync_folder,
 )
+from gateway.store.octets import HeldFile
 from gateway.vault.container import encoded_record
 from gateway.vault.record import RecordLink, links_of
 from gateway.vault.seal import (
@@ -131,7 +132,7 @@ class Vault:
 
     def _open(self, protected_uid: str) -> KeyRecord | RecordLink:
         try:
-            stream = self._path(protected_uid).open("rb", buffering=0)
+            stream = HeldFile(self._path(protected_uid))
         except FileNotFoundError as error:
             if self._tombstone(protected_uid).exists():
                 raise KeyErased(
@@ -143,7 +144,7 @@ class Vault:
                 "protected by another site, or is not a protected object"
             ) from error
         try:
-            return unseal_from(stream, protected_uid, self._keys)
+            return unseal_from(cast("BinaryIO", stream), protected_uid, self._keys)
         except InvalidSeal as error:
             raise InvalidSeal(f"record of {protected_uid}: {error}") from error
 

@@ -307,8 +307,9 @@ class Protection(Settings):
     """Whether frames of a grey multi-frame image become objects of their own:
     ``auto`` where HU or a rescale that varies by frame would be lost."""
     batch_frames: int = Field(default=8, ge=1)
-    """Frames that share forward passes; the bound of memory."""
-    max_frames: int = Field(default=2000, ge=1)
+    """Frames that share forward passes, as far as ``worker.memory_bytes`` allows."""
+    max_frames: int = Field(default=8000, ge=1)
+    """Memory does not depend on it; time does."""
     device: str = "auto"
     when_not_fooled: Literal["send", "hold"] = "send"
     """What to do with an image whose best mark did not change the prediction."""

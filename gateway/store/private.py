@@ -42,8 +42,9 @@ def close_to_others(directory: Path) -> None:
 def use_private_temporary(directory: Path) -> None:
     """Have this process, and libraries in it, make temporary files there.
 
-    Those of an earlier run are removed. Nothing of the gateway writes any; SQLite,
-    Python's ``tempfile`` and native libraries look at ``TMPDIR``.
+    Those of an earlier run are removed. The gateway itself writes spools there, which
+    are sealed and have no name; SQLite, Python's ``tempfile`` and native libraries look
+    at ``TMPDIR``.
     """
     if directory.exists():
         shutil.rmtree(directory)

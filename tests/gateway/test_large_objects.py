@@ -28,6 +28,7 @@ import gateway.stages.protect
 import gateway.vault.large
 import gateway.vault.seal
 import gateway.vault.shell
+from gateway.dicom.lenient import lenient, text
 from gateway.dicom.pixels import Reading, working_bytes
 from gateway.dicom.restore import restored
 from gateway.errors import InvalidSeal, RecoveryRefused, Unprotectable
@@ -77,9 +78,10 @@ def many_framed() -> list[Path]:
     found = []
     for path in corpus():
         if path.stat().st_size < SMALL:
-            head = dcmread(path, stop_before_pixels=True, force=True)
-            frames = head.get("NumberOfFrames")
-            if str(frames or "").isdigit() and 1 < int(frames) <= 20:
+            with lenient():
+                head = dcmread(path, stop_before_pixels=True)
+                frames = text(head, "NumberOfFrames")
+            if frames.isdigit() and 1 < int(frames) <= 20:
                 found.append(path)
     return found
 

@@ -44,8 +44,8 @@ LEAST_SAMPLED: Final = 1 << 14
 WORKING_FRAME: Final = 96 << 20
 WORKING_SAMPLE: Final = 40
 """Octets that a frame under work takes at its peak, and further for each sample:
-the engine's passes on its own grid, and the frame in native size (docs/operations.md
-says how they were measured)."""
+the engine's passes on its own grid, and the frame in native size
+(docs/large-objects.md says how they were measured)."""
 
 DEFAULT_MEMORY: Final = 2 << 30
 """Octets for frames under work, where no setting says so."""

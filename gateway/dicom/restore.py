@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     where there is none."""
 
 
-AT_ONCE: Final = 64 << 20
+AT_ONCE: Final = 16 << 20
 """Octets up to which an original is rebuilt in memory."""
 
 Taken = TypeVar("Taken")

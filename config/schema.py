@@ -7,7 +7,7 @@ import socket
 from datetime import time
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -486,8 +486,9 @@ class Protection(Settings):
     """Whether frames of a grey multi-frame image become objects of their own:
     ``auto`` where HU or a rescale that varies by frame would be lost."""
     batch_frames: int = Field(default=8, ge=1)
-    """Frames that share forward passes; the bound of memory."""
-    max_frames: int = Field(default=2000, ge=1)
+    """Frames that share forward passes, as far as ``worker.memory_bytes`` allows."""
+    max_frames: int = Field(default=8000, ge=1)
+    """Memory does not depend on it; time does."""
     device: str = "auto"
     when_not_fooled: Literal["send", "hold"] = "send"
     """What to do with an image whose best mark did not change the prediction."""
@@ -500,6 +501,10 @@ class Jobs(Settings):
     """How long finished jobs can be looked up; what is held stays."""
 
 
+MODELS_BYTES: Final = 928 << 20
+"""Octets that a worker takes with torch and an ensemble loaded and used once."""
+
+
 class Worker(Settings):
     """The process that routes, protects and sends."""
 
@@ -510,6 +515,19 @@ class Worker(Settings):
     cpu_threads: int = Field(default=0, ge=0)  # 0: torch's own choice
     stop_seconds: float = Field(default=20.0, gt=0)
     """How long a stop waits for work in hand; what is left is taken up again."""
+    memory_bytes: int = Field(default=3 << 30, ge=5 << 28)
+    """Of the process, models included. Batches of frames stay within half of it; an
+    object one of whose frames needs more than all is held."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """What is left for one frame under work."""
+        return self.memory_bytes - MODELS_BYTES
+
+    @property
+    def batch_bytes(self) -> int:
+        """What is left for several frames under work."""
+        return max(0, self.memory_bytes // 2 - MODELS_BYTES)
 
 
 class Vault(Settings):

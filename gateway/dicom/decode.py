@@ -30,6 +30,10 @@ RLE_RATIO: Final = 64
 DEFLATED_PADDING: Final = 2
 """Octets that a deflated frame may have beyond its pixels."""
 
+COMPRESSED_RATIO: Final = 2
+COMPRESSED_BASE: Final = 16 << 20
+"""A compressed frame has no more than twice the octets of its pixels, and 16 MiB."""
+
 ONE_BIT_LEVELS: Final = 255
 """What a set bit becomes where bitmaps are converted to 8 bits."""
 
@@ -137,15 +141,20 @@ class FrameDecoder:
             ) from error
         return frame
 
-    def _input(self, index: int) -> tuple[UID, bytes | memoryview, int, int]:
+    def _input(self, index: int) -> tuple[UID, bytes, int, int]:
         """Syntax, octets, frames in them, and which of these is the frame."""
         if self.index is None:
-            whole = memoryview(self.parsed.body)[self.element.start : self.element.end]
-            return self._syntax, whole, self.pixel.frames, index
+            return self._syntax, self._native(index), 1, 0
         stream = self.index.stream(index)
         if self._syntax == DEFLATED_FRAMES:
             return ExplicitVRLittleEndian, self._inflated(stream), 1, 0
         return self._syntax, encapsulate([stream], has_bot=False), 1, 0
+
+    def _native(self, index: int) -> bytes:
+        """Octets of one uncompressed frame."""
+        size = self.pixel.native_frame_bytes
+        start = self.element.start + index * size
+        return self.parsed.body[start : start + size]
 
     def _inflated(self, stream: bytes) -> bytes:
         octets = inflate(stream, self.pixel.native_frame_bytes + DEFLATED_PADDING)
@@ -171,9 +180,8 @@ class FrameDecoder:
         size = pixel.rows * pixel.columns
         first = index * size
         start = self.element.start + first // 8
-        octets = np.frombuffer(
-            self.parsed.body, np.uint8, (first % 8 + size + 7) // 8, start
-        )
+        end = start + (first % 8 + size + 7) // 8
+        octets = np.frombuffer(self.parsed.body[start:end], np.uint8)
         bits = np.unpackbits(octets, bitorder="little")[first % 8 :][:size]
         frame: NDArray[np.int32] = bits.reshape(pixel.rows, pixel.columns) * np.int32(
             ONE_BIT_LEVELS
@@ -236,7 +244,12 @@ def _index(
     syntax = UID(parsed.transfer_syntax_uid)
     _check_decodes(syntax, pixel)
     index = index_frames(parsed, element, pixel.frames)
+    longest = COMPRESSED_RATIO * pixel.frame_bytes + COMPRESSED_BASE
     for number in range(pixel.frames):
+        if index.size(number) > longest:
+            raise Unprotectable(
+                "undecodable", f"compressed frame of {index.size(number)} octets"
+            )
         _check_stream(index.stream(number), syntax, pixel)
     return index
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -44,6 +45,8 @@ from gateway.dicom.lenient import lenient, text
 from gateway.dicom.overlays import copy_overlays
 from gateway.dicom.parse import PIXEL_DATA
 from gateway.dicom.repair import valid_value
+from gateway.errors import Unprotectable
+from gateway.store.octets import Joined
 from gateway.store.part10 import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from gateway.dicom.derived_pixels import Part
     from gateway.dicom.identifiers import UidMapper
     from gateway.dicom.pixels import Source
+    from gateway.store.octets import Octets
 
 SERIES_MARK: Final = "[MIAD-MARK]"
 MANUFACTURER: Final = "MIAD Gateway"
@@ -87,6 +91,14 @@ SINGLE_FRAME: Final = frozenset(
     )
 )
 """Classes of which a frame cannot be named; objects of them may have more even so."""
+
+LENGTH: Final = struct.Struct("<L")
+PIXEL_ELEMENT: Final = struct.Struct("<HH")
+PIXEL_HEADER: Final = 8
+"""Octets of the element before its length: tag, VR, two of nothing."""
+
+LONGEST_VALUE: Final = 0xFFFFFFFE
+"""Octets of an uncompressed value: its length has 32 bits (PS3.5 7.1.2)."""
 
 UTF8: Final = "ISO_IR 192"
 DEFAULT_REPERTOIRE: Final = "ISO_IR 6"
@@ -331,6 +343,41 @@ def encode_part10(dataset: Dataset) -> bytes:
     stream = BytesIO()
     dcmwrite(stream, dataset, enforce_file_format=True)
     return stream.getvalue()
+
+
+def part10_around(dataset: Dataset, value: Octets) -> Octets:
+    """Part 10 file of a derived object whose pixel data are not in memory.
+
+    The same octets as from `encode_part10` of the data set with its value.
+
+    Parameters
+    ----------
+    dataset
+        From `derive`, with an empty value.
+    value
+        Its pixel data, without padding.
+
+    Raises
+    ------
+    Unprotectable
+        ``too-large``: no native value is so long.
+    """
+    length = len(value) + len(value) % 2
+    if length > LONGEST_VALUE:
+        raise Unprotectable(
+            "too-large",
+            f"the protected object would have {length} octets of pixel data; an "
+            f"uncompressed value has {LONGEST_VALUE} at most; protection.split_frames "
+            "= 'always' makes an object of each grey frame",
+        )
+    head = encode_part10(dataset)
+    # Nothing comes after Pixel Data: its length are the last octets.
+    end = len(head) - LENGTH.size
+    last = PIXEL_ELEMENT.pack(PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF)
+    assert head[end - PIXEL_HEADER : end - PIXEL_HEADER + len(last)] == last
+    assert head[end:] == bytes(LENGTH.size)
+    padding = b"\0" * (length - len(value))
+    return Joined([head[:end] + LENGTH.pack(length), value, padding])
 
 
 def _holds_all_text(dataset: Dataset) -> bool:

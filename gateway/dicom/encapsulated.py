@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from gateway.dicom.parse import ParsedObject, PixelElement
+    from gateway.store.octets import Octets
 
 ITEM_HEADER: Final = 8
 HEADER: Final = struct.Struct("<LL")
@@ -47,8 +48,12 @@ class FrameIndex:
         Spans of each frame's fragments, in order.
     """
 
-    body: bytes
+    body: Octets
     frames: tuple[tuple[Span, ...], ...]
+
+    def size(self, index: int) -> int:
+        """How many compressed octets one frame has."""
+        return sum(end - start for start, end in self.frames[index])
 
     def stream(self, index: int) -> bytes:
         """Compressed octets of one frame."""
@@ -89,12 +94,12 @@ def index_frames(parsed: ParsedObject, element: PixelElement, count: int) -> Fra
     return FrameIndex(body=parsed.body, frames=frames)
 
 
-def _spans(body: bytes, element: PixelElement, count: int) -> list[Span]:
+def _spans(body: Octets, element: PixelElement, count: int) -> list[Span]:
     most = max(1 + count, min(count * MOST_FRAGMENTS_OF_A_FRAME, MOST_FRAGMENTS))
     found: list[Span] = []
     at = element.start
     while at + ITEM_HEADER <= len(body):
-        tag, length = HEADER.unpack_from(body, at)
+        tag, length = HEADER.unpack(body[at : at + ITEM_HEADER])
         if tag == SEQUENCE_END:
             break
         if tag != ITEM or length == UNDEFINED_LENGTH or len(found) == most:
@@ -116,7 +121,7 @@ def _extended_offsets(dataset: Dataset, count: int) -> tuple[int, ...]:
     return struct.unpack(f"<{count}Q", table)
 
 
-def _basic_offsets(body: bytes, span: Span, count: int) -> tuple[int, ...]:
+def _basic_offsets(body: Octets, span: Span, count: int) -> tuple[int, ...]:
     if span[1] - span[0] != 4 * count or span[1] > len(body):
         return ()
     return struct.unpack(f"<{count}L", body[span[0] : span[1]])
@@ -139,7 +144,7 @@ def _by_offsets(
 
 
 def _by_content(
-    body: bytes, fragments: Sequence[Span], count: int
+    body: Octets, fragments: Sequence[Span], count: int
 ) -> tuple[tuple[Span, ...], ...]:
     """Frames without an offset table: one fragment each, or up to its end marker."""
     if count == 1:

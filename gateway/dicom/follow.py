@@ -129,7 +129,7 @@ def _read(data_set: bytes, transfer_syntax_uid: str) -> Dataset:
     try:
         with lenient():
             return read_dataset(
-                BytesIO(parsed.body), syntax.is_implicit_VR, syntax.is_little_endian
+                BytesIO(parsed.body[:]), syntax.is_implicit_VR, syntax.is_little_endian
             )
     except Exception as error:
         raise Unprotectable(

@@ -58,8 +58,8 @@ MANDATORY: Final = (
 )
 
 FRAME_LIMIT: Final = 512 << 20
-OBJECT_LIMIT: Final = 2 << 30
-"""Largest decoded frame and object in octets: beyond them lies no real image."""
+OBJECT_LIMIT: Final = 0xFFFFFFFE
+"""Largest decoded frame and object in octets: no uncompressed value holds more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

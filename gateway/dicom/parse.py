@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from pydicom.dataset import Dataset
@@ -22,7 +21,9 @@ from gateway.dicom.elements import seems_implicit
 from gateway.dicom.lenient import lenient, text
 from gateway.dicom.structure import check_structure
 from gateway.errors import InvalidObject, Unprotectable
+from gateway.store.octets import FileOctets, stream_of
 from gateway.store.part10 import read_head
+from gateway.store.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,17 +31,22 @@ if TYPE_CHECKING:
     from pydicom.tag import BaseTag
 
     from config.schema import Limits
+    from gateway.store.octets import Octets
 
 PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009)
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 LONG_VRS: Final = frozenset((b"OB", b"OW", b"OF", b"OD", b"UN"))
 
+MOST_ATTRIBUTES: Final = 128 << 20
+"""Octets of attributes; those of 4,000 frames with groups of their own have 8 MiB."""
+
 INFLATED_BASE: Final = 64 << 20
 INFLATED_RATIO: Final = 100
 """A deflated data set may grow to 64 MiB, or a hundredfold, and to the site's limit."""
 
 INFLATED_PIECE: Final = 1 << 18
+INFLATED_AT_ONCE: Final = 8 << 20
 
 DEFLATED_FRAMES: Final = UID("1.2.840.10008.1.2.8.1")
 """Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom 3.0 does not know."""
@@ -111,7 +117,8 @@ class ParsedObject:
     dataset
         Everything before the pixel data.
     body
-        The data set as encoded; inflated for the deflated syntax.
+        The data set as encoded; inflated for the deflated syntax. What is not in
+        memory is read when it is asked for.
     verbatim
         Whether ``body`` is what was received, so that places in it are places
         in the received bytes.
@@ -121,7 +128,7 @@ class ParsedObject:
 
     dataset: Dataset
     transfer_syntax_uid: str
-    body: bytes
+    body: Octets
     verbatim: bool
     pixels: PixelElement | None
 
@@ -132,14 +139,15 @@ class ParsedObject:
 
 
 def parse_object(
-    data: bytes, transfer_syntax_uid: str, bounds: Bounds = BOUNDS
+    data: Octets, transfer_syntax_uid: str, bounds: Bounds = BOUNDS
 ) -> ParsedObject:
     """Read the attributes of a data set up to its pixel data.
 
     Parameters
     ----------
     data
-        The data set as received, without file meta information.
+        The data set as received, without file meta information; nothing from the
+        pixel data on is read.
     transfer_syntax_uid
         How it is encoded.
     bounds
@@ -155,15 +163,16 @@ def parse_object(
     implicit_vr = syntax == ImplicitVRLittleEndian
     little = syntax != ExplicitVRBigEndian
     deflated = syntax == DeflatedExplicitVRLittleEndian
-    body = inflate(data, bounds.max_inflated_bytes) if deflated else data
-    stream = BytesIO(body)
+    body = inflated(data, bounds.max_inflated_bytes) if deflated else data
+    stream = stream_of(body)
     try:
-        check_structure(
+        attributes = check_structure(
             body,
             implicit=seems_implicit(stream, implicit_vr),
             little=little,
             max_depth=bounds.max_depth,
         )
+        _check_attributes(attributes)
         with lenient():
             dataset = read_dataset(
                 stream,
@@ -172,6 +181,8 @@ def parse_object(
                 stop_when=_at_pixel_data,
             )
             implicit, _ = dataset.original_encoding
+    except Unprotectable:
+        raise
     except InvalidObject as error:
         raise Unprotectable("unreadable", str(error)) from error
     except Exception as error:
@@ -189,7 +200,17 @@ def parse_object(
     )
 
 
-def data_set_offset(part10: bytes) -> tuple[int, str]:
+def _check_attributes(octets: int) -> None:
+    """Refuse attributes that would fill the memory: they are held as a whole."""
+    if octets > MOST_ATTRIBUTES:
+        raise Unprotectable(
+            "too-large",
+            f"the attributes beside the pixel data have {octets} octets; "
+            f"{MOST_ATTRIBUTES} are the limit",
+        )
+
+
+def data_set_offset(part10: Octets) -> tuple[int, str]:
     """Where the data set of a Part 10 file starts, and its transfer syntax.
 
     Parameters
@@ -205,7 +226,7 @@ def data_set_offset(part10: bytes) -> tuple[int, str]:
     """
     if part10[128:132] != b"DICM":
         raise Unprotectable("unreadable", "not a DICOM Part 10 file")
-    stream = BytesIO(part10)
+    stream = stream_of(part10)
     stream.seek(132)
     try:
         with lenient():
@@ -248,8 +269,8 @@ def head_of(part10: BinaryIO, bounds: Bounds = BOUNDS) -> Dataset:
     meta = read_head(part10)
     syntax = UID(meta.transfer_syntax_uid)
     if syntax == DeflatedExplicitVRLittleEndian:
-        whole = inflate(part10.read(), bounds.max_inflated_bytes)
-        part10 = BytesIO(whole)
+        received = FileOctets(part10, part10.tell())
+        part10 = stream_of(inflated(received, bounds.max_inflated_bytes))
     try:
         with lenient():
             return read_dataset(
@@ -267,9 +288,6 @@ def head_of(part10: BinaryIO, bounds: Bounds = BOUNDS) -> Dataset:
 def inflate(data: bytes, most: int = BOUNDS.max_inflated_bytes) -> bytes:
     """Inflate a deflated data set or frame, within limits (PS3.5 A.5).
 
-    It is inflated twice: what it would grow to is counted first, piece by piece,
-    so that one above the limit takes no memory.
-
     Parameters
     ----------
     data
@@ -282,15 +300,39 @@ def inflate(data: bytes, most: int = BOUNDS.max_inflated_bytes) -> bytes:
     Unprotectable
         ``unreadable``: damaged, or larger than any real object of that size.
     """
+    return inflated(data, most)[:]
+
+
+def inflated(data: Octets, most: int = BOUNDS.max_inflated_bytes) -> Octets:
+    """Inflate what may be large; memory holds some of it, a file the rest.
+
+    It is inflated twice: what it would grow to is counted first, piece by piece,
+    so that one above the limit takes no memory and no room on the disk.
+
+    Parameters
+    ----------
+    data, most
+        As for `inflate`.
+
+    Raises
+    ------
+    Unprotectable
+        As `inflate`.
+    StoreFull
+        The disk has no room.
+    """
     limit = min(INFLATED_BASE + INFLATED_RATIO * len(data), most)
     size = 0
     try:
         for piece in _inflated_pieces(data):
-            size += piece
+            size += len(piece)
             if size > limit:
                 break
         else:
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data)
+            pieces = _inflated_pieces(data)
+            if size <= INFLATED_AT_ONCE:
+                return b"".join(pieces)
+            return Spool().add_all(pieces)
     except zlib.error as error:
         raise Unprotectable("unreadable", "deflated data set is damaged") from error
     raise Unprotectable(
@@ -299,14 +341,15 @@ def inflate(data: bytes, most: int = BOUNDS.max_inflated_bytes) -> bytes:
     )
 
 
-def _inflated_pieces(data: bytes) -> Iterator[int]:
-    """Yield the sizes of the pieces that deflated data grow to."""
+def _inflated_pieces(data: Octets) -> Iterator[bytes]:
+    """Yield the pieces that deflated data grow to."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     for start in range(0, len(data), INFLATED_PIECE):
         piece = data[start : start + INFLATED_PIECE]
         while piece and not stream.eof:
-            yield len(stream.decompress(piece, INFLATED_PIECE))
+            yield stream.decompress(piece, INFLATED_PIECE)
             piece = stream.unconsumed_tail
+    yield stream.flush()
 
 
 def _known_syntax(transfer_syntax_uid: str) -> UID:
@@ -334,7 +377,7 @@ def _at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: 
 
 
 def _pixel_element(
-    body: bytes, at: int, *, implicit: bool, little: bool
+    body: Octets, at: int, *, implicit: bool, little: bool
 ) -> PixelElement | None:
     order: Literal["little", "big"] = "little" if little else "big"
     header = body[at : at + 12]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from gateway.dicom.parse import PixelElement
+    from gateway.store.octets import Octets
 
 SAMPLED_FRAMES: Final = 64
 SAMPLED_VALUES: Final = 1 << 20
@@ -38,6 +39,16 @@ SAMPLED_VALUES: Final = 1 << 20
 
 LEAST_SAMPLED: Final = 1 << 14
 """Values of each sampled frame at least."""
+
+
+WORKING_FRAME: Final = 96 << 20
+WORKING_SAMPLE: Final = 40
+"""Octets that a frame under work takes at its peak, and further for each sample:
+the engine's passes on its own grid, and the frame in native size
+(docs/large-objects.md says how they were measured)."""
+
+DEFAULT_MEMORY: Final = 2 << 30
+"""Octets for frames under work, where no setting says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class Reading:
         Which frames become objects of their own, as for ``plan_parts``.
     bounds
         What a data set may be at most.
+    memory_bytes
+        Octets that the frames under work may take.
     """
 
     max_frames: int
@@ -66,6 +79,7 @@ class Reading:
     one_bit: Literal["hold", "convert"] = "hold"
     split_frames: Literal["auto", "never", "always"] = "auto"
     bounds: Bounds = BOUNDS
+    memory_bytes: int = DEFAULT_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +199,7 @@ class StoredValues:
 
 
 def read_source(
-    data_set: bytes, transfer_syntax_uid: str, *, reading: Reading
+    data_set: Octets, transfer_syntax_uid: str, *, reading: Reading
 ) -> Source:
     """Attributes and frames of a received data set.
 
@@ -196,7 +210,7 @@ def read_source(
     Parameters
     ----------
     data_set
-        As received, without file meta information.
+        As received, without file meta information; a frame is read at a time.
     transfer_syntax_uid
         How it is encoded.
     reading
@@ -214,11 +228,12 @@ def read_source(
             max_frames=reading.max_frames,
             one_bit=reading.one_bit,
             bounds=reading.bounds,
+            memory_bytes=reading.memory_bytes,
         )
         return _source(decoder, reading)
 
 
-def read_stored_values(data_set: bytes, transfer_syntax_uid: str) -> StoredValues:
+def read_stored_values(data_set: Octets, transfer_syntax_uid: str) -> StoredValues:
     """SOP Instance UID and stored values of a protected object.
 
     Parameters
@@ -244,18 +259,37 @@ def read_stored_values(data_set: bytes, transfer_syntax_uid: str) -> StoredValue
 
 
 def _open(
-    data_set: bytes,
+    data_set: Octets,
     transfer_syntax_uid: str,
     *,
     max_frames: int,
     one_bit: Literal["hold", "convert"],
     bounds: Bounds = BOUNDS,
+    memory_bytes: int = sys.maxsize,
 ) -> FrameDecoder:
     parsed = parse_object(data_set, transfer_syntax_uid, bounds)
     if parsed.pixels is None:
         raise Unprotectable("no-pixel-data", "the object has no Pixel Data")
     pixel = read_image_pixel(parsed.dataset, max_frames, one_bit)
+    _check_fits(pixel, memory_bytes)
     return open_frames(parsed, parsed.pixels, pixel)
+
+
+def _check_fits(pixel: ImagePixel, memory_bytes: int) -> None:
+    """Refuse frames of which not even one can be worked on."""
+    needed = working_bytes(pixel.rows * pixel.columns * pixel.samples)
+    if needed > memory_bytes:
+        raise Unprotectable(
+            "too-large",
+            f"a frame of {pixel.columns}x{pixel.rows} pixels takes about "
+            f"{needed >> 20} MiB to protect; worker.memory_bytes leaves "
+            f"{memory_bytes >> 20} MiB: raise it",
+        )
+
+
+def working_bytes(samples: int) -> int:
+    """Octets of memory that a frame of so many samples takes while it is worked on."""
+    return WORKING_FRAME + WORKING_SAMPLE * samples
 
 
 def _source(decoder: FrameDecoder, reading: Reading) -> Source:

@@ -6,8 +6,10 @@ Imported by the receiving process: no torch behind any of its imports.
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from gateway.dicom.lenient import lenient, text
 from gateway.dicom.parse import data_set_offset, parse_object
 from gateway.dicom.pixels import read_stored_values
 from gateway.errors import RecoveryRefused, Unprotectable
+from gateway.store.octets import FileOctets, after, pieces_of
+from gateway.store.spool import Spool
 from gateway.vault.codec import unpack_array
 from gateway.vault.layout import pack, unpack
 from gateway.vault.record import KeyCustody, WholeCustody, frame_key
@@ -28,20 +32,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gateway.store.files import FileStore
+    from gateway.store.octets import Octets
     from gateway.store.rows import Instance, Protected
     from gateway.vault.record import FrameMark, FramePlanes, KeyRecord, RecordPart
     from gateway.vault.vault import Vault
 
-    Load = Callable[[str], bytes]
+    Load = Callable[[str], Octets]
     """Gives the protected object of a UID as a Part 10 file; raises a GatewayError
     where there is none."""
+
+
+AT_ONCE: Final = 16 << 20
+"""Octets up to which an original is rebuilt in memory."""
+
+Taken = TypeVar("Taken")
 
 
 def restore(load: Load, record: KeyRecord) -> bytes:
     """Received octets of an original, verified by digest.
 
-    Frames are gone through one by one: beside the octets, memory holds one
-    protected object and one frame.
+    Frames are gone through one by one: beside the octets, memory holds one frame.
 
     Parameters
     ----------
@@ -61,13 +71,54 @@ def restore(load: Load, record: KeyRecord) -> bytes:
         The record is of another object, the protected pixels were changed, or
         what was rebuilt does not have the digest of the original.
     """
-    digest = hashlib.sha256()
-    pieces = []
-    for piece in _pieces(load, record):
-        digest.update(piece)
-        pieces.append(piece)
-    _check(digest.hexdigest(), sum(map(len, pieces)), record)
-    return b"".join(pieces)
+    return b"".join(_verified(load, record, list))
+
+
+def restored(load: Load, record: KeyRecord, spool: Spool | None = None) -> Octets:
+    """Received octets of an original, verified by digest, however many they are.
+
+    Few come as ``bytes``. Many are rebuilt into a spool, so that they are verified
+    before the first of them leaves and memory never holds them.
+
+    Parameters
+    ----------
+    load, record
+        As for `restore`.
+    spool
+        Where they go; None: one of their own.
+
+    Raises
+    ------
+    RecoveryRefused
+        As `restore`.
+    StoreFull
+        The disk has no room to rebuild them.
+    """
+    if record.original_size <= AT_ONCE:
+        return restore(load, record)
+    return _verified(load, record, (spool or Spool()).add_all)
+
+
+def _verified(
+    load: Load, record: KeyRecord, take: Callable[[Iterator[bytes]], Taken]
+) -> Taken:
+    """Give what `take` made of the pieces, if they are the received octets."""
+    digest, length = hashlib.sha256(), 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal length
+        for piece in _pieces(load, record):
+            digest.update(piece)
+            length += len(piece)
+            yield piece
+
+    taken = take(counted())
+    if (digest.hexdigest(), length) != (record.original_sha256, record.original_size):
+        raise RecoveryRefused(
+            f"what was rebuilt for {record.protected_uid} does not have the digest "
+            "of the original"
+        )
+    return taken
 
 
 def check_restores(load: Load, record: KeyRecord) -> None:
@@ -78,22 +129,15 @@ def check_restores(load: Load, record: KeyRecord) -> None:
     RecoveryRefused
         The original does not come back octet for octet.
     """
-    digest, length = hashlib.sha256(), 0
-    for piece in _pieces(load, record):
-        digest.update(piece)
-        length += len(piece)
-    _check(digest.hexdigest(), length, record)
+    _verified(load, record, _passed_by)
 
 
-def _check(digest: str, length: int, record: KeyRecord) -> None:
-    if (digest, length) != (record.original_sha256, record.original_size):
-        raise RecoveryRefused(
-            f"what was rebuilt for {record.protected_uid} does not have the digest "
-            "of the original"
-        )
+def _passed_by(pieces: Iterator[bytes]) -> None:
+    for _ in pieces:
+        pass
 
 
-def restorer(store: FileStore, vault: Vault) -> Callable[[Instance, Protected], bytes]:
+def restorer(store: FileStore, vault: Vault) -> Callable[[Instance, Protected], Octets]:
     """Make what gives a stored instance's original back.
 
     Parameters
@@ -103,22 +147,29 @@ def restorer(store: FileStore, vault: Vault) -> Callable[[Instance, Protected], 
 
     Returns
     -------
-    Callable[[Instance, Protected], bytes]
+    Callable[[Instance, Protected], Octets]
         The data set as received; raises a GatewayError in every other case.
     """
 
-    def restore_instance(instance: Instance, protected: Protected) -> bytes:
+    def restore_instance(instance: Instance, protected: Protected) -> Octets:
         record = vault.get(protected.sop_instance_uid)
         if record.original_sha256 != instance.sha256:
             raise RecoveryRefused(
                 f"the record of {record.protected_uid} is of other received octets"
             )
-        return restore(store.read_protected, record)
+        with ExitStack() as files:
+            return restored(partial(_stored, store, files), record)
 
     return restore_instance
 
 
-def instance_uid(part10: bytes) -> str:
+def _stored(store: FileStore, files: ExitStack, uid: str) -> Octets:
+    """Protected object of a UID, read as it is needed; one file is open at a time."""
+    files.close()
+    return FileOctets(files.enter_context(store.open(store.names.protected(uid))))
+
+
+def instance_uid(part10: Octets) -> str:
     """SOP Instance UID of an object as its data set says.
 
     Raises
@@ -128,7 +179,7 @@ def instance_uid(part10: bytes) -> str:
     """
     start, syntax = data_set_offset(part10)
     with lenient():
-        uid = text(parse_object(part10[start:], syntax).dataset, "SOPInstanceUID")
+        uid = text(parse_object(after(part10, start), syntax).dataset, "SOPInstanceUID")
     if not uid:
         raise Unprotectable("missing-attribute", "SOPInstanceUID is missing or empty")
     return uid
@@ -142,13 +193,13 @@ def _pieces(load: Load, record: KeyRecord) -> Iterator[bytes]:
         return
     _checked(load, record.parts[0])
     if isinstance(custody, WholeCustody):
-        yield custody.received
+        yield from pieces_of(custody.received)
         return
     frames = (unpack_array(frame).astype(np.int32) for frame in custody.frames)
     yield from shell_pieces(custody.shell, frames)
 
 
-def _checked(load: Load, part: RecordPart) -> bytes:
+def _checked(load: Load, part: RecordPart) -> Octets:
     """Protected object of a part, after a look at its UID."""
     part10 = load(part.uid)
     try:
@@ -189,7 +240,7 @@ def _recovered(
         ) from error
 
 
-def _marked_frames(part10: bytes, part: RecordPart) -> Iterator[NDArray[np.int32]]:
+def _marked_frames(part10: Octets, part: RecordPart) -> Iterator[NDArray[np.int32]]:
     """Yield stored values as they were before they were laid out; then compare."""
     if part.layout is None:
         raise RecoveryRefused(f"{part.uid} has no marked picture")
@@ -198,7 +249,7 @@ def _marked_frames(part10: bytes, part: RecordPart) -> Iterator[NDArray[np.int32
     digest = hashlib.sha256()
     start, syntax = data_set_offset(part10)
     try:
-        values = read_stored_values(part10[start:], syntax)
+        values = read_stored_values(after(part10, start), syntax)
         if (values.count, values.shape) != (written.frames, written.shape):
             raise _changed(part)
         for index in range(values.count):

@@ -5,7 +5,6 @@ Either way an object leaves only if its bytes are those that were recorded.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,8 @@ from gateway.errors import NotGranted, RecoveryRefused
 from gateway.store.files import FileStore
 from gateway.store.find import ORIGINALS, PROTECTED, FindKeys, Level
 from gateway.store.index import Index
+from gateway.store.octets import Joined, Octets, sha256_of, stream_of
+from gateway.store.part10 import FileMeta, encode_head
 from gateway.store.rows import Instance, Protected
 
 Rows = list[dict[str, Any]]
@@ -26,8 +27,8 @@ Rows = list[dict[str, Any]]
 class Restore(Protocol):
     """Rebuilds the received data set of a protected object."""
 
-    def __call__(self, instance: Instance, protected: Protected, /) -> bytes:
-        """Return the data set bytes, verified.
+    def __call__(self, instance: Instance, protected: Protected, /) -> Octets:
+        """Return the data set, verified; what is large is read as it is sent.
 
         Raises
         ------
@@ -189,14 +190,14 @@ class Originals:
         """Return in what syntaxes objects were received."""
         return self._index.syntaxes_held(ORIGINALS)
 
-    def _load_granted(self, instance: Instance, granted: Granted) -> bytes:
-        """Return the bytes received, if the grant still holds."""
+    def _load_granted(self, instance: Instance, granted: Granted) -> bytes | OpenPart10:
+        """Return what was received, if the grant still holds."""
         if not granted.admits(instance):
             raise NotGranted(f"{instance.sop_instance_uid} is not granted any more", 1)
         return self._load(instance)
 
-    def _load(self, instance: Instance) -> bytes:
-        """Return the bytes received, verified.
+    def _load(self, instance: Instance) -> bytes | OpenPart10:
+        """Return what was received, verified.
 
         Raises
         ------
@@ -204,15 +205,27 @@ class Originals:
             They are not those whose digest was recorded.
         """
         protected = self._index.protected_of(instance.id)
-        if protected is not None:
-            data_set = self._restore(instance, protected)
-        else:
-            data_set, _ = self._store.read_data_set(instance.path)
-        if hashlib.sha256(data_set).hexdigest() != instance.sha256:
-            raise RecoveryRefused(
-                f"{instance.sop_instance_uid} is not what was received"
+        if protected is None:
+            if self._store.digest(instance.path, data_set=True) != instance.sha256:
+                raise _another(instance)
+            return partial(self._store.open, instance.path)
+        data_set = self._restore(instance, protected)
+        if sha256_of(data_set) != instance.sha256:
+            raise _another(instance)
+        if isinstance(data_set, bytes):
+            return data_set
+        head = encode_head(
+            FileMeta(
+                sop_class_uid=instance.sop_class_uid,
+                sop_instance_uid=instance.sop_instance_uid,
+                transfer_syntax_uid=instance.transfer_syntax_uid,
             )
-        return data_set
+        )
+        return partial(stream_of, Joined([head, data_set]))
+
+
+def _another(instance: Instance) -> RecoveryRefused:
+    return RecoveryRefused(f"{instance.sop_instance_uid} is not what was received")
 
 
 class ProtectedObjects:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydicom._dicom_dict import DicomDictionary
 
 from gateway.errors import InvalidObject
+
+if TYPE_CHECKING:
+    from gateway.store.octets import Octets
 
 ITEM: Final = 0xFFFEE000
 ITEM_END: Final = 0xFFFEE00D
@@ -47,8 +50,8 @@ class _Level:
 
 
 def check_structure(
-    data_set: bytes | memoryview, *, implicit: bool, little: bool, max_depth: int
-) -> None:
+    data_set: Octets, *, implicit: bool, little: bool, max_depth: int
+) -> int:
     """Check nesting and number of elements up to the pixel data.
 
     What else is wrong is left to the parser: the walk ends where it cannot go on.
@@ -62,18 +65,22 @@ def check_structure(
     max_depth
         Sequences within sequences.
 
+    Returns
+    -------
+    int
+        Where the walk ended: at the pixel data, or at the end.
+
     Raises
     ------
     InvalidObject
         It is nested deeper, or has more elements than any real object.
     """
-    _Walk(data_set, little=little, max_depth=max_depth).run(implicit=implicit)
+    walk = _Walk(data_set, little=little, max_depth=max_depth)
+    return walk.run(implicit=implicit)
 
 
 class _Walk:
-    def __init__(
-        self, data: bytes | memoryview, *, little: bool, max_depth: int
-    ) -> None:
+    def __init__(self, data: Octets, *, little: bool, max_depth: int) -> None:
         self._data = data
         self._end = len(data)
         order = "<" if little else ">"
@@ -85,7 +92,7 @@ class _Walk:
         self._depth = 0
         self._stack: list[_Level] = []
 
-    def run(self, *, implicit: bool) -> None:
+    def run(self, *, implicit: bool) -> int:
         self._stack = [_Level(items=False, end=self._end, implicit=implicit)]
         count = 0
         while self._stack and self._at + 8 <= self._end:
@@ -98,7 +105,11 @@ class _Walk:
                 raise InvalidObject(f"The data set has over {MOST_ELEMENTS} elements")
             going_on = self._item(level) if level.items else self._element(level)
             if not going_on:
-                return
+                break
+        return min(self._at, self._end)
+
+    def _read(self, at: int, size: int) -> bytes:
+        return self._data[at : at + size]
 
     def _close(self) -> None:
         level = self._stack.pop()
@@ -113,7 +124,7 @@ class _Walk:
 
     def _item(self, level: _Level) -> bool:
         """Take an item's header, or the end of the sequence."""
-        group, number, length = self._head.unpack_from(self._data, self._at)
+        group, number, length = self._head.unpack(self._read(self._at, 8))
         tag = group << 16 | number
         self._at += 8
         if tag == SEQUENCE_END:
@@ -130,7 +141,8 @@ class _Walk:
 
     def _element(self, level: _Level) -> bool:
         """Take an element: step over its value, or into its sequence."""
-        group, number, length = self._head.unpack_from(self._data, self._at)
+        head = self._read(self._at, 8)
+        group, number, length = self._head.unpack(head)
         tag = group << 16 | number
         if tag == PIXEL_DATA and len(self._stack) == 1:
             return False
@@ -145,7 +157,7 @@ class _Walk:
             known = DicomDictionary.get(tag)
             vr = b"SQ" if known is not None and known[0] == "SQ" else b"UN"
         else:
-            vr = bytes(self._data[self._at + 4 : self._at + 6])
+            vr = head[4:6]
             if not self._explicit_length(vr):
                 return False
             length = self._length
@@ -154,12 +166,12 @@ class _Walk:
     def _explicit_length(self, vr: bytes) -> bool:
         at = self._at
         if vr in SHORT_VRS:
-            (self._length,) = self._short.unpack_from(self._data, at + 6)
+            (self._length,) = self._short.unpack(self._read(at + 6, 2))
             self._at += 8
             return True
         if vr not in LONG_VRS or at + 12 > self._end:
             return False
-        (self._length,) = self._long.unpack_from(self._data, at + 8)
+        (self._length,) = self._long.unpack(self._read(at + 8, 4))
         self._at += 12
         return True
 

@@ -7,9 +7,12 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from gateway.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WIPE: Final = 1 << 20
 """Octets overwritten at once."""
@@ -113,9 +116,16 @@ def create_once(path: Path, secret: bytes) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a new file with mode 0600 and wait until the disk has it."""
+    with durable_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file with mode 0600; the disk has it when the block is left well."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,7 +1,7 @@
 """One original on its way to its protected objects, frame by frame.
 
-Marked frames are laid out and keys compressed as they come: what is held is the
-received octets, the protected octets and the compressed keys, never all frames.
+Marked frames are laid out and keys compressed as they come, and put into a spool.
+Memory holds a frame at a time and where the others lie, however many there are.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from gateway.dicom.derived_pixels import plan_parts
 from gateway.dicom.lenient import text
 from gateway.dicom.parse import data_set_offset
 from gateway.dicom.pixels import read_source
+from gateway.store.octets import Joined, after, sha256_of
+from gateway.store.spool import Spool
 from gateway.vault.codec import pack_image
+from gateway.vault.large import packed, put_away
 from gateway.vault.layout import pack
 from gateway.vault.record import (
     FrameMark,
@@ -28,6 +31,7 @@ from gateway.vault.record import (
     WholeCustody,
     mark_of,
     planes_of,
+    put_away_planes,
 )
 from gateway.vault.shell import ShellTaker
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from engine.types import Frame, FrameKey
     from gateway.dicom.derived_pixels import Part
     from gateway.dicom.pixels import Reading, Source
+    from gateway.store.octets import Octets
     from gateway.vault.codec import Blob
     from gateway.vault.record import Custody
 
@@ -88,24 +93,32 @@ class Original:
     Attributes
     ----------
     data
-        A data set, or a whole Part 10 file.
+        A data set, or a whole Part 10 file; read as it is needed.
     kind
         Which of the two.
     transfer_syntax_uid
         Of the data set; a file says it itself.
     name
         File name, without folders; empty for data sets.
+    file
+        Where the octets are read from, where that has to be closed.
     """
 
-    data: bytes = field(repr=False)
+    data: Octets = field(repr=False)
     kind: Kind
     transfer_syntax_uid: str = ""
     name: str = ""
+    file: BinaryIO | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        """Close the file that the octets are read from, if there is one."""
+        if self.file is not None:
+            self.file.close()
 
     @cached_property
     def sha256(self) -> str:
         """Digest of the octets, hex."""
-        return hashlib.sha256(self.data).hexdigest()
+        return sha256_of(self.data)
 
     def data_set(self) -> tuple[int, str]:
         """Offset of the data set in the octets, and its transfer syntax.
@@ -126,6 +139,9 @@ class Refused:
 
     error: Exception
     finished: bool = True
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
 
 
 class Draft:
@@ -149,10 +165,11 @@ class Draft:
     def __init__(self, original: Original, reading: Reading, *, traces: bool) -> None:
         self.original = original
         self.offset, syntax = original.data_set()
-        data_set = original.data[self.offset :] if self.offset else original.data
+        data_set = after(original.data, self.offset)
         self.source: Source = read_source(data_set, syntax, reading=reading)
         self.parts: tuple[Part, ...] = plan_parts(self.source, reading.split_frames)
-        self._values = [bytearray() for _ in self.parts]
+        self.spool = Spool()
+        self._values: list[list[Octets]] = [[] for _ in self.parts]
         self._digests = [hashlib.sha256() for _ in self.parts]
         self.reports: list[Report] = []
         self.traces: list[Trace | None] = []
@@ -173,6 +190,10 @@ class Draft:
         """Whether no frame is awaited any more."""
         return self.error is not None or len(self._marks) == self.source.count
 
+    def close(self) -> None:
+        """Close the original's file; nothing more is read of it."""
+        self.original.close()
+
     def seed(self, index: int) -> bytes:
         """Tell a frame from all others, for the engine's draws."""
         return f"{self.uid} {index}".encode()
@@ -180,24 +201,21 @@ class Draft:
     def add(self, frame: Frame, marked: MarkedFrame) -> None:
         """Take the next frame over: the original and what was made of it."""
         index = len(self._marks)
-        part = next(n for n, p in enumerate(self.parts) if index in p.frames)
-        packed = pack([marked.stored], self.parts[part].layout)
-        self._values[part] += packed
-        self._digests[part].update(packed)
+        part = index // len(self.parts[0].frames)  # all parts have as many
+        laid_out = pack([marked.stored], self.parts[part].layout)
+        self._values[part].append(self.spool.add(laid_out))
+        self._digests[part].update(laid_out)
         self._marks.append(mark_of(marked.key))
         self.reports.append(marked.report)
         self.traces.append(marked.trace if self._keep_traces else None)
         if self._shell is not None:
             self._shell.add(frame.stored)
-            self._planes.append(planes_of(marked.key))
-            self._pixels.append(pack_image(frame.stored))
+            self._planes.append(put_away_planes(planes_of(marked.key), self.spool))
+            self._pixels.append(put_away(pack_image(frame.stored), self.spool))
 
-    def value(self, part: int, *, last: bool) -> bytes:
-        """Pixel octets of a part; ``last``: they are not asked for again."""
-        value = bytes(self._values[part])
-        if last:
-            self._values[part].clear()
-        return value
+    def value(self, part: int) -> Octets:
+        """Pixel octets of a part."""
+        return Joined(self._values[part])
 
     def records(self, uids: Sequence[str], wish: CustodyWish) -> Iterator[KeyRecord]:
         """Yield records of the original, one for each way it may be kept.
@@ -230,7 +248,7 @@ class Draft:
 
     def _custodies(self, wish: CustodyWish) -> Iterator[Custody]:
         if self._shell is None:
-            yield WholeCustody(received=self.original.data)
+            yield WholeCustody(received=packed(self.original.data, self.spool))
             return
         shell = self._shell.shell()
         if wish != "sealed-original":
@@ -238,11 +256,11 @@ class Draft:
         if wish != "key":
             yield PixelCustody(shell=shell, frames=tuple(self._pixels))
             if len(self.original.data) < SMALL:
-                yield WholeCustody(received=self.original.data)
+                yield WholeCustody(received=self.original.data[:])
 
     def _taker(self) -> ShellTaker | None:
         native = self.source.native
         if native is None:
             return None
         bounds = (self.offset + native.start, self.offset + native.end)
-        return ShellTaker(self.original.data, bounds, native.layout)
+        return ShellTaker(self.original.data, bounds, native.layout, self.spool)

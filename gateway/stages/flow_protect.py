@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from io import BytesIO
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from gateway.dicom.follow import Counterpart, may_pass
 from gateway.dicom.header import read_attributes
@@ -38,6 +38,7 @@ from gateway.stages.protect import (
 from gateway.stages.recipe import Recipe
 from gateway.store.files import FileStore
 from gateway.store.index import Index
+from gateway.store.octets import FileOctets, Octets, sha256_of, stream_of
 from gateway.store.rows import Instance, NewProtected
 from gateway.vault.vault import Vault
 
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 NO_PICTURE = "no-pixel-data"
 """Reason of objects that have nothing to be marked."""
 
+
+AT_ONCE = 4 << 20
+"""Octets up to which an original is read at once: most are, and it is faster."""
 
 DROPPED = "a rule drops objects without pictures (non_images)"
 
@@ -92,7 +96,7 @@ class Protection:
         Gives the recipe of a treatment.
     uids
         Maps UIDs.
-    when_not_fooled, batch_frames
+    when_not_fooled, batch_frames, batch_bytes
         As in `ObjectProtection` and `Marking`.
     memory
         What the series under work has taught so far.
@@ -108,6 +112,7 @@ class Protection:
     uids: UidMapper
     when_not_fooled: WhenNotFooled
     batch_frames: int
+    batch_bytes: int = sys.maxsize
     bounds: Bounds = BOUNDS
     memory: Memory = field(default_factory=Memory)
     check: Callable[[], None] = unguarded
@@ -185,6 +190,7 @@ class Protection:
             series=f"{first.series_instance_uid} {first.calling_ae}",
             memory=self.memory,
             progress=_silent,
+            batch_bytes=self.batch_bytes,
         )
         protection = ObjectProtection(
             marking=marking, uids=self.uids, when_not_fooled=self.when_not_fooled
@@ -231,12 +237,16 @@ class Protection:
                 "the rule holds objects without pictures; non_images = 'pass' sends "
                 "them with references rewritten, 'drop' leaves them here",
             )
-        made = follower_of(
-            self._original(instance),
-            recipe=self._recipe(treatment),
-            resolve=partial(self._counterparts, treatment=treatment.key),
-            uids=self.uids,
-        )
+        original = self._original(instance)
+        try:
+            made = follower_of(
+                original,
+                recipe=self._recipe(treatment),
+                resolve=partial(self._counterparts, treatment=treatment.key),
+                uids=self.uids,
+            )
+        finally:
+            original.close()
         self._keep(instance, made)
 
     def _counterparts(self, original: str, treatment: str) -> tuple[Counterpart, ...]:
@@ -264,13 +274,29 @@ class Protection:
             raise Unprotectable("recipients-unusable", str(error)) from error
 
     def _original(self, instance: Instance) -> Original:
-        data, syntax = self.store.read_data_set(instance.path)
-        original = Original(data=data, kind="data-set", transfer_syntax_uid=syntax)
-        if original.sha256 != instance.sha256:
+        """Open an instance; a small one is read, a large one stays in its file."""
+        stream, syntax = self.store.open_data_set(instance.path)
+        data: Octets = FileOctets(stream, stream.tell())
+        file: BinaryIO | None = stream
+        try:
+            if len(data) <= AT_ONCE:
+                data, file = data[:], None
+            as_recorded = sha256_of(data) == instance.sha256
+        except BaseException:
+            stream.close()
+            raise
+        if file is None or not as_recorded:
+            stream.close()
+        if not as_recorded:
             raise StoredObjectDamaged(
                 f"The stored file {instance.path} is not what was received"
             )
-        return original
+        return Original(
+            data=data,
+            kind="data-set",
+            transfer_syntax_uid=syntax,
+            file=file,
+        )
 
     def _keep(self, instance: Instance, made: ProtectedObject) -> None:
         self.check()
@@ -278,8 +304,12 @@ class Protection:
         rows = []
         for number, part in enumerate(made.parts):
             self.check()
-            stored = self.store.write_protected(part.sop_instance_uid, part.part10)
-            attributes = read_attributes(BytesIO(part.part10), part.transfer_syntax_uid)
+            stored = self.store.write_protected(
+                part.sop_instance_uid, stream_of(part.octets)
+            )
+            attributes = read_attributes(
+                stream_of(part.octets), part.transfer_syntax_uid
+            )
             rows.append(
                 NewProtected(
                     **asdict(attributes),

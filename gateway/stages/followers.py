@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.dicom.derive import encode_part10
 from gateway.dicom.follow import follow
 from gateway.dicom.lenient import text
 from gateway.dicom.parse import parse_object
 from gateway.dicom.restore import check_restores
+from gateway.errors import Unprotectable
 from gateway.stages.protect import Part, ProtectedObject
-from gateway.vault.container import encode_record
+from gateway.vault.container import encoded_record
 from gateway.vault.record import KeyRecord, RecordPart, WholeCustody
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from gateway.dicom.identifiers import UidMapper
     from gateway.stages.draft import Original
     from gateway.stages.recipe import Recipe
+
+
+LARGEST: Final = 128 << 20
+"""Octets of an object without a picture that may pass."""
 
 
 def follower_of(
@@ -45,6 +50,12 @@ def follower_of(
     RecoveryRefused
         The original did not come back: nothing may be sent.
     """
+    if len(original.data) > LARGEST:
+        raise Unprotectable(
+            "too-large",
+            f"an object without a picture of {len(original.data)} octets; {LARGEST} "
+            "are the limit: it is rewritten as a whole, in memory",
+        )
     offset, syntax = original.data_set()
     data_set = original.data[offset:]
     found = parse_object(data_set, syntax).dataset
@@ -75,16 +86,16 @@ def follower_of(
         marks=(),
         custody=WholeCustody(received=original.data),
     )
-    octets = encode_record(record)
+    octets = encoded_record(record)
     (enclosed,) = recipe.enclosed([dataset], octets, found)
     part = Part(
-        part10=encode_part10(enclosed),
+        octets=encode_part10(enclosed),
         sop_class_uid=str(enclosed.SOPClassUID),
         sop_instance_uid=str(enclosed.SOPInstanceUID),
         series_instance_uid=str(enclosed.SeriesInstanceUID),
         study_instance_uid=str(enclosed.StudyInstanceUID),
     )
-    check_restores(lambda _: part.part10, record)
+    check_restores(lambda _: part.octets, record)
     return ProtectedObject(
         parts=(part,),
         treatment=key,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import InvalidFrame, NoFeasiblePlacement
 from engine.protection.values import Given
+from gateway.dicom.pixels import working_bytes
 from gateway.errors import Unprotectable
 from gateway.stages.draft import Draft, MarkedFrame, Refused
 
@@ -75,7 +77,9 @@ class Marking:
     protector
         Marks frames.
     batch_frames
-        How many at a time.
+        How many at a time, at most.
+    batch_bytes
+        Octets that several frames under work together may take; one may always be.
     series
         What tells this series from others.
     memory
@@ -89,6 +93,7 @@ class Marking:
     series: str
     memory: Memory
     progress: Progress
+    batch_bytes: int = sys.maxsize
 
     def mark(self, drafts: Iterable[Draft | Refused]) -> Iterator[Draft | Refused]:
         """Mark every frame of drafts; each is given on when it is finished.
@@ -102,7 +107,7 @@ class Marking:
             waiting.append(draft)
             for slot in _slots(draft) if isinstance(draft, Draft) else ():
                 batch.append(slot)
-                if len(batch) == self._batch_size:
+                if self._is_full(batch):
                     self._mark(batch)
                     batch = []
             while waiting and waiting[0].finished:
@@ -110,10 +115,15 @@ class Marking:
         self._mark(batch)
         yield from waiting
 
-    @property
-    def _batch_size(self) -> int:
-        """Frames marked together; a series' first one alone, to teach the others."""
-        return 1 if self.memory.of(self.series) is None else self.batch_frames
+    def _is_full(self, batch: Sequence[_Slot]) -> bool:
+        """Whether a batch takes no further frame, as large as its last one.
+
+        A series' first frame is marked alone, to teach the others.
+        """
+        if self.memory.of(self.series) is None or len(batch) == self.batch_frames:
+            return True
+        taken = [working_bytes(slot.frame.stored.size) for slot in batch]
+        return sum(taken) + taken[-1] > self.batch_bytes
 
     def _mark(self, batch: Sequence[_Slot]) -> None:
         open_ = [slot for slot in batch if slot.draft.error is None]

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from config.schema import Protection
+from config.schema import Protection, Worker
 from config.schema import Vault as VaultSettings
 from gateway.dicom.identifiers import UidMapper, load_secret
 from gateway.dicom.lenient import lenient, text
@@ -240,6 +240,7 @@ class FileProtection:
                     series=series,
                     memory=self.memory,
                     progress=progress,
+                    batch_bytes=Worker().batch_bytes,
                 ),
                 uids=self.uids,
                 when_not_fooled=self.protection.when_not_fooled,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from gateway.dicom.derive import derive, encode_part10
+from gateway.dicom.derive import derive, part10_around
 from gateway.dicom.restore import check_restores
 from gateway.errors import GatewayError, RecoveryRefused, Unprotectable
 from gateway.stages.draft import Draft, Original, Refused, Report
+from gateway.stages.frame_reports import frames_json
 from gateway.stages.marking import Marking
 from gateway.stages.recipe import PLAIN, Recipe
-from gateway.vault.container import decode_key_record, encode_record
+from gateway.vault.container import decode_key_record, encoded_record
 from gateway.vault.record import KeyRecord
 
 if TYPE_CHECKING:
@@ -25,20 +27,26 @@ if TYPE_CHECKING:
     from engine.search.trace import Trace
     from gateway.dicom.identifiers import UidMapper
     from gateway.dicom.pixels import Reading
+    from gateway.store.octets import Octets
 
 WhenNotFooled = Literal["send", "hold"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One protected object, encoded; ``part10`` is a complete file."""
+    """One protected object, encoded: ``octets`` are a complete Part 10 file."""
 
-    part10: bytes = field(repr=False)
+    octets: Octets = field(repr=False)
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
     transfer_syntax_uid: str = str(ExplicitVRLittleEndian)
+
+    @property
+    def part10(self) -> bytes:
+        """The whole file, in memory."""
+        return self.octets[:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +79,11 @@ class ProtectedObject:
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was done, for JSON."""
+        """What was done, for JSON; bounded, however many frames there are."""
         return {
             "custody": self.record.custody_name,
             "record_bytes": self.record_bytes,
-            "frames": [report.as_dict() for report in self.reports],
+            **frames_json(self.reports),
         }
 
     @property
@@ -150,17 +158,27 @@ class ObjectProtection:
             none (Unprotectable with a stated reason; RecoveryRefused: the original
             did not come back, nothing may be sent).
         """
-        drafts = self.marking.mark(self._open(task) for task in tasks)
-        for task, draft in zip(tasks, drafts, strict=True):
-            try:
-                yield self._made(draft, task.recipes)
-            except GatewayError as error:
-                yield error
+        with ExitStack() as files:
+            opened = (self._open(task, files) for task in tasks)
+            drafts = self.marking.mark(opened)
+            for task, draft in zip(tasks, drafts, strict=True):
+                try:
+                    yield self._made(draft, task.recipes)
+                except GatewayError as error:
+                    yield error
+                finally:
+                    draft.close()
 
-    def _open(self, task: Task) -> Draft | Refused:
+    def _open(self, task: Task, files: ExitStack) -> Draft | Refused:
+        original = None
         try:
-            return Draft(task.load(), task.reading, traces=self.traces)
+            original = task.load()
+            if original.file is not None:
+                files.callback(original.close)
+            return Draft(original, task.reading, traces=self.traces)
         except GatewayError as error:
+            if original is not None:
+                original.close()
             return Refused(error)
 
     def _made(
@@ -171,10 +189,7 @@ class ObjectProtection:
         assert isinstance(draft, Draft)
         _check_fooled(draft.reports, self.when_not_fooled)
         when = datetime.now(UTC)
-        return tuple(
-            _object(draft, recipe, self.uids, when, last=recipe is recipes[-1])
-            for recipe in recipes
-        )
+        return tuple(_object(draft, recipe, self.uids, when) for recipe in recipes)
 
 
 def protect_object(
@@ -211,7 +226,7 @@ def _check_fooled(reports: Sequence[Report], when: WhenNotFooled) -> None:
 
 
 def _object(
-    draft: Draft, recipe: Recipe, uids: UidMapper, when: datetime, *, last: bool
+    draft: Draft, recipe: Recipe, uids: UidMapper, when: datetime
 ) -> ProtectedObject:
     names = _new_uids(draft, recipe, uids)
     datasets = (
@@ -219,7 +234,7 @@ def _object(
             derive(
                 draft.source,
                 part,
-                draft.value(number, last=last),
+                b"",
                 target=recipe.target(names[number]),
                 uids=uids,
                 when=when,
@@ -229,14 +244,14 @@ def _object(
     )
     first = next(datasets)
     # All parts but the first are done; into that a record may go.
-    finished = tuple(map(_part, datasets))
-    candidates = list(draft.records(names, recipe.treatment.custody))
-    # Encoded anew where it is chosen: the larger ones need not be held meanwhile.
-    for candidate in sorted(candidates, key=lambda each: len(encode_record(each))):
-        octets = encode_record(candidate)
+    finished = tuple(
+        _part(dataset, draft, number) for number, dataset in enumerate(datasets, 1)
+    )
+    candidates = draft.records(names, recipe.treatment.custody)
+    for octets in sorted(map(encoded_record, candidates), key=len):
         record = decode_key_record(octets)
         (enclosed,) = recipe.enclosed([first], octets, draft.source.dataset)
-        parts = (_part(enclosed), *finished)
+        parts = (_part(enclosed, draft, 0), *finished)
         if _comes_back(parts, record):
             return ProtectedObject(
                 parts=parts,
@@ -254,7 +269,7 @@ def _object(
 
 def _comes_back(parts: Sequence[Part], record: KeyRecord) -> bool:
     """Whether the received octets come back from what would be kept and sent."""
-    files = {part.sop_instance_uid: part.part10 for part in parts}
+    files = {part.sop_instance_uid: part.octets for part in parts}
     try:
         check_restores(files.__getitem__, record)
     except RecoveryRefused:
@@ -275,9 +290,10 @@ def _new_uids(draft: Draft, recipe: Recipe, uids: UidMapper) -> list[str]:
     ]
 
 
-def _part(dataset: Dataset) -> Part:
+def _part(dataset: Dataset, draft: Draft, number: int) -> Part:
+    file = part10_around(dataset, draft.value(number))
     return Part(
-        part10=encode_part10(dataset),
+        octets=file,
         sop_class_uid=str(dataset.SOPClassUID),
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_instance_uid=str(dataset.SeriesInstanceUID),

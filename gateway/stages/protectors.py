@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from config.errors import ConfigurationError
-from config.schema import Ensemble
+from config.schema import Ensemble, Worker
 from gateway.dicom.parse import BOUNDS, Bounds
 from gateway.dicom.pixels import Reading
 from gateway.route.conditions import Condition, ConditionError, compile_condition
@@ -47,6 +47,8 @@ class Protectors:
         The site's settings.
     bounds
         What data sets may be at most.
+    worker
+        Bounds of memory.
 
     Raises
     ------
@@ -54,9 +56,15 @@ class Protectors:
         A condition of an ensemble is wrong.
     """
 
-    def __init__(self, protection: Protection, bounds: Bounds = BOUNDS) -> None:
+    def __init__(
+        self,
+        protection: Protection,
+        bounds: Bounds = BOUNDS,
+        worker: Worker | None = None,
+    ) -> None:
         self._protection = protection
         self._bounds = bounds
+        self._frame_bytes = (worker or Worker()).frame_bytes
         self._choices = tuple(
             _Choice(ensemble, compile_condition(ensemble.when))
             for ensemble in protection.ensembles
@@ -95,6 +103,7 @@ class Protectors:
             one_bit=settings.one_bit,
             split_frames=settings.split_frames,
             bounds=self._bounds,
+            memory_bytes=self._frame_bytes,
         )
 
     def choose(self, attributes: Mapping[str, Value]) -> Protector:

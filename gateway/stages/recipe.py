@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.dicom.derive import Target
+from gateway.errors import Unprotectable
 from gateway.route.treatment import PLAIN as AS_PLAIN
 from gateway.route.treatment import Treatment
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+    from gateway.store.octets import Octets
 
     class Change(Protocol):
         """Makes a data set without identity."""
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
             """Return it; UIDs in ``own`` are of protected objects and stay."""
 
     Enclose = Callable[[Dataset, bytes, Dataset], None]
+
+
+LONGEST_ENCLOSED: Final = 64 << 20
+"""Octets of a key record that travels: signing and enveloping hold all of it, and
+copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +76,17 @@ class Recipe:
         return self.deidentify(dataset, own=own)
 
     def enclosed(
-        self, datasets: Sequence[Dataset], record: bytes, original: Dataset
+        self, datasets: Sequence[Dataset], record: Octets, original: Dataset
     ) -> Sequence[Dataset]:
         """Put the record into the first data set, where a key is to travel."""
         if self.enclose is not None:
-            self.enclose(datasets[0], record, original)
+            if len(record) > LONGEST_ENCLOSED:
+                raise Unprotectable(
+                    "key-too-large",
+                    f"the key has {len(record)} octets; in an object {LONGEST_ENCLOSED}"
+                    " can travel to its recipients; send it to a destination without",
+                )
+            self.enclose(datasets[0], record[:], original)
         return datasets
 
 

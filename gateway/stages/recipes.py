@@ -96,10 +96,11 @@ def build_protection(
         index=index,
         store=store,
         vault=vault,
-        protectors=Protectors(settings, bounds),
+        protectors=Protectors(settings, bounds, site.worker),
         recipe=Recipes(site, uids, secrets).of,
         uids=uids,
         when_not_fooled=settings.when_not_fooled,
         batch_frames=settings.batch_frames,
+        batch_bytes=site.worker.batch_bytes,
         bounds=bounds,
     )

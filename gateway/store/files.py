@@ -126,8 +126,15 @@ class FileStore:
             writer.write(data_set)
             return writer.commit()
 
-    def write_protected(self, uid: str, part10: bytes) -> StoredFile:
+    def write_protected(self, uid: str, part10: bytes | BinaryIO) -> StoredFile:
         """Store a protected object under its UID, durably; may be repeated.
+
+        Parameters
+        ----------
+        uid
+            Its SOP Instance UID.
+        part10
+            The file; of a stream the rest, read in pieces.
 
         Raises
         ------
@@ -135,12 +142,17 @@ class FileStore:
             No room; ``uid`` is not a UID.
         """
         relative = self._names.protected(uid)
-        digest = hashlib.sha256(part10).hexdigest()
-        self.seal(relative, io.BytesIO(part10))
-        return StoredFile(path=relative, sha256=digest, size_bytes=len(part10))
+        content = io.BytesIO(part10) if isinstance(part10, bytes) else part10
+        digest, size = self.seal(relative, content)
+        return StoredFile(path=relative, sha256=digest, size_bytes=size)
 
-    def seal(self, relative: str, content: BinaryIO) -> None:
+    def seal(self, relative: str, content: BinaryIO) -> tuple[str, int]:
         """Write a file of the store, durably; its content is read in pieces.
+
+        Returns
+        -------
+        tuple
+            SHA-256 of the content, hex, and how many octets it has.
 
         Raises
         ------
@@ -149,9 +161,12 @@ class FileStore:
         """
         with self._blobs.writing(self._prefix + relative) as stream:
             envelope = EnvelopeWriter(stream, self._keys, context_of(relative))
+            digest = hashlib.sha256()
             while piece := content.read(CHUNK_BYTES):
                 envelope.write(piece)
+                digest.update(piece)
             envelope.finish()
+        return digest.hexdigest(), envelope.size
 
     def adopt(self, file: WholeFile, path: Path, relative: str) -> None:
         """Give a whole file that came in its name in the store, durably.
@@ -262,9 +277,25 @@ class FileStore:
         StoredObjectDamaged
             The file is missing, damaged, or has no readable head.
         """
-        with self.open(relative) as stream:
+        stream, syntax = self.open_data_set(relative)
+        with stream:
+            return all_of(stream), syntax
+
+    def open_data_set(self, relative: str) -> tuple[BinaryIO, str]:
+        """Open a stored file at its data set; also its transfer syntax.
+
+        Raises
+        ------
+        StoredObjectDamaged
+            As `read_data_set`.
+        """
+        stream = self.open(relative)
+        try:
             meta = _head_of(stream, relative)
-            return all_of(stream), meta.transfer_syntax_uid
+        except BaseException:
+            stream.close()
+            raise
+        return stream, meta.transfer_syntax_uid
 
     def remove(self, relative: str) -> None:
         """Remove a file that no row of the index names."""

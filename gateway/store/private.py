@@ -42,9 +42,9 @@ def close_to_others(directory: Path) -> None:
 def use_private_temporary(directory: Path) -> None:
     """Have this process, and libraries in it, make temporary files there.
 
-    Those of an earlier run are removed. What the gateway writes there is sealed
-    (``gateway.store.temporary``); SQLite, Python's ``tempfile`` and native
-    libraries look at ``TMPDIR``.
+    Those of an earlier run are removed. What the gateway writes there is sealed and
+    has no name (``gateway.store.spool``, ``gateway.store.temporary``); SQLite,
+    Python's ``tempfile`` and native libraries look at ``TMPDIR``.
     """
     if directory.exists():
         shutil.rmtree(directory)

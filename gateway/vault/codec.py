@@ -19,6 +19,8 @@ from gateway.errors import InvalidSeal
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gateway.store.octets import Octets
+
 ZSTD: Final = "zstd"
 JPEG_LS: Final = "jpeg-ls"
 LEVEL: Final = 19
@@ -47,7 +49,7 @@ class Blob:
         Value that was compressed as 0, the others counting up from it; None
         where signed values were folded (0, -1, 1, -2 ... to 0, 1, 2, 3 ...).
     data
-        The compressed octets.
+        The compressed octets; they may lie in a file.
     """
 
     codec: str
@@ -55,7 +57,7 @@ class Blob:
     stored: str
     shape: tuple[int, ...]
     origin: int | None = None
-    data: bytes = field(repr=False)
+    data: Octets = field(repr=False)
 
 
 def pack_bytes(value: bytes, *, level: int = LEVEL) -> Blob:
@@ -77,7 +79,7 @@ def unpack_bytes(blob: Blob) -> bytes:
     InvalidSeal
         The blob is malformed.
     """
-    value = unpack_zstd(blob.data)
+    value = unpack_zstd(blob.data[:])
     if blob.dtype != "bytes" or len(value) != blob.shape[0]:
         raise InvalidSeal("record holds a malformed blob")
     return value
@@ -167,7 +169,7 @@ def _signed(stored: NDArray[np.unsignedinteger], blob: Blob) -> NDArray[np.integ
 
 def _read_zstd(blob: Blob) -> NDArray[np.unsignedinteger]:
     dtype = np.dtype(blob.stored).newbyteorder("<")
-    flat: NDArray[np.unsignedinteger] = np.frombuffer(unpack_zstd(blob.data), dtype)
+    flat: NDArray[np.unsignedinteger] = np.frombuffer(unpack_zstd(blob.data[:]), dtype)
     if len(blob.shape) != 3:
         return flat.reshape(blob.shape)
     rows, columns, channels = blob.shape
@@ -175,11 +177,11 @@ def _read_zstd(blob: Blob) -> NDArray[np.unsignedinteger]:
 
 
 def _read_jpeg_ls(blob: Blob) -> NDArray[np.unsignedinteger]:
-    planes, at = [], 0
-    while at < len(blob.data):
+    planes, at, data = [], 0, blob.data[:]
+    while at < len(data):
         start = at + 4
-        at = start + int.from_bytes(blob.data[at:start], "little")
-        planes.append(jpeg_ls.decode(np.frombuffer(blob.data[start:at], np.uint8)))
+        at = start + int.from_bytes(data[at:start], "little")
+        planes.append(jpeg_ls.decode(np.frombuffer(data[start:at], np.uint8)))
     whole = planes[0] if len(blob.shape) == 2 else np.stack(planes, axis=-1)
     return np.asarray(whole, dtype=np.dtype(blob.stored)).reshape(blob.shape)
 

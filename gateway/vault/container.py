@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import InvalidFrame, InvalidParameter
 from gateway.errors import InvalidSeal
+from gateway.store.octets import Joined, after, part_of, sha256_of
 from gateway.vault.codec import LEVEL, pack_bytes, unpack_zstd
 from gateway.vault.container_custody import custody_blobs, custody_json, read_custody
 from gateway.vault.container_v1 import PLAIN, read_version_1
@@ -22,6 +23,7 @@ from gateway.vault.record_json import blob_json, mark_json, read_blob, read_mark
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gateway.store.octets import Octets
     from gateway.vault.codec import Blob
 
 MAGIC: Final = b"MIADKEY"
@@ -32,7 +34,12 @@ HEAD: Final = struct.Struct("<7sBI")
 
 
 def encode_record(record: KeyRecord | RecordLink) -> bytes:
-    """Octets of a record, or of a link to one.
+    """Octets of a record, or of a link to one, as a whole; see `encoded_record`."""
+    return encoded_record(record)[:]
+
+
+def encoded_record(record: KeyRecord | RecordLink) -> Joined:
+    """Octets of a record, or of a link to one; its blobs are read when asked for.
 
     Equal records have equal octets. Blobs with equal octets are kept once:
     neighbouring frames may carry the same patch.
@@ -40,22 +47,23 @@ def encode_record(record: KeyRecord | RecordLink) -> bytes:
     if isinstance(record, RecordLink):
         return _join({"link": asdict(record)}, [])
     blobs = dict(custody_blobs(record.custody))
-    unique = list(dict.fromkeys(blob.data for blob in blobs.values()))
-    places = {data: place for place, data in enumerate(unique)}
+    digests = {name: sha256_of(blob.data) for name, blob in blobs.items()}
+    unique = {digests[name]: blob.data for name, blob in blobs.items()}
+    places = {digest: place for place, digest in enumerate(unique)}
     header = {keyword: getattr(record, keyword) for keyword in PLAIN}
     header["parts"] = [asdict(part) for part in record.parts]
     header["marks"] = [mark_json(mark) for mark in record.marks]
     header["custody"] = custody_json(record.custody)
     header["blobs"] = [
-        blob_json(name, blob) | {"at": places[blob.data]}
+        blob_json(name, blob) | {"at": places[digests[name]]}
         for name, blob in blobs.items()
     ]
-    header["lengths"] = [len(data) for data in unique]
-    return _join(header, unique)
+    header["lengths"] = [len(data) for data in unique.values()]
+    return _join(header, unique.values())
 
 
-def decode_record(data: bytes) -> KeyRecord | RecordLink:
-    """Record, or link to one, of octets.
+def decode_record(data: Octets) -> KeyRecord | RecordLink:
+    """Record, or link to one, of octets; its blobs are read when asked for.
 
     Raises
     ------
@@ -70,7 +78,7 @@ def decode_record(data: bytes) -> KeyRecord | RecordLink:
         raise InvalidSeal(UNKNOWN) from error
 
 
-def decode_key_record(data: bytes) -> KeyRecord:
+def decode_key_record(data: Octets) -> KeyRecord:
     """Record of octets that must not be a link to one.
 
     Raises
@@ -84,29 +92,30 @@ def decode_key_record(data: bytes) -> KeyRecord:
     return record
 
 
-def _join(header: dict[str, Any], blobs: Iterable[bytes]) -> bytes:
+def _join(header: dict[str, Any], blobs: Iterable[Octets]) -> Joined:
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     packed = pack_bytes(text, level=LEVEL).data
-    return b"".join([HEAD.pack(MAGIC, VERSION, len(packed)), packed, *blobs])
+    head = HEAD.pack(MAGIC, VERSION, len(packed))
+    return Joined([head, packed[:], *blobs])
 
 
-def _decode(data: bytes) -> KeyRecord | RecordLink:
-    magic, version, length = HEAD.unpack_from(data)
+def _decode(data: Octets) -> KeyRecord | RecordLink:
+    magic, version, length = HEAD.unpack(data[: HEAD.size])
     end = HEAD.size + length
-    packed, rest = data[HEAD.size : end], data[end:]
+    packed = data[HEAD.size : end]
     if magic != MAGIC or len(packed) != length:
         raise ValueError("not a record")
     if version == 1:
-        return read_version_1(packed, rest)
+        return read_version_1(packed, after(data, end))
     if version != VERSION:
         raise ValueError("not a record of this version")
     header: dict[str, Any] = json.loads(unpack_zstd(packed))
     if "link" in header:
         return RecordLink(**header["link"])
-    return _record(header, rest)
+    return _record(header, after(data, end))
 
 
-def _record(header: dict[str, Any], data: bytes) -> KeyRecord:
+def _record(header: dict[str, Any], data: Octets) -> KeyRecord:
     blobs = _read_blobs(header, data)
     marks = tuple(read_mark(each) for each in header["marks"])
     parts = tuple(_part(each) for each in header["parts"])
@@ -129,10 +138,10 @@ def _part(values: dict[str, Any]) -> RecordPart:
     )
 
 
-def _read_blobs(header: dict[str, Any], data: bytes) -> dict[str, Blob]:
+def _read_blobs(header: dict[str, Any], data: Octets) -> dict[str, Blob]:
     pieces, at = [], 0
     for length in header["lengths"]:
-        pieces.append(data[at : at + length])
+        pieces.append(part_of(data, at, at + length))
         at += length
     if at != len(data):
         raise ValueError("blobs do not fill the record")

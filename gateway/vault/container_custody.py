@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from gateway.vault.codec import FAST_LEVEL, Blob, pack_bytes, unpack_bytes
+from gateway.vault.codec import FAST_LEVEL, LEVEL, Blob, pack_bytes, unpack_bytes
+from gateway.vault.large import blob_of, octets_of
 from gateway.vault.layout import PixelLayout
 from gateway.vault.record import (
     Custody,
@@ -32,11 +33,11 @@ def custody_json(custody: Custody) -> dict[str, Any]:
 def custody_blobs(custody: Custody) -> Iterator[tuple[str, Blob]]:
     """Yield the blobs of a custody by name."""
     if isinstance(custody, WholeCustody):
-        yield "received", pack_bytes(custody.received, level=FAST_LEVEL)
+        yield "received", blob_of(custody.received, FAST_LEVEL)
         return
     yield "prefix", pack_bytes(custody.shell.prefix)
     yield "suffix", pack_bytes(custody.shell.suffix)
-    yield "correction", pack_bytes(custody.shell.correction)
+    yield "correction", blob_of(custody.shell.correction, LEVEL)
     if isinstance(custody, PixelCustody):
         for index, frame in enumerate(custody.frames):
             yield f"frame {index}", frame
@@ -58,11 +59,11 @@ def read_custody(
     """
     form = header["form"]
     if form == "whole":
-        return WholeCustody(received=unpack_bytes(blobs["received"]))
+        return WholeCustody(received=octets_of(blobs["received"]))
     shell = Shell(
         prefix=unpack_bytes(blobs["prefix"]),
         suffix=unpack_bytes(blobs["suffix"]),
-        correction=unpack_bytes(blobs["correction"]),
+        correction=octets_of(blobs["correction"]),
         layout=PixelLayout(**header["layout"]),
         value_length=header["value_length"],
     )

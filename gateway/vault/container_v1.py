@@ -6,12 +6,16 @@ Nothing writes them any more; what was protected then is recovered for ever.
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from gateway.store.octets import part_of
 from gateway.vault.container_custody import read_custody
 from gateway.vault.layout import PixelLayout
 from gateway.vault.record import KeyRecord, RecordPart
 from gateway.vault.record_json import read_blob, read_mark
+
+if TYPE_CHECKING:
+    from gateway.store.octets import Octets
 
 PLAIN: Final = (
     "original_uid",
@@ -24,7 +28,7 @@ PLAIN: Final = (
 )
 
 
-def read_version_1(text: bytes, data: bytes) -> KeyRecord:
+def read_version_1(text: bytes, data: Octets) -> KeyRecord:
     """Read a record.
 
     Parameters
@@ -44,7 +48,7 @@ def read_version_1(text: bytes, data: bytes) -> KeyRecord:
     at = 0
     for entry in header["blobs"]:
         end = at + entry["length"]
-        blobs[entry["name"]] = read_blob(entry, data[at:end])
+        blobs[entry["name"]] = read_blob(entry, part_of(data, at, end))
         at = end
     if at != len(data):
         raise ValueError("blobs do not fill the record")

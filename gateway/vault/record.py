@@ -3,7 +3,8 @@
 What it holds is what recovery needs beside the protected objects: the key
 sequence of every frame, and either what the integers lost (custody ``key``) or
 the received octets themselves (custody ``sealed-original``). Planes and pixels
-are held compressed, so that a record of many frames stays small in memory.
+are held compressed, or lie compressed in a file, and are read one at a time: a
+record takes little memory however many frames it has.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import numpy as np
 
 from engine.types import FrameKey
 from gateway.vault.codec import Blob, pack_array, unpack_array
+from gateway.vault.large import put_away
 
 if TYPE_CHECKING:
     from engine.types import SIT, Rendering
+    from gateway.store.octets import Octets
+    from gateway.store.spool import Spool
     from gateway.vault.layout import PixelLayout
     from gateway.vault.shell import Shell
 
@@ -73,7 +77,7 @@ class PixelCustody:
 class WholeCustody:
     """All received octets as they came: compressed sources can be kept no other way."""
 
-    received: bytes = field(repr=False)
+    received: Octets = field(repr=False)
 
 
 Custody = KeyCustody | PixelCustody | WholeCustody
@@ -193,6 +197,15 @@ def planes_of(key: FrameKey) -> FramePlanes:
         patch=pack_array(key.patch),
         delta=pack_array(key.delta),
         residual=pack_array(key.residual),
+    )
+
+
+def put_away_planes(planes: FramePlanes, spool: Spool) -> FramePlanes:
+    """Planes whose compressed octets lie in a spool."""
+    return FramePlanes(
+        patch=put_away(planes.patch, spool),
+        delta=put_away(planes.delta, spool),
+        residual=put_away(planes.residual, spool),
     )
 
 

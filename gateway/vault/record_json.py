@@ -6,11 +6,14 @@ Floats are hexadecimal text (C99): exact, whatever reads them.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.types import SIT, Rendering
 from gateway.vault.codec import Blob
 from gateway.vault.record import FrameMark
+
+if TYPE_CHECKING:
+    from gateway.store.octets import Octets
 
 
 def mark_json(mark: FrameMark) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def blob_json(name: str, blob: Blob) -> dict[str, Any]:
     }
 
 
-def read_blob(entry: dict[str, Any], data: bytes) -> Blob:
+def read_blob(entry: dict[str, Any], data: Octets) -> Blob:
     """Join the description of a blob and its octets."""
     return Blob(
         codec=entry["codec"],

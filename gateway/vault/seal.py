@@ -8,26 +8,37 @@ no master key, is read for ever.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
-from gateway.sealing.envelope import open_bytes, seal_bytes
+from gateway.sealing.envelope import (
+    EnvelopeWriter,
+    open_bytes,
+    open_envelope,
+    seal_bytes,
+)
 from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
+from gateway.store.octets import FileOctets, pieces_of
 from gateway.vault.container import decode_record, encode_record
 
 if TYPE_CHECKING:
     from gateway.sealing.master import Keys, MasterKey
+    from gateway.store.octets import Octets
     from gateway.vault.record import KeyRecord, RecordLink
 
 MAGIC: Final = b"MIADSEAL"
 VERSION: Final = 2
 HEAD_1: Final = struct.Struct("<8sBI")
 """Version 1: magic, version, length of the binding."""
+
+AT_ONCE: Final = 16 << 20
+"""Octets up to which a sealed record is read as a whole."""
 
 REFUSED: Final = (
     "the sealed record does not open: wrong master key, another object's record, "
@@ -65,6 +76,52 @@ def seal_encoded(encoded: bytes, record: KeyRecord | RecordLink, keys: Keys) -> 
     return seal_bytes(encoded, keys, _context(_binding(record, VERSION)))
 
 
+def seal_onto(
+    stream: BinaryIO, encoded: Octets, record: KeyRecord | RecordLink, keys: Keys
+) -> None:
+    """Seal a record's octets onto a stream, piece by piece; see `seal`."""
+    writer = EnvelopeWriter(stream, keys, _context(_binding(record, VERSION)))
+    for piece in pieces_of(encoded):
+        writer.write(piece)
+    writer.finish()
+
+
+def unseal_from(
+    stream: BinaryIO, protected_uid: str, keys: Keys
+) -> KeyRecord | RecordLink:
+    """Open the sealed record that a file holds.
+
+    All of it is authenticated now. The blobs of a large one are read again when
+    they are asked for; the file stays open as long as the record is there.
+
+    Parameters
+    ----------
+    stream
+        The file, from its start to its end; closed, now or with the record.
+    protected_uid, keys
+        As for `unseal`.
+
+    Raises
+    ------
+    InvalidSeal
+        In every other case.
+    """
+    start = stream.read(len(MAGIC) + 1)
+    if is_version_1(start) or stream.seek(0, os.SEEK_END) <= AT_ONCE:
+        with stream:
+            stream.seek(0)
+            return unseal(stream.read(), protected_uid, keys)
+    try:
+        reader = open_envelope(stream, keys)
+        octets = FileOctets(cast("BinaryIO", reader))
+        for _ in pieces_of(octets):
+            pass  # so that no later reading meets an altered chunk
+        return _record_of(reader.context, octets, VERSION, protected_uid)
+    except BaseException:
+        stream.close()
+        raise
+
+
 def unseal(sealed: bytes, protected_uid: str, keys: Keys) -> KeyRecord | RecordLink:
     """Open a sealed record, or a link to one.
 
@@ -83,20 +140,35 @@ def unseal(sealed: bytes, protected_uid: str, keys: Keys) -> KeyRecord | RecordL
         In every other case.
     """
     context, encoded = _opened(sealed, keys)
+    return _record_of(context, encoded, sealed[len(MAGIC)], protected_uid)
+
+
+def holds(stream: BinaryIO, encoded: Octets, keys: Keys) -> bool:
+    """Whether a sealed file (version 2) holds just these octets.
+
+    Raises
+    ------
+    InvalidSeal
+        It does not open.
+    """
+    reader = open_envelope(stream, keys)
+    same = all(reader.read(len(piece)) == piece for piece in pieces_of(encoded))
+    return same and reader.size == len(encoded)
+
+
+def _record_of(
+    context: bytes, encoded: Octets, version: int, protected_uid: str
+) -> KeyRecord | RecordLink:
+    """Read a record, and check that it is the one it is said to be."""
     try:
         record = decode_record(encoded)
         binding = Binding(**json.loads(context))
     except (InvalidSeal, ValueError, TypeError, struct.error) as error:
         raise InvalidSeal(REFUSED) from error
-    expected = _binding(record, sealed[len(MAGIC)])
+    expected = _binding(record, version)
     if binding != expected or record.protected_uid != protected_uid:
         raise InvalidSeal(REFUSED)
     return record
-
-
-def unseal_encoded(sealed: bytes, keys: Keys) -> bytes:
-    """Octets of the sealed record, authenticated but not read; see `unseal`."""
-    return _opened(sealed, keys)[1]
 
 
 def is_version_1(sealed: bytes) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import os
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from typing_extensions import override
 
 from gateway.errors import InvalidSeal
-from gateway.vault.container import encode_record
-from gateway.vault.seal import seal_encoded, unseal_encoded
+from gateway.vault.container import encoded_record
+from gateway.vault.seal import holds, seal_onto
 from gateway.vault.vault import ERASED, SUFFIX, Vault, name_of
 
 if TYPE_CHECKING:
@@ -46,20 +47,22 @@ class SharedVault(Vault):
     @override
     def _put(self, record: KeyRecord | RecordLink) -> None:
         name = _name(record.protected_uid)
-        encoded = encode_record(record)
+        encoded = encoded_record(record)
         with self._blobs.locked(name):
-            sealed = seal_encoded(encoded, record, self._keys)
-            # Before anything is replaced: an object has no draft to look at.
-            if unseal_encoded(sealed, self._keys) != encoded:
-                raise InvalidSeal("the record does not open as it was sealed")
-            self._blobs.put(name, sealed)
-            if self._blobs.read(name) != sealed:
-                raise InvalidSeal("the record read back is not the record written")
+            with self._blobs.writing(name) as draft:
+                seal_onto(draft, encoded, record, self._keys)
+                # Before anything is replaced: an object has no draft to look at.
+                with os.fdopen(os.dup(draft.fileno()), "rb", buffering=0) as sealed:
+                    if not holds(cast("BinaryIO", sealed), encoded, self._keys):
+                        raise InvalidSeal("the record does not open as it was sealed")
+            with self._blobs.open(name) as stored:
+                if not holds(stored, encoded, self._keys):
+                    raise InvalidSeal("the record read back is not the one written")
             self._blobs.remove(_tombstone(record.protected_uid))
 
     @override
-    def _sealed(self, protected_uid: str) -> bytes:
-        return self._blobs.read(_name(protected_uid))
+    def _sealed(self, protected_uid: str) -> BinaryIO:
+        return self._blobs.open(_name(protected_uid))
 
     @override
     def _was_erased(self, protected_uid: str) -> bool:

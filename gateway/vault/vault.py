@@ -9,25 +9,27 @@ import os
 import re
 import secrets
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from gateway.errors import InvalidSeal, KeyErased, RecordMissing, StoreFull
 from gateway.sealing.envelope import rewrap, shred
 from gateway.sealing.master import FileMasterKey
 from gateway.sealing.secretfile import (
     create_once,
+    durable_file,
     overwrite,
     sync_folder,
-    write_durably,
 )
-from gateway.vault.container import encode_record
+from gateway.store.octets import HeldFile
+from gateway.vault.container import encoded_record
 from gateway.vault.record import RecordLink, links_of
 from gateway.vault.seal import (
     REFUSED,
+    holds,
     is_version_1,
-    seal_encoded,
+    seal_onto,
     unseal,
-    unseal_encoded,
+    unseal_from,
 )
 
 if TYPE_CHECKING:
@@ -94,10 +96,13 @@ class Vault:
     def _write(self, path: Path, record: KeyRecord | RecordLink) -> None:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         master = self._keys.current()
-        encoded = encode_record(record)
+        encoded = encoded_record(record)
         try:
-            write_durably(draft, seal_encoded(encoded, record, self._keys))
-            self._check_written(draft, encoded)
+            with durable_file(draft) as stream:
+                seal_onto(stream, encoded, record, self._keys)
+            with draft.open("rb") as stream:
+                if not holds(stream, encoded, self._keys):
+                    raise InvalidSeal("the record read back is not the one written")
             draft.replace(path)
             self._tombstone(record.protected_uid).unlink(missing_ok=True)
             sync_folder(path.parent)
@@ -127,7 +132,7 @@ class Vault:
 
     def _open(self, protected_uid: str) -> KeyRecord | RecordLink:
         try:
-            sealed = self._sealed(protected_uid)
+            return unseal_from(self._sealed(protected_uid), protected_uid, self._keys)
         except FileNotFoundError as error:
             if self._was_erased(protected_uid):
                 raise KeyErased(
@@ -138,14 +143,12 @@ class Vault:
                 f"the vault has no record of {protected_uid}: the object was "
                 "protected by another site, or is not a protected object"
             ) from error
-        try:
-            return unseal(sealed, protected_uid, self._keys)
         except InvalidSeal as error:
             raise InvalidSeal(f"record of {protected_uid}: {error}") from error
 
-    def _sealed(self, protected_uid: str) -> bytes:
-        """Octets of a sealed record or link; FileNotFoundError: there is none."""
-        return self._path(protected_uid).read_bytes()
+    def _sealed(self, protected_uid: str) -> BinaryIO:
+        """Open a sealed record or link; FileNotFoundError: there is none."""
+        return cast("BinaryIO", HeldFile(self._path(protected_uid)))
 
     def _was_erased(self, protected_uid: str) -> bool:
         return self._tombstone(protected_uid).exists()
@@ -254,10 +257,6 @@ class Vault:
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
         return True
-
-    def _check_written(self, draft: Path, encoded: bytes) -> None:
-        if unseal_encoded(draft.read_bytes(), self._keys) != encoded:
-            raise InvalidSeal("the record read back is not the record written")
 
     def _tombstone(self, protected_uid: str) -> Path:
         """File that says a record was erased."""

@@ -259,6 +259,12 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], dict[str, Any], str]] = {
         RLELossless,
         lambda: one_fragment(bytes(64)),
         {"Rows": 16384, "Columns": 16384},
+        "too-large",
+    ),
+    "RLE of 6000x6000": (
+        RLELossless,
+        lambda: one_fragment(bytes(64)),
+        {"Rows": 6000, "Columns": 6000},
         "short-pixel-data",
     ),
     "65535 square frames times 2147483647": (

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,7 +192,7 @@ def check_once(
         report.figures[f"receptions at {name}"] += len(own)
         if len({one.sha256 for one in own}) > 1:
             report.add("c", f"{uid} arrived at {name} with different octets")
-        for first, second in zip(own, own[1:], strict=False):
+        for first, second in pairwise(own):
             report.figures[f"arrived again at {name}"] += 1
             if not any(first.at - 1.0 <= at <= second.at for at in disturbances):
                 report.add("c", f"{uid} arrived at {name} twice without a reason")

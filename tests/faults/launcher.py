@@ -180,7 +180,10 @@ class _Finder(MetaPathFinder):
         self._reach = reach
 
     def find_spec(
-        self, fullname: str, path: object = None, target: object = None
+        self,
+        fullname: str,
+        path: object = None,  # noqa: ARG002 - of the protocol
+        target: object = None,  # noqa: ARG002 - of the protocol
     ) -> ModuleSpec | None:
         if fullname not in self._wanted:
             return None

@@ -9,13 +9,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
 
 from tests.endtoend.peers import ENVIRONMENT, tool
 from tests.faults.ledger import Ledger
 from tests.faults.objects import Factory, Item, Route
+from tests.gateway.web_cases import stow
 
 SENDING = re.compile(r"^I: Sending file: (.*)$")
 ANSWER = re.compile(r"^[IWE]: Received Store Response \((.*)\)$")
+REFERENCED_SOPS, REFERENCED_UID = "00081199", "00081155"
 PAUSE_SECONDS = 0.3
 """After a failure: as a modality would, somewhat later."""
 SECONDS = 60
@@ -23,13 +28,21 @@ SECONDS = 60
 TITLES: dict[Route, str] = {"protected": "MODALITY", "originals": "SCANNER"}
 
 
-def storescu(items: Sequence[Item], port: int, seconds: int = SECONDS) -> list[str]:
-    """Send objects in one association; the UIDs that were answered with Success.
+def storescu(
+    items: Sequence[Item], port: int, seconds: int = SECONDS
+) -> dict[str, str]:
+    """Send objects in one association.
 
     Parameters
     ----------
     seconds
         For each answer.
+
+    Returns
+    -------
+    dict
+        SOP Instance UID -> what was answered, in DCMTK's words; ``Success``.
+        What was not answered is not in it.
     """
     command = [tool("storescu"), "-v", "-nh", "-xe", "-R"]
     command += ["-ta", str(seconds), "-td", str(seconds), "-to", "10"]
@@ -48,16 +61,20 @@ def storescu(items: Sequence[Item], port: int, seconds: int = SECONDS) -> list[s
     return _answered(done.stdout, {item.path: item.uid for item in items})
 
 
-def _answered(output: str, uids: dict[str, str]) -> list[str]:
+def taken(answers: dict[str, str]) -> list[str]:
+    """Return the UIDs that were answered with Success."""
+    return [uid for uid, answer in answers.items() if answer == "Success"]
+
+
+def _answered(output: str, uids: dict[str, str]) -> dict[str, str]:
     """Read what storescu says: which file it sends, and what it was answered."""
-    answered = []
+    answered = {}
     sending = ""
     for line in output.splitlines():
         if found := SENDING.match(line):
             sending = found[1]
         elif (found := ANSWER.match(line)) and sending:
-            if found[1] == "Success":
-                answered.append(uids[sending])
+            answered[uids[sending]] = found[1]
             sending = ""
     return answered
 
@@ -72,6 +89,8 @@ class Sender:
     ----------
     busy
         Whether so much is under way that nothing new is made.
+    takes_up
+        Whether it begins with what an earlier run left without an answer.
     """
 
     route: Route
@@ -81,6 +100,7 @@ class Sender:
     busy: Callable[[], bool]
     random: random.Random
     sizes: tuple[int, int] = (2, 6)
+    takes_up: bool = True
     failures: int = 0
     again: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -106,7 +126,9 @@ class Sender:
 
     def _run(self) -> None:
         try:
-            waiting = [i for i in self.ledger.open() if i.route == self.route]
+            waiting = [
+                i for i in self.ledger.open() if i.route == self.route and self.takes_up
+            ]
             sent: deque[list[Item]] = deque(maxlen=20)
             while waiting or not self._stop.is_set():
                 waiting = self._turn(waiting, sent)
@@ -126,15 +148,39 @@ class Sender:
             waiting = self.factory.series(self.route, self.random.randint(*self.sizes))
             self.ledger.made(waiting)
             sent.append(waiting)
-        taken = self._note(waiting)
-        left = [item for item in waiting if item.uid not in taken]
+        answered = self._note(waiting)
+        left = [item for item in waiting if item.uid not in answered]
         if left:
             self.failures += 1
             threading.Event().wait(PAUSE_SECONDS)
         return left
 
+    def deliver(self, items: Sequence[Item]) -> list[str]:
+        """Send objects; the UIDs that were answered with Success."""
+        return taken(storescu(items, self.port()))
+
     def _note(self, items: Sequence[Item]) -> set[str]:
-        taken = set(storescu(items, self.port()))
-        for uid in taken:
+        answered = set(self.deliver(items))
+        for uid in answered:
             self.ledger.acknowledged(uid)
-        return taken
+        return answered
+
+
+@dataclass(kw_only=True)
+class WebSender(Sender):
+    """The same by STOW-RS: one request for each series."""
+
+    client: Callable[[], httpx.Client]
+
+    def deliver(self, items: Sequence[Item]) -> list[str]:
+        """Send objects; the UIDs that the answer lists as stored (PS3.18 10.5.3)."""
+        files = [Path(item.path).read_bytes() for item in items]
+        try:
+            with self.client() as client:
+                answer = stow(client, *files)
+        except (httpx.HTTPError, OSError, ValueError):
+            return []  # no server, or it ended while it answered
+        if answer.status_code not in (200, 202):
+            return []
+        stored = answer.json().get(REFERENCED_SOPS, {}).get("Value", [])
+        return [one[REFERENCED_UID]["Value"][0] for one in stored]

@@ -64,6 +64,16 @@ class KeepingNode(StorageNode):
         self._writing = threading.Lock()
         self.count = sum(1 for _ in self.receptions())
 
+    def pause(self) -> int:
+        """Stop listening; the port, which `resume` takes again."""
+        self._port = self.port
+        self.__exit__(None, None, None)
+        return self._port
+
+    def resume(self) -> None:
+        """Listen again where it did."""
+        self.__enter__()
+
     def _on_store(self, event: Event) -> int:
         request = event.request
         assert isinstance(request, C_STORE)

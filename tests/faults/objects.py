@@ -64,9 +64,7 @@ class Factory:
     def __init__(self, folder: Path, seed: str) -> None:
         self._folder = folder
         self._random = random.Random(seed)
-        self._templates = {
-            route: _template(name) for route, name in TEMPLATES.items()
-        }
+        self._templates = {route: _template(name) for route, name in TEMPLATES.items()}
         folder.mkdir(parents=True, exist_ok=True)
 
     def series(self, route: Route, size: int) -> list[Item]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = Path(__file__).with_name("bootstrap")
 READY_SECONDS = 120.0
-MACHINE = struct.Struct("<3q")
+MACHINE = struct.Struct("<5q")
 
 SITE = """\
 name = "faults"
@@ -96,19 +96,19 @@ protect = true
 
 [[routing.rules]]
 name = "as-they-are"
-when = 'calling_ae == "SCANNER"'
+when = 'calling_ae in ["SCANNER", "WEBMODALITY"]'
 destinations = ["archive"]
 protect = false
 
 [protection]
-params.delta.iterations = 1
-params.search.budget = 8
+params.delta.kind = "noise"
+params.search.strategy = "random"
 
 [worker]
 cpu_threads = 1
 stop_seconds = 10.0
 """
-"""The real engine with the smallest budget: 8 candidates, one iteration of δ."""
+"""The real engine at its quickest: the mark at one random place, noise for δ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,38 +127,55 @@ class Around:
 
 @dataclass
 class Machine:
-    """The slow disk and the wrong clock of `preload.c`."""
+    """The slow or failing disk and the wrong clock of `preload.c`.
+
+    Attributes
+    ----------
+    disk
+        The folder that is on the failing disk.
+    """
 
     file: Path
     library: Path
-    _written: tuple[int, int] = field(default=(0, 0))
+    disk: Path
 
     @classmethod
-    def build(cls, folder: Path) -> Self:
+    def build(cls, folder: Path, disk: Path) -> Self:
         """Compile the library; needs a C compiler."""
         folder.mkdir(parents=True, exist_ok=True)
         library = folder / "preload.so"
         source = Path(__file__).with_name("preload.c")
         command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)]
         subprocess.run([*command, "-ldl"], check=True, capture_output=True)
-        machine = cls(folder / "machine", library)
-        machine.file.write_bytes(MACHINE.pack(0, 0, 0))
+        machine = cls(folder / "machine", library, disk)
+        machine.file.write_bytes(MACHINE.pack(0, 0, 0, 0, 0))
         return machine
 
     @property
     def environment(self) -> dict[str, str]:
         """What processes are started with."""
-        return {"LD_PRELOAD": str(self.library), "FAULT_MACHINE": str(self.file)}
+        return {
+            "LD_PRELOAD": str(self.library),
+            "FAULT_MACHINE": str(self.file),
+            "FAULT_DISK": str(self.disk),
+        }
 
-    def set(self, *, fsync_milliseconds: int = 0, clock_seconds: int = 0) -> None:
-        """Change the machine under the running processes."""
+    def set(
+        self, *, fsync_milliseconds: int = 0, clock_seconds: int = 0, error: int = 0
+    ) -> None:
+        """Change the machine under the running processes; without: as it should be."""
         with self.file.open("r+b") as stream:
-            stream.write(struct.pack("<2q", fsync_milliseconds, clock_seconds))
+            stream.write(struct.pack("<3q", fsync_milliseconds, clock_seconds, error))
 
     @property
     def slowed(self) -> int:
         """How many waits for the disk were made longer."""
-        return int(MACHINE.unpack(self.file.read_bytes())[2])
+        return int(MACHINE.unpack(self.file.read_bytes())[3])
+
+    @property
+    def failed(self) -> int:
+        """How often the disk refused something."""
+        return int(MACHINE.unpack(self.file.read_bytes())[4])
 
 
 class FaultSite:
@@ -237,10 +254,10 @@ class FaultSite:
         """Start ``serve``; what is up is told by `ready`."""
         for name in ("ports.json", "web.json"):
             (self.data / "run" / name).unlink(missing_ok=True)
+        command = [*self._python, "-m", "gateway.cli.main", "serve"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._python, "-m", "gateway.cli.main", "serve"]
-                + ["--config", str(self.config)],
+                [*command, "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env=self.environment,
@@ -372,11 +389,11 @@ def wait_gone(pid: int, seconds: float = 30.0) -> None:
 
 def _of_session(session: int) -> list[int]:
     """Return the processes that a group leader has started, itself included."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _stat(entry)[3:4] == [str(session)]:
-            found.append(int(entry.name))
-    return found
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _stat(entry)[3:4] == [str(session)]
+    ]
 
 
 def _stat(entry: Path) -> list[str]:

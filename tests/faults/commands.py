@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tests.faults.kills import KillRounds
+from tests.faults.ledger import Journal
+from tests.faults.scenario import play
+from tests.faults.scenarios import SCENARIOS
 from tests.faults.world import World
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -51,3 +55,48 @@ def kill(
         result = KillRounds(world, seed, tell).run(rounds, until)
     tell(str(result))
     raise typer.Exit(1 if result.report.broken else 0)
+
+
+@app.command()
+def faults(
+    only: Annotated[list[str] | None, typer.Option(help="Names; repeatable.")] = None,
+    work: Work = None,
+    seed: str = "1",
+) -> None:
+    """Play the named faults; those that the journal has as good are not repeated."""
+    folder = folder_of(work, "faults")
+    journal = Journal(folder / "journal.jsonl")
+    done = {e["name"] for e in journal.events("scenario") if e["good"]}
+    chosen = [s for s in SCENARIOS if not only or s.name in only]
+    bad = 0
+    for scenario in chosen:
+        if scenario.name in done:
+            continue
+        tell(f"{scenario.name}: {scenario.done}")
+        try:
+            outcome = play(scenario, new_folder(folder / scenario.name), seed)
+        except Exception as error:  # noqa: BLE001 - the others are played all the same
+            tell(f"{scenario.name}: {type(error).__name__}: {error}")
+            journal.note("scenario", name=scenario.name, good=False, wrong=[str(error)])
+            bad += 1
+            continue
+        bad += not outcome.good
+        journal.note(
+            "scenario",
+            name=scenario.name,
+            good=outcome.good,
+            facts=outcome.facts,
+            wrong=outcome.wrong,
+            seconds=outcome.seconds,
+        )
+        tell(str(outcome))
+    raise typer.Exit(1 if bad else 0)
+
+
+def new_folder(folder: Path) -> Path:
+    """Return a folder that is not there yet: a scenario begins with a new site."""
+    for number in count(1):
+        fresh = folder.with_name(f"{folder.name}-{number}")
+        if not fresh.exists():
+            return fresh
+    raise AssertionError

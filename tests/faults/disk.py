@@ -1,4 +1,4 @@
-"""A small disk of its own for a data directory: tmpfs, so that it can really be full."""
+"""A small disk of its own for a data directory: one that can really be full."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import struct
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = Path(__file__).with_name("bootstrap")
+PR_SET_PDEATHSIG = 1
 READY_SECONDS = 120.0
 MACHINE = struct.Struct("<5q")
 
@@ -262,6 +264,7 @@ class FaultSite:
                 stderr=log,
                 env=self.environment,
                 start_new_session=True,
+                preexec_fn=_end_with_us,  # noqa: PLW1509 - one call of the C library
             )
 
     def ready(self) -> None:
@@ -377,6 +380,11 @@ ae_titles = ["WEBMODALITY"]
 roles = ["store"]
 certificates = ["{pki.modality.certificate}"]
 """
+
+
+def _end_with_us() -> None:
+    """Have the kernel kill ``serve`` when who runs the faults ends, in any way."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def wait_gone(pid: int, seconds: float = 30.0) -> None:

@@ -61,6 +61,7 @@ class World:
         data: Path | None = None,
         extra: str = "",
         timeout: float = 10.0,
+        outside_host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
         self.journal = Journal(folder / "journal.jsonl")
@@ -71,7 +72,14 @@ class World:
         self.outside = KeepingNode("OUTSIDE", folder / "outside")
         self.archive = KeepingNode("ARCHIVE", folder / "archive")
         self.workstation = KeepingNode("WORKSTATION", folder / "workstation")
-        self._options = {"web": web, "extra": extra, "timeout": timeout}
+        self._web = web
+        self._options = {
+            "web": web,
+            "extra": extra,
+            "timeout": timeout,
+            "outside_host": outside_host,
+        }
+        self._sending: threading.Thread | None = None
         self.machine, self._data = machine, data
         self._stack = ExitStack()
         self.senders: list[Sender] = []
@@ -105,7 +113,7 @@ class World:
             self._sender("protected", "a"),
             self._sender("originals", "b"),
         ]
-        if self._options["web"]:
+        if self._web:
             self.senders.append(
                 WebSender(
                     client=self._web_client,
@@ -168,6 +176,28 @@ class World:
         for uid in taken(answers):
             self.ledger.acknowledged(uid)
         return answers
+
+    def start_sending(self, items: Sequence[Item]) -> None:
+        """Begin to send once, beside what the caller does; see `wait_sending`."""
+        self._sending = threading.Thread(
+            target=self.try_to_send, args=(items,), daemon=True
+        )
+        self._sending.start()
+
+    def wait_sending(self, seconds: float = 120.0) -> None:
+        """Wait until what `start_sending` sends is answered."""
+        assert self._sending is not None
+        self._sending.join(seconds)
+        assert not self._sending.is_alive(), "a sender is not answered"
+
+    def acknowledged(self, items: Sequence[Item]) -> int:
+        """How many of these were acknowledged."""
+        kept = {item.uid for item in self.ledger.kept()}
+        return sum(item.uid in kept for item in items)
+
+    def pause(self, seconds: float) -> None:
+        """Let a fault last."""
+        threading.Event().wait(seconds)
 
     def wait_sent(self, items: Sequence[Item], seconds: float = 180.0) -> float:
         """Wait until everything owed of these is sent; return how long it took."""

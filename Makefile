@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-PEERS  := dcmtk orthanc libgdcm-tools libxml2-utils openssl softhsm2 sslscan
+PEERS  := dcmtk orthanc libgdcm-tools libxml2-utils openssl postgresql softhsm2 sslscan
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys \
   lock check-lock sbom audit-deps clean security
@@ -94,7 +94,7 @@ security: $(VENV)/.installed-dev peers
 	  $(PYTEST_ARGS)
 
 peers:
-	@if ! command -v storescu >/dev/null || ! command -v sslscan >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; then \
+	@if ! command -v storescu >/dev/null || ! command -v sslscan >/dev/null || ! PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null || ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -q && apt-get install -yq --no-install-recommends $(PEERS); \
 	  else \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from zoneinfo import available_timezones
 
 from config.errors import ConfigurationError
 from config.explain import nearest
@@ -27,9 +28,11 @@ def check_site(site: Site, sources: Sources) -> None:
         *_duplicates(site, sources),
         *_same_ports(site, sources),
         *_rule_mistakes(site, sources),
+        *_time_mistakes(site, sources),
         *_identity_mistakes(site, sources),
         *_retrieval_mistakes(site, sources),
         *_audit_mistakes(site, sources),
+        *_machines_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -148,6 +151,31 @@ def _destination_mistakes(
     return mistakes
 
 
+def _time_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse hours of no time zone, and time zones that nobody knows."""
+    mistakes = []
+    if site.timezone is not None and site.timezone not in available_timezones():
+        hint = nearest(site.timezone, available_timezones()) or ""
+        mistakes.append(
+            f"{sources.describe(('timezone',))}: {site.timezone!r} is no time zone;"
+            f' give an IANA name such as "Europe/Berlin"{hint}'
+        )
+    for position, destination in enumerate(site.destinations):
+        if destination.hours and site.timezone is None:
+            where = sources.describe(("destinations", position, "hours"))
+            mistakes.append(
+                f"{where}: destination {destination.name!r} has hours of no time zone;"
+                ' set timezone = "Europe/Berlin" or the like, above all tables'
+            )
+        if destination.retry_first_seconds > destination.retry_cap_seconds:
+            where = sources.describe(("destinations", position, "retry_cap_seconds"))
+            mistakes.append(
+                f"{where}: destination {destination.name!r}: the longest wait is"
+                " shorter than retry_first_seconds"
+            )
+    return mistakes
+
+
 def _identity_mistakes(site: Site, sources: Sources) -> list[str]:
     """Refuse nodes that could not be known, or not be told from one another."""
     mistakes = []
@@ -227,6 +255,27 @@ def _audit_mistakes(site: Site, sources: Sources) -> list[str]:
         return []
     where = sources.describe(("audit", "collector"))
     return [f"{where}: a collector is reached over TLS; add a [tls] table"]
+
+
+def _machines_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse what would have several machines work past one another."""
+    mistakes = []
+    if site.objects is not None and site.database is None:
+        mistakes.append(
+            f"{sources.describe(('objects',))}: what several machines keep in an"
+            " object store needs an index they share; add a [database] table"
+        )
+    if site.objects is not None and not site.objects.is_as_wanted:
+        mistakes.append(
+            f"{sources.describe(('objects', 'endpoint'))}: http:// is without TLS;"
+            " write https://, or plain = true if it has to be"
+        )
+    for table, served in (("database", site.database), ("objects", site.objects)):
+        authorities = None if served is None else served.authorities
+        if authorities is not None and not os.access(authorities, os.R_OK):
+            where = sources.describe((table, "authorities"))
+            mistakes.append(f"{where}: {authorities} cannot be read; give a PEM file")
+    return mistakes
 
 
 def _data_directory(directory: Path, sources: Sources) -> list[str]:

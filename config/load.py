@@ -27,6 +27,7 @@ ENVIRONMENT: Mapping[str, Key] = {
     "MIAD_RECOVERY_HOST": ("recovery", "host"),
     "MIAD_RECOVERY_PORT": ("recovery", "port"),
     "MIAD_RECOVERY_PLAIN_PORT": ("recovery", "plain_port"),
+    "MIAD_MACHINE": ("machine", "name"),
     "MIAD_DEVICE": ("protection", "device"),
     "MIAD_LOG_LEVEL": ("log", "level"),
     "MIAD_LOG_FORMAT": ("log", "format"),
@@ -37,8 +38,10 @@ NOT_SETTINGS = frozenset({"MIAD_CONFIG", "MIAD_PKI"})
 """Variables with our prefix that are read elsewhere (by the command line)."""
 
 PATHS_IN_TABLES: Mapping[str, tuple[str, ...]] = {
+    "database": ("authorities",),
     "destinations": ("recipients", "certificates"),
     "nodes": ("certificates",),
+    "objects": ("authorities",),
     "people": ("certificates",),
     "tls": ("certificate", "key", "authorities", "revocation_lists"),
 }

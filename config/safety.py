@@ -56,6 +56,7 @@ def insecurities(site: Site) -> list[Insecurity]:
         *_grants(site),
         *_transport(site),
         *_keys_and_trail(site),
+        *_servers(site),
     ]
     return sorted(found, key=lambda one: one.severity != "warning")
 
@@ -218,6 +219,36 @@ def _keys_and_trail(site: Site) -> Iterator[Insecurity]:
             "the audit trail is on this machine only: who has it can cut off its end;"
             " set audit.collector",
         )
+
+
+def _servers(site: Site) -> Iterator[Insecurity]:
+    """Tell of what leaves this machine for a database or an object store."""
+    if site.database is not None:
+        if site.database.plain and not site.database.is_local:
+            yield _warning(
+                ("database", "plain"),
+                "names of patients go to the database without TLS, and its answers"
+                " may be another's",
+            )
+        yield _notice(
+            ("database", "url"),
+            "the index is in PostgreSQL, which the gateway does not encrypt: names and"
+            " dates of patients lie in its files, log and backups; see"
+            " docs/operations.md",
+        )
+    if site.objects is not None:
+        if site.objects.endpoint.startswith("http://"):
+            yield _warning(
+                ("objects", "plain"),
+                "sealed objects go to the object store without TLS: others see how many"
+                " and how large, and may cut or replay them",
+            )
+        if site.vault.master_key.startswith("file:secrets/"):
+            yield _notice(
+                ("vault", "master_key"),
+                "every machine of this site needs the same master key; see"
+                " docs/cluster.md",
+            )
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import socket
+from datetime import time
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -12,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from engine.params import ProtectParams
@@ -28,6 +33,10 @@ AETitle = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free port, reported at start
 Network = IPv4Network | IPv6Network
+
+
+LOOPBACK = frozenset({"", "localhost", "127.0.0.1", "::1"})
+"""Hosts of connections that stay within this machine; "": a socket in a folder."""
 
 
 class Settings(BaseModel):
@@ -119,6 +128,91 @@ class Grant(Settings):
     """Only for requests in the name of these (PS3.7 D.3.3.7); empty: for any."""
 
 
+def _host_name() -> str:
+    """Return this machine's name as a `Name`."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", socket.gethostname()).strip("-_.")
+    return plain[:64] or "machine"
+
+
+class Machine(Settings):
+    """The machine these settings are for, among those that work on one site."""
+
+    name: Name = Field(default_factory=_host_name)
+    """Unlike that of every other; the host's name when absent."""
+
+
+class Database(Settings):
+    """A PostgreSQL server for the index and the jobs; absent: SQLite files here."""
+
+    url: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^postgresql://[^\s:@/?]+@([^\s@/?:]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/"
+            r"[^\s@/?]+(\?host=/[^\s&]*)?$"
+        ),
+    ]
+    """``postgresql://USER@HOST:PORT/NAME``, or ``postgresql://USER@/NAME?host=/FOLDER``
+    for a socket of this machine. No password in it."""
+    password: KeySource | None = None
+    authorities: Path | None = None
+    """PEM file of the authorities whose certificates the server may show; absent:
+    those of the operating system."""
+    plain: bool = False
+    """Without TLS, also to another machine. Not safe."""
+    jobs_schema: Annotated[
+        str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    ] = "dbos"
+    """Where the tables of the job queue lie, beside those of the index."""
+    pool_connections: int = Field(default=8, ge=2)
+    """Kept open per process; in a rush twice as many."""
+    connect_seconds: float = Field(default=5.0, ge=1)
+    patience_seconds: float = Field(default=20.0, ge=0)
+    """How long a server that does not answer is waited for, before what needs it
+    fails: a modality is then told to send again."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the connection stays within this machine."""
+        return (urlsplit(self.url).hostname or "") in LOOPBACK
+
+
+class Objects(Settings):
+    """An S3-compatible object store for what several machines share."""
+
+    endpoint: Annotated[
+        str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(:[0-9]{1,5})?/?$")
+    ]
+    """``https://HOST:PORT``."""
+    bucket: Annotated[
+        str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    ]
+    prefix: Annotated[
+        str, StringConstraints(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?$")
+    ] = ""
+    """In front of the names of all objects of this site."""
+    region: str = "us-east-1"
+    access_key: KeySource
+    secret_key: KeySource
+    authorities: Path | None = None
+    """PEM file of the authorities whose certificates the server may show; absent:
+    those of the operating system."""
+    plain: bool = False
+    """Without TLS. Not safe, though what is sent is sealed before."""
+    virtual_hosts: bool = False
+    """The bucket is in the host's name, not in the path."""
+    connect_seconds: float = Field(default=5.0, gt=0)
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    """Of one request."""
+    retries: int = Field(default=3, ge=0)
+    """Of a request that failed in a way that may pass, within the next."""
+    retry_seconds: float = Field(default=20.0, gt=0)
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether it is reached over TLS, or need not be."""
+        return self.plain or self.endpoint.startswith("https://")
+
+
 class Receiver(Settings):
     """The storage SCP."""
 
@@ -172,6 +266,33 @@ class Completion(Settings):
     poll_seconds: float = Field(default=1.0, gt=0)
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class Hours(Settings):
+    """A window of local time in which a destination takes objects."""
+
+    days: tuple[Day, ...] = Field(default=DAYS, min_length=1)
+    """On which it begins."""
+    start: time = Field(alias="from")
+    until: time = Field(alias="to")
+    """Not later than ``from``: on the next day."""
+
+    @model_validator(mode="after")
+    def _has_length(self) -> Hours:
+        if self.start == self.until:
+            raise ValueError(
+                "from and to are the same time; leave hours out for the whole day"
+            )
+        if self.start.tzinfo is not None or self.until.tzinfo is not None:
+            raise ValueError("times are of the site's timezone: write them plain")
+        return self
+
+
+Priority = Literal["urgent", "routine", "low"]
+
+
 class Destination(Settings):
     """A node outside to which objects are sent."""
 
@@ -192,6 +313,17 @@ class Destination(Settings):
     key then travels in the object (PS3.15 E.1.1) and cannot be called back."""
     retry_first_seconds: float = Field(default=5.0, gt=0)
     retry_cap_seconds: float = Field(default=600.0, gt=0)
+    give_up_after_hours: float | None = Field(default=336.0, gt=0)
+    """What could not be sent for so long is held for a person; absent from the
+    file: two weeks."""
+    concurrency: int = Field(default=2, ge=1, le=64)
+    """Series sent there at the same time, by all workers together."""
+    rate_per_minute: int | None = Field(default=None, ge=1)
+    """Series begun per minute, by all workers together; absent: no bound."""
+    hours: tuple[Hours, ...] = ()
+    """When it takes objects, in the site's ``timezone``; empty: always."""
+    urgent_at_once: bool = True
+    """Whether urgent series are sent outside the hours too."""
     timeout_seconds: float = Field(default=60.0, gt=0)
 
 
@@ -223,6 +355,8 @@ class Rule(Settings):
     """What becomes of reports, documents, plans, segmentations ... if `protect`."""
     deidentify: Name | None = None
     """Name of a ``[[deidentification]]`` table; only with `protect`."""
+    priority: Priority = "routine"
+    """Urgent series are protected and sent before all others."""
     uids: Literal["keep", "map"] = "keep"
     """Study and frame of reference UIDs of protected objects."""
     tests: tuple[RuleTest, ...] = ()
@@ -314,9 +448,20 @@ class Protection(Settings):
     """What to do with an image whose best mark did not change the prediction."""
 
 
+class Jobs(Settings):
+    """The record of the workers' jobs."""
+
+    keep_days: float = Field(default=7.0, gt=0)
+    """How long finished jobs can be looked up; what is held stays."""
+
+
 class Worker(Settings):
     """The process that routes, protects and sends."""
 
+    processes: int = Field(default=1, ge=1, le=64)
+    """How many of them ``serve`` runs on this machine."""
+    silent_seconds: float = Field(default=30.0, ge=1.0)
+    """A worker not heard of for so long is lost: others take up what it had."""
     cpu_threads: int = Field(default=0, ge=0)  # 0: torch's own choice
     stop_seconds: float = Field(default=20.0, gt=0)
     """How long a stop waits for work in hand; what is left is taken up again."""
@@ -405,6 +550,12 @@ class Site(Settings):
 
     name: Name = "site"
     data_directory: Path
+    machine: Machine = Field(default_factory=Machine)
+    database: Database | None = None
+    objects: Objects | None = None
+    timezone: str | None = None
+    """IANA name of the local time that ``hours`` of destinations mean."""
+    jobs: Jobs = Field(default_factory=Jobs)
     receiver: Receiver = Field(default_factory=Receiver)
     recovery: Recovery = Field(default_factory=Recovery)
     completion: Completion = Field(default_factory=Completion)

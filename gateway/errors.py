@@ -44,6 +44,7 @@ __all__ = [
     "RecoveryRefused",
     "RequestRefused",
     "StoreFull",
+    "StoreUnavailable",
     "StoredObjectDamaged",
     "TooManyMatches",
     "UnknownDestination",
@@ -96,6 +97,10 @@ class UnresolvedReferences(Unprotectable):
 
 class StoreFull(GatewayError):
     """The disk has no room: nothing was stored."""
+
+
+class StoreUnavailable(GatewayError):
+    """The object store does not answer, or refuses: nothing was stored or read."""
 
 
 class InvalidUid(InvalidObject):

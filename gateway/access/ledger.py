@@ -19,16 +19,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
 from typing_extensions import override
 
-from gateway.access.anchor import Anchor, Marks
+from gateway.access.anchor import Anchor, Marks, SharedAnchor
 from gateway.errors import AccessTampered
 from gateway.store.clock import timestamp
 from gateway.store.database import Database
 from gateway.store.schema import approvals, grants, releases, trusted_clock
+
+if TYPE_CHECKING:
+    from gateway.store.objects import ObjectBlobs
 
 Json = Any
 Name = Literal["grants", "approvals", "releases"]
@@ -40,6 +43,8 @@ TABLES: Final[Mapping[Name, Table]] = {
     "releases": releases,
 }
 CLOCK: Final = "clock"
+LEDGER: Final = "ledger"
+"""Who adds to the tables takes turns under this name: row numbers have no gaps."""
 CLOCK_RESET: Final = "clock-reset"
 GENESIS: Final = "0" * 64
 REMEDY: Final = (
@@ -212,7 +217,7 @@ class Books:
     key
         32 octets; whoever has them can write the tables.
     anchor
-        File outside the database, made on first use.
+        File outside the database, made on first use; or where machines share it.
     check
         False for a look at tables whose anchor may be lost.
 
@@ -223,13 +228,18 @@ class Books:
     """
 
     def __init__(
-        self, database: Database, key: bytes, anchor: Path, *, check: bool = True
+        self,
+        database: Database,
+        key: bytes,
+        anchor: Path | ObjectBlobs,
+        *,
+        check: bool = True,
     ) -> None:
         if len(key) != KEY_LENGTH:
             raise ValueError(f"a key has {KEY_LENGTH} octets")
         self._database = database
         self._key = key
-        self._anchor = Anchor(anchor, lambda value: self.mac("anchor", value))
+        self._anchor = self._anchor_in(anchor)
         self._chains: dict[Name, _Chain] = {name: _Chain() for name in TABLES}
         self._lock = threading.Lock()
         if check:
@@ -261,7 +271,7 @@ class Books:
     def changing(self) -> Iterator[Change]:
         """Add to the tables, alone; durable when the block is left."""
         marks = self._anchor.read()
-        with self._database.write() as connection:
+        with self._turn() as connection:
             change = Change(self, connection, marks)
             with self._lock:  # nobody else adds anything now
                 change.load(*TABLES)
@@ -277,7 +287,7 @@ class Books:
         AccessTampered
             A row was altered, or one is missing before another.
         """
-        with self._database.write() as connection, self._lock:
+        with self._turn() as connection, self._lock:
             self._chains = {name: _Chain() for name in TABLES}
             view = View(self, connection, {})
             view.load(*TABLES)
@@ -344,15 +354,32 @@ class Books:
             chain.head = head
             chain.heads |= heads
 
+    def _anchor_in(self, place: Path | ObjectBlobs) -> Anchor:
+        def mac(value: Json) -> str:
+            return self.mac("anchor", value)
+
+        return (
+            Anchor(place, mac) if isinstance(place, Path) else SharedAnchor(place, mac)
+        )
+
+    @contextmanager
+    def _turn(self) -> Iterator[Connection]:
+        """Run a transaction that nobody else adds rows beside."""
+        with self._database.write() as connection:
+            self._database.in_turn(connection, LEDGER)
+            yield connection
+
     def _begin(self) -> None:
         """Make the anchor of a site that has no rows yet."""
         if self._anchor.read() is not None:
             return
-        with self._database.write() as connection:
+        with self._turn() as connection:
+            if self._anchor.read() is not None:
+                return  # another machine was faster
             tables = [*TABLES.values(), trusted_clock]
             count = select(func.count())
             if any(connection.scalar(count.select_from(table)) for table in tables):
-                raise _tampered("grants", f"{self._anchor.path} is missing")
+                raise _tampered("grants", f"{self._anchor.name} is missing")
             self._anchor.advance(dict.fromkeys(TABLES, (0, GENESIS)))
 
 

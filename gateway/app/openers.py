@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from config.schema import Site
@@ -12,57 +14,137 @@ from gateway.app.places import Places
 from gateway.audit.log import AuditLog
 from gateway.audit.sealer import KEY_LENGTH as AUDIT_KEY_LENGTH
 from gateway.audit.sealer import AesFieldSealer
+from gateway.errors import ConfigurationError
+from gateway.sealing.providers import FileProvider, provider_of, read_secret
 from gateway.sealing.ring import open_ring
 from gateway.sealing.secrets import SecretStore
 from gateway.store.cipher import KEY_BYTES
 from gateway.store.files import FileStore
+from gateway.store.incoming import INCOMING
 from gateway.store.index import Index, open_index
+from gateway.store.locks import Locks
 from gateway.store.names import SECRET_BYTES
+from gateway.store.server import Server, server_of
+from gateway.store.shared import SharedSecrets
+from gateway.vault.shared import SharedVault
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.sealing.master import Keys
     from gateway.sealing.ring import KeyRing
+    from gateway.store.objects import ObjectBlobs
     from gateway.tls.identity import TlsIdentity
 
 
 def open_keys_of(site: Site) -> KeyRing:
     """Open the master keys of a site, once per process; made on first use.
 
+    Where several machines share a site none is made: each would make its own.
+
     Raises
     ------
     ConfigurationError
         One is missing, others may reach it, or it is not a key.
     """
+    if site.objects is not None:
+        provider = provider_of(site.vault.master_key, site.data_directory)
+        if isinstance(provider, FileProvider) and provider.stamp() is None:
+            raise ConfigurationError(
+                f"there is no master key {provider.path}: make one on one machine"
+                " (openssl rand 32, mode 0600) and put the same on each"
+            )
     return open_ring(site.vault, site.data_directory)
+
+
+def server_of_site(site: Site) -> Server | None:
+    """Return the PostgreSQL server of a site; None: it has none.
+
+    Raises
+    ------
+    ConfigurationError
+        Its password is not where it is said to be.
+    """
+    if site.database is None:
+        return None
+    return server_of(site.database, _reader(site))
+
+
+def open_objects_of(site: Site, *, patient: bool = False) -> ObjectBlobs | None:
+    """Open the object store of a site; None: it has none. Nothing is asked yet.
+
+    Parameters
+    ----------
+    site
+        Its settings.
+    patient
+        Wait for a store that does not answer, however long: nobody else waits.
+
+    Raises
+    ------
+    ConfigurationError
+        A key is not where it is said to be, or the file of authorities.
+    """
+    server = server_of_site(site)
+    if site.objects is None or server is None:
+        return None
+    from gateway.store.objects import UNTIL_IT_ANSWERS, Bucket, ObjectBlobs
+
+    read = _reader(site)
+    bucket = Bucket(
+        settings=site.objects,
+        access_key=read(site.objects.access_key).decode(),
+        secret_key=read(site.objects.secret_key).decode(),
+    )
+    patience = UNTIL_IT_ANSWERS if patient else 0.0
+    spool = Places(site.data_directory).store / INCOMING
+    return ObjectBlobs(bucket.open(), spool, Locks(server), patience)
 
 
 def open_secrets_of(site: Site, keys: Keys) -> SecretStore:
     """Open what a site keeps sealed under its master key."""
-    return SecretStore(Places(site.data_directory).secrets, keys)
+    directory = Places(site.data_directory).secrets
+    shared = open_objects_of(site)
+    if shared is None:
+        return SecretStore(directory, keys)
+    return SharedSecrets(shared, directory, keys)
 
 
-def open_index_of(site: Site, keys: Keys) -> Index:
+def open_index_of(site: Site, keys: Keys, *, patient: bool = False) -> Index:
     """Open the index of a site; made where there is none.
+
+    Parameters
+    ----------
+    site, keys
+        Its settings and keys.
+    patient
+        Wait for a server that does not answer, however long.
 
     Raises
     ------
     ConfigurationError
         It belongs to another key, or is damaged.
     """
+    server = server_of_site(site)
+    if server is not None:
+        return Index(replace(server, patience_seconds=inf) if patient else server)
     key = open_secrets_of(site, keys).get("index.key", KEY_BYTES)
     return open_index(Places(site.data_directory).index, key)
 
 
-def open_store_of(site: Site, keys: Keys) -> FileStore:
-    """Open the store of a site, made where there is none."""
+def open_store_of(site: Site, keys: Keys, *, patient: bool = False) -> FileStore:
+    """Open the store of a site, made where there is none; see `open_objects_of`."""
     secret = open_secrets_of(site, keys).get("store.key", SECRET_BYTES)
-    return FileStore(Places(site.data_directory).store, keys, secret)
+    shared = open_objects_of(site, patient=patient)
+    return FileStore(Places(site.data_directory).store, keys, secret, shared)
 
 
-def open_vault_of(site: Site, keys: Keys) -> Vault:
-    """Open the vault of a site."""
-    return Vault(Places(site.data_directory).vault, keys)
+def open_vault_of(site: Site, keys: Keys, *, patient: bool = False) -> Vault:
+    """Open the vault of a site; see `open_objects_of`."""
+    folder = Places(site.data_directory).vault
+    shared = open_objects_of(site, patient=patient)
+    return Vault(folder, keys) if shared is None else SharedVault(shared, folder, keys)
 
 
 def open_audit_of(site: Site, keys: Keys) -> AuditLog:
@@ -92,17 +174,17 @@ def open_access_of(
     """
     places = Places(site.data_directory)
     key = open_secrets_of(site, keys).get("grants.key", KEY_LENGTH)
-    books = Books(index.database, key, places.anchor, check=check)
+    anchor = open_objects_of(site) or places.anchor
+    books = Books(index.database, key, anchor, check=check)
     return Access(site=site, index=index, books=books, audit=audit)
 
 
 def open_tls_of(site: Site) -> TlsIdentity | None:
     """Return what destinations know this side by; None: no ``[tls]`` table."""
-    from gateway.sealing.providers import read_secret
     from gateway.tls.identity import TlsIdentity
 
-    if site.tls is None:
-        return None
-    return TlsIdentity(
-        site.tls, partial(read_secret, base_directory=site.data_directory)
-    )
+    return None if site.tls is None else TlsIdentity(site.tls, _reader(site))
+
+
+def _reader(site: Site) -> Callable[[str], bytes]:
+    return partial(read_secret, base_directory=site.data_directory)

@@ -57,11 +57,6 @@ class Places:
         """The port in use, while the web server listens."""
         return self.root / "run" / "web.json"
 
-    @property
-    def attempts(self) -> Path:
-        """Notes of the objects under work."""
-        return self.root / "run" / "attempts"
-
     def temporary(self, process: str) -> Path:
         """Return where a process makes temporary files; emptied at its start."""
         return self.root / "run" / "tmp" / process

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.schema import Site
 from gateway import log
-from gateway.app.openers import open_store_of
+from gateway.app.openers import open_objects_of, open_store_of
 from gateway.app.places import Places
 from gateway.errors import GatewayError
 from gateway.route.rules import load_checked
@@ -45,9 +45,17 @@ def begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
     return site, Places(site.data_directory)
 
 
-def sealed_store(site: Site, places: Places, index: Index, keys: Keys) -> FileStore:
-    """Open the store; whoever starts first seals what an earlier build left clear."""
-    store = open_store_of(site, keys)
+def sealed_store(
+    site: Site, places: Places, index: Index, keys: Keys, *, patient: bool = False
+) -> FileStore:
+    """Open the store; whoever starts first seals what an earlier build left clear.
+
+    A store that several machines share is tried first: it has to keep its word.
+    """
+    shared = open_objects_of(site, patient=patient)
+    if shared is not None:
+        shared.check_conditions()
+    store = open_store_of(site, keys, patient=patient)
     with only_one(places, "store"):
         seal_clear_files(store, index)
     return store

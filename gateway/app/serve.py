@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from config.safety import insecurities
@@ -30,7 +31,7 @@ def serve(config: Path, site: Site) -> None:
     with only_one(places, "serve"), recorded(audit, "serve", site):
         places.ports.unlink(missing_ok=True)
         supervisor = Supervisor(
-            [_child(name, config) for name in _children(site)],
+            list(_children(site, config)),
             stop_seconds=site.worker.stop_seconds + 5.0,
         )
         with on_stop_signal(supervisor.stop):
@@ -46,12 +47,16 @@ def _tell_insecurities(site: Site) -> None:
         say("less-safe", setting=one.setting, what=one.text)
 
 
-def _children(site: Site) -> tuple[str, ...]:
-    web = ("web",) if site.web.enabled else ()
-    return ("receiver", "worker", "auditor", *web)
+def _children(site: Site, config: Path) -> Iterator[Child]:
+    yield _child(config, "receiver")
+    for slot in range(site.worker.processes):
+        yield _child(config, "worker", "--slot", str(slot))
+    yield _child(config, "auditor")
+    if site.web.enabled:
+        yield _child(config, "web")
 
 
-def _child(name: str, config: Path) -> Child:
+def _child(config: Path, name: str, *more: str) -> Child:
     command = [sys.executable, "-m", "gateway.cli.main", name]
     options = ["--config", str(config.absolute()), "--lifeline", "{lifeline}"]
-    return Child(name=name, command=[*command, *options])
+    return Child(name="-".join((name, *more[1:])), command=[*command, *options, *more])

@@ -6,15 +6,17 @@ import os
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dbos import DBOS
 
 from config.schema import Site
 from gateway import log
+from gateway.app.executors import executor_of, shown
 from gateway.app.openers import (
     open_audit_of,
     open_index_of,
@@ -22,6 +24,7 @@ from gateway.app.openers import (
     open_secrets_of,
     open_tls_of,
     open_vault_of,
+    server_of_site,
 )
 from gateway.app.places import Places
 from gateway.app.process import begin, only_one, sealed_store
@@ -34,68 +37,116 @@ from gateway.stages.attempts import Attempts
 from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
+from gateway.stages.heartbeat import Heartbeat
+from gateway.stages.hours import schedules_of
+from gateway.stages.protectors import device_of
+from gateway.stages.queues import declare_queues, jobs_config, listen
 from gateway.stages.recipes import build_protection
+from gateway.stages.rescue import Rescue
 from gateway.stages.sweep import Sweep
-from gateway.stages.workflows import Jobs, declare_queues, jobs_config
+from gateway.stages.workflows import Jobs, Timing
 from gateway.store.files import FileStore
 from gateway.store.index import Index, utc_now
 from gateway.store.private import use_private_temporary
+from gateway.store.work import Work
 from gateway.supervise import on_stop_signal
 
 if TYPE_CHECKING:
+    from dbos import DBOSConfig
+
     from gateway.sealing.master import Keys
 
 
-def run_worker(config: Path, lifeline: int | None = None) -> None:
+def run_worker(config: Path, lifeline: int | None = None, slot: int = 0) -> None:
     """Work until SIGTERM or SIGINT, then hand back what is under way.
 
-    The process ends without waiting for parked steps: their jobs are durable
-    and are taken up again at the next start.
+    The process ends without waiting for parked steps: their jobs are durable,
+    and any other worker takes them up at once.
+
+    Parameters
+    ----------
+    config
+        The site's file.
+    lifeline
+        Descriptor that closes when the parent ends.
+    slot
+        Which of the workers of this machine it is.
     """
     site, places = begin(config, lifeline)
-    with only_one(places, "worker"):
-        use_private_temporary(places.temporary("worker"))
+    name = f"worker-{slot}"
+    with only_one(places, name):
+        use_private_temporary(places.temporary(name))
+        site = _on_device(site, slot)
         keys = open_keys_of(site)
         audit = open_audit_of(site, keys)
-        with closing(open_index_of(site, keys)) as index:
+        with closing(open_index_of(site, keys, patient=True)) as index:
             _limit_threads(site.worker.cpu_threads)
-            with recorded(audit, "worker", site):
-                _work(site, places, index, keys)
+            with recorded(audit, name, site):
+                _work(site, places, index, keys, slot)
             _leave()
 
 
-def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
-
+def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> None:
+    device = site.protection.device
+    executor = executor_of(site, "worker", slot, device)
+    destinations = {d.name: d for d in site.destinations}
     gate = Gate()
-    DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
-    store = sealed_store(site, places, index, keys)
-    jobs = build_jobs(site, index, store, keys, gate)
-    DBOS.launch()
-    declare_queues()
-    sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
+    work = Work(index.database)
     stop = threading.Event()
-    log.get_logger("worker").info("working")
-    with on_stop_signal(stop.set):
-        sweep.run(stop, site.completion.poll_seconds)
-    if not gate.close(site.worker.stop_seconds):
-        log.get_logger("worker").warning("handed-back-unfinished")
-    Attempts(places.attempts).forget()
+    with shown(site, index, executor) as heartbeat:
+        DBOS(config=_jobs_config(site, places, executor.id))
+        listen(device, destinations)
+        store = sealed_store(site, places, index, keys, patient=True)
+        jobs = build_jobs(site, index, store, keys, Hands(gate, heartbeat))
+        DBOS.launch()
+        declare_queues(destinations)
+        rescue = Rescue(
+            work,
+            silent_seconds=site.worker.silent_seconds,
+            every_seconds=heartbeat.every_seconds,
+            keep=timedelta(days=site.jobs.keep_days),
+            now=utc_now,
+        )
+        rescue.give_up_older()
+        sweep = Sweep(
+            index=index,
+            work=work,
+            jobs=jobs,
+            idle=idle_times(site),
+            clock=utc_now,
+            rescue=rescue,
+        )
+        log.get_logger("worker").info("working", executor=executor.id, device=device)
+        with on_stop_signal(stop.set):
+            sweep.run(stop, site.completion.poll_seconds)
+        if not gate.close(site.worker.stop_seconds):
+            log.get_logger("worker").warning("handed-back-unfinished")
+        work.forget_attempts_of(executor.id)
+
+
+class Hands(NamedTuple):
+    """What every step of this process goes through, and who it is."""
+
+    gate: Gate
+    heartbeat: Heartbeat
 
 
 def build_jobs(
-    site: Site, index: Index, store: FileStore, keys: Keys, gate: Gate
+    site: Site, index: Index, store: FileStore, keys: Keys, hands: Hands
 ) -> Jobs:
     """Put the steps of a site together, behind the job queue."""
-    places = Places(site.data_directory)
-    vault = open_vault_of(site, keys)
+    vault = open_vault_of(site, keys, patient=True)
+    work = Work(index.database)
+    check = hands.heartbeat.check
+    protection = build_protection(
+        site, open_secrets_of(site, keys), index, store, vault
+    )
     flow = Flow(
         index=index,
         store=store,
         router=compile_router(site),
-        protection=build_protection(
-            site, open_secrets_of(site, keys), index, store, vault
-        ),
-        attempts=Attempts(places.attempts),
+        protection=replace(protection, check=check),
+        attempts=Attempts(work, hands.heartbeat.id),
         bounds=Bounds.of(site.limits),
     )
     exporter = Exporter(
@@ -107,16 +158,26 @@ def build_jobs(
         calling_ae=site.receiver.ae_title,
         send=partial(send_objects, tls=open_tls_of(site)),
     )
-    return Jobs(flow, exporter, gate)
+    timing = Timing(schedules=schedules_of(site), check=check)
+    return Jobs(flow, exporter, hands.gate, work, timing)
 
 
-def application_version() -> str:
-    """Return the version jobs are recorded under: the major one.
+def _jobs_config(site: Site, places: Places, executor: str) -> DBOSConfig:
+    """Say where the job queue is: in a file, or on the server of the index."""
+    server = server_of_site(site)
+    if server is None:
+        return jobs_config(f"sqlite:///{places.jobs}", executor)
+    url = server.url.render_as_string(hide_password=False)
+    return jobs_config(url, executor, server.jobs_schema)
 
-    A job begun by one release is finished by the next, as long as workflows
-    keep their steps; one that changes them raises the major version.
-    """
-    return version("miad-gateway").split(".", 1)[0]
+
+def _on_device(site: Site, slot: int) -> Site:
+    """Say on which device this worker protects: GPUs are shared out in turn."""
+    device = site.protection.device
+    if device == "auto":
+        device = device_of(slot)
+    protection = site.protection.model_copy(update={"device": device})
+    return site.model_copy(update={"protection": protection})
 
 
 def _limit_threads(threads: int) -> None:

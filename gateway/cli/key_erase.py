@@ -10,11 +10,9 @@ import typer
 
 from gateway.cli.key_site import KeySite, open_site, operator
 from gateway.cli.options import ConfigOption, JsonOption
-from gateway.errors import GatewayError, InvalidSeal, RecordMissing
+from gateway.errors import GatewayError, RecordMissing
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.store.erasure import Erasable, Erasure
 
 InstanceOption = Annotated[
@@ -112,23 +110,8 @@ def _erase(site: KeySite, erasure: Erasure, chosen: list[Erasable]) -> None:
             except RecordMissing:
                 continue  # went with another part of the same original
         for relative in each.paths:
-            _destroy(store.path_of(relative))
+            store.destroy(relative)
         erasure.remove(each)
-
-
-def _destroy(path: Path) -> None:
-    """Shred the key of a stored file, and remove the file."""
-    from gateway.sealing.secretfile import overwrite, sync_folder
-    from gateway.sealing.slots import shred
-
-    try:
-        shred(path)
-    except FileNotFoundError:
-        return
-    except InvalidSeal:
-        overwrite(path)  # in clear, of an earlier release, or damaged
-    path.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _tell(chosen: list[Erasable], *, done: bool, json: bool) -> None:

@@ -48,9 +48,9 @@ class KeySite:
         ConfigurationError
             There are none, or the current one is gone.
         """
-        from gateway.sealing.ring import open_ring
+        from gateway.app.openers import open_keys_of
 
-        return open_ring(self.site.vault, self.site.data_directory)
+        return open_keys_of(self.site)
 
     @cached_property
     def provider(self) -> Provider:
@@ -107,6 +107,19 @@ class KeySite:
                     "another keys command is at work in this data directory; "
                     "wait until it ends"
                 ) from error
+            with self._alone_on_all_machines():
+                yield
+
+    @contextmanager
+    def _alone_on_all_machines(self) -> Iterator[None]:
+        from gateway.app.openers import server_of_site
+        from gateway.store.locks import Locks
+
+        server = server_of_site(self.site)
+        if server is None:
+            yield
+            return
+        with Locks(server)("keys"):
             yield
 
     def notes(self) -> dict[str, dict[str, str]]:

@@ -38,11 +38,17 @@ def receiver(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     run_receiver(config, lifeline)
 
 
-def worker(config: ConfigOption, lifeline: LifelineOption = None) -> None:
+def worker(
+    config: ConfigOption,
+    lifeline: LifelineOption = None,
+    slot: Annotated[
+        int, typer.Option(min=0, help="Which of this machine's workers it is.")
+    ] = 0,
+) -> None:
     """Run only the part that routes, protects and sends."""
     from gateway.app.worker import run_worker
 
-    run_worker(config, lifeline)
+    run_worker(config, lifeline, slot)
 
 
 def web(config: ConfigOption, lifeline: LifelineOption = None) -> None:

@@ -31,6 +31,7 @@ from gateway.errors import (
     ObjectTooLarge,
     StoredObjectDamaged,
     StoreFull,
+    StoreUnavailable,
     UnsupportedObject,
 )
 from gateway.log import described
@@ -46,6 +47,7 @@ LOG = structlog.get_logger(component="receive")
 # From the most specific error to the least.
 STATUS_OF: tuple[tuple[type[Exception], StoreStatus], ...] = (
     (StoreFull, StoreStatus.OUT_OF_RESOURCES),
+    (StoreUnavailable, StoreStatus.OUT_OF_RESOURCES),
     (ObjectTooLarge, StoreStatus.OUT_OF_RESOURCES),
     (ObjectConflict, StoreStatus.CONFLICT),
     (UnsupportedObject, StoreStatus.SOP_CLASS_NOT_SUPPORTED),

@@ -9,6 +9,7 @@ from typing import Literal
 from gateway.route.conditions import Condition, ConditionError
 from gateway.route.keywords import Value
 from gateway.route.treatment import PLAIN, Treatment
+from gateway.route.urgency import ROUTINE, most_urgent
 
 NO_RULE = "no-rule"
 UNDECIDED = "undecided-rule"
@@ -24,6 +25,7 @@ class CompiledRule:
     destinations: tuple[str, ...]
     protect: bool
     treatment: Treatment = PLAIN
+    priority: int = ROUTINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class Decision:
         Destinations that get protected objects, and what is to be done for them.
     originals
         Destinations that get the original; never one of the others.
+    priority
+        Of the most urgent of these rules.
     held
         Why it goes nowhere: a reason code of this module, or ''.
     message
@@ -55,6 +59,7 @@ class Decision:
     rules: tuple[str, ...] = ()
     protected: tuple[Owed, ...] = ()
     originals: tuple[str, ...] = ()
+    priority: int = ROUTINE
     held: str = ""
     message: str = ""
 
@@ -117,6 +122,7 @@ class Router:
                 for name in _destinations(rule for rule in matched if not rule.protect)
                 if name not in destinations
             ),
+            priority=most_urgent(rule.priority for rule in matched),
         )
 
     def _owed(self, rules: Iterable[CompiledRule]) -> tuple[Owed, ...]:

@@ -16,6 +16,7 @@ from gateway.route.keywords import Value, is_list, kind_of, refusal
 from gateway.route.recipients import check_recipients
 from gateway.route.router import CompiledRule, Router
 from gateway.route.treatment import Treatment
+from gateway.route.urgency import PRIORITIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ def _compiled(rule: Rule) -> CompiledRule:
             deidentify=rule.deidentify or "",
             uids=rule.uids,
         ),
+        priority=PRIORITIES[rule.priority],
     )
 
 

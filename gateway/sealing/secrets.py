@@ -120,7 +120,7 @@ class SecretStore:
         if not path.exists():
             fresh = make() if found is None else found
             check(fresh)
-            create_once(path, seal_bytes(fresh, self._keys, _context(name)))
+            create_once(path, seal_bytes(fresh, self._keys, context_of_secret(name)))
         secret = self._open(path, name)
         check(secret)
         if found is not None:
@@ -153,7 +153,7 @@ class SecretStore:
             raise ConfigurationError(
                 f"secret {path} does not open: {error}; restore it from its backup"
             ) from error
-        if context != _context(name):
+        if context != context_of_secret(name):
             raise ConfigurationError(
                 f"secret {path} is another secret under this name; restore it from "
                 "its backup"
@@ -175,6 +175,6 @@ class SecretStore:
             os.close(descriptor)
 
 
-def _context(name: str) -> bytes:
+def context_of_secret(name: str) -> bytes:
     """Say which secret it is, so that files cannot be swapped."""
     return json.dumps({"secret": name}, separators=(",", ":")).encode()

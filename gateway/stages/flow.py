@@ -23,6 +23,7 @@ from gateway.log import described, get_logger
 from gateway.route.attributes import attributes_of
 from gateway.route.router import Decision, Router
 from gateway.route.treatment import Treatment
+from gateway.route.urgency import most_urgent
 from gateway.stages.attempts import Attempts, Crashing
 from gateway.store.files import FileStore
 from gateway.store.index import Index
@@ -137,7 +138,10 @@ class Flow:
             if decision.held:
                 self.hold(instance.id, decision.held, decision.message)
         summary = _summary(decision for _, decision in decisions)
-        self.index.set_revision(revision_id, "complete", decision=summary)
+        priority = most_urgent(decision.priority for _, decision in decisions)
+        self.index.set_revision(
+            revision_id, "complete", decision=summary, priority=priority
+        )
         return [
             Routed(
                 instance_id=instance.id,

@@ -27,6 +27,7 @@ from gateway.stages.draft import Original
 from gateway.stages.export import verified_protected
 from gateway.stages.flow import Result, Wanted
 from gateway.stages.followers import follower_of
+from gateway.stages.guard import unguarded
 from gateway.stages.marking import FrameProtector, Marking, Memory
 from gateway.stages.protect import (
     ObjectProtection,
@@ -95,6 +96,8 @@ class Protection:
         As in `ObjectProtection` and `Marking`.
     memory
         What the series under work has taught so far.
+    check
+        Returns only while this process may keep what it made.
     """
 
     index: Index
@@ -107,6 +110,7 @@ class Protection:
     batch_frames: int
     bounds: Bounds = BOUNDS
     memory: Memory = field(default_factory=Memory)
+    check: Callable[[], None] = unguarded
 
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
         """Seal records, store objects, add rows; in this order.
@@ -269,9 +273,11 @@ class Protection:
         return original
 
     def _keep(self, instance: Instance, made: ProtectedObject) -> None:
+        self.check()
         self.vault.put(made.record)
         rows = []
         for number, part in enumerate(made.parts):
+            self.check()
             stored = self.store.write_protected(part.sop_instance_uid, part.part10)
             attributes = read_attributes(BytesIO(part.part10), part.transfer_syntax_uid)
             rows.append(
@@ -286,6 +292,7 @@ class Protection:
                     report={} if number else made.report,
                 )
             )
+        self.check()
         self.index.add_protected(*rows)
         get_logger("protect").info(
             "protected",

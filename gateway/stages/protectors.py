@@ -156,7 +156,7 @@ def _build(protection: Protection, ensemble: Ensemble | None) -> Protector:
     from engine.removal.remover import load_remover, packaged_removers
     from engine.watermark.logo import load_logo
 
-    device = _device(protection.device)
+    device = device_of(0) if protection.device == "auto" else protection.device
     objective: Literal["diagnosis", "label-free"]
     objective = "label-free" if ensemble is None else "diagnosis"
     removers = [load_remover(path, device) for path in packaged_removers().values()]
@@ -189,9 +189,15 @@ def _directory(ensemble: Ensemble | None) -> Path:
     )
 
 
-def _device(setting: str) -> str:
+def device_of(slot: int) -> str:
+    """Return the device of one of a machine's workers: its GPUs in turn, or the CPU.
+
+    Parameters
+    ----------
+    slot
+        Which of them it is, from 0.
+    """
     import torch
 
-    if setting != "auto":
-        return setting
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{slot % gpus}" if gpus else "cpu"

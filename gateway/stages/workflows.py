@@ -1,18 +1,19 @@
 """The durable jobs: DBOS workflows around the steps of `flow` and `export`.
 
-A job is a revision, never an instance. Arguments and results are row ids and
-names, so the jobs' database holds nothing about a patient, not even a UID. Ids are
-made from what the job is for: a job asked for twice runs once.
+A revision is routed, protected, and sent to each destination by a job each, never
+an instance by one. Arguments and results are row ids and names, so the jobs'
+database holds nothing about a patient, not even a UID.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypedDict
 
 from dbos import (
     DBOS,
-    DBOSConfig,
     DBOSConfiguredInstance,
     SetEnqueueOptions,
     SetWorkflowID,
@@ -21,61 +22,96 @@ from dbos import error as dbos_error
 
 from gateway.errors import GatewayError
 from gateway.log import get_logger
+from gateway.route.urgency import URGENT
+from gateway.stages.backoff import wait_seconds
 from gateway.stages.export import Exporter
 from gateway.stages.flow import FAILED, Flow, Ready, Routed
 from gateway.stages.gate import Gate
+from gateway.stages.guard import Check, GuardedSend, unguarded
+from gateway.stages.hours import ALWAYS, Schedule
+from gateway.stages.queues import (
+    EXPORT,
+    ROUTE,
+    export_id,
+    export_queue,
+    protect_id,
+    queue_for_protection,
+    route_id,
+)
+from gateway.store.clock import utc_now
 from gateway.store.rows import Revision
-
-DELIVER_QUEUE = "deliver"
-EXPORT_QUEUE = "export"
-EXPORTS_AT_ONCE = 2
-"""Per destination: one slow or refusing object does not block the others."""
+from gateway.store.work import Work
 
 TOGETHER = 16
 """Instances of a series protected in one step: what a crash may cost again."""
 
-POLL_SECONDS = 0.2
 STEP_ATTEMPTS = 3
 MAX_RECOVERIES = 10
-"""A revision during which the worker died this often is held."""
+"""A job during which the worker ended this often is held."""
 
-RETRY = "retry"
-"""Reason of a revision that a person has put back to ``complete``."""
-
-_ALIVE = frozenset({"ENQUEUED", "DELAYED", "PENDING"})
+SECONDS_PER_HOUR = 3600.0
 
 
-def jobs_config(database: str, version: str) -> DBOSConfig:
-    """Return the settings of the job queue.
+class Plan(TypedDict):
+    """What routing found; plain values, kept by the queue."""
 
-    Parameters
-    ----------
-    database
-        SQLAlchemy URL of the jobs' own database.
-    version
-        Of the application, stated so that a changed source file does not
-        orphan pending jobs.
+    routed: list[Routed]
+    priority: int
+    queue: str
+
+
+class Order(TypedDict):
+    """One export, as its job is asked for; plain values, kept by the queue.
+
+    ``run`` is the revision's, ``number`` counts the jobs of this run, ``failures``
+    those in a row that could not send; ``since`` is when the first of them began,
+    in seconds since 1970.
     """
-    return DBOSConfig(
-        name="miad-gateway",
-        system_database_url=database,
-        application_version=version,
-        executor_id="worker",  # one per data directory: a lock file sees to it
-        log_level="WARNING",
-        notification_listener_polling_interval_sec=POLL_SECONDS,
-    )
+
+    revision_id: int
+    destination: str
+    run: int
+    number: int
+    failures: int
+    since: float
+    priority: int
 
 
-def declare_queues() -> None:
-    """Declare the queues; after ``DBOS.launch``."""
-    DBOS.register_queue(
-        DELIVER_QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS
-    )
-    DBOS.register_queue(
-        EXPORT_QUEUE,
-        partition_concurrency=EXPORTS_AT_ONCE,
-        polling_interval_sec=POLL_SECONDS,
-    )
+class Later(TypedDict):
+    """When an export goes on: after a wait in seconds, or never, and why."""
+
+    order: Order
+    wait: float
+    given_up: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When things are done, and whether they still may be.
+
+    Attributes
+    ----------
+    schedules
+        By destination; others are always open.
+    clock
+        The time, aware.
+    check
+        Returns only while this process may act.
+    """
+
+    schedules: Mapping[str, Schedule]
+    clock: Callable[[], datetime] = utc_now
+    check: Check = unguarded
+
+    def wait_for(
+        self, destination: str, priority: int, *, urgent_at_once: bool
+    ) -> float:
+        """Return the seconds until a destination takes something; 0: now."""
+        if priority <= URGENT and urgent_at_once:
+            return 0.0
+        now = self.clock()
+        opens = self.schedules.get(destination, ALWAYS).opens(now)
+        return (opens - now).total_seconds()
 
 
 @DBOS.dbos_class("Jobs")
@@ -88,53 +124,83 @@ class Jobs(DBOSConfiguredInstance):
         The steps.
     gate
         What every step goes through.
+    work
+        Who else works.
+    timing
+        When things are done.
     name
         Recorded with every job; recovery finds this instance by it.
     """
 
     def __init__(
-        self, flow: Flow, exporter: Exporter, gate: Gate, name: str = "site"
+        self,
+        flow: Flow,
+        exporter: Exporter,
+        gate: Gate,
+        work: Work,
+        timing: Timing | None = None,
+        name: str = "site",
     ) -> None:
         super().__init__(name)
         self._gate = gate
         self._flow = flow
         self._exporter = exporter
+        self._work = work
+        self._timing = Timing(schedules={}) if timing is None else timing
 
-    # Deliver: one closed revision
+    # Route: one closed revision
 
-    def start_deliver(self, revision: Revision) -> None:
-        """Enqueue the job of a closed revision unless it has one.
+    def start_route(self, revision: Revision) -> None:
+        """Enqueue the first job of a revision's run; a second time it is the same."""
+        with SetWorkflowID(route_id(revision.id, revision.run)):
+            DBOS.enqueue_workflow(ROUTE, self.route, revision.id, revision.run)
 
-        A job that ended without moving the revision on is not repeated by
-        itself: the revision is held until a person retries it.
-        """
-        for job, status in self._jobs_of(deliver_id(revision)):
-            if status is None:
-                with SetWorkflowID(job):
-                    DBOS.enqueue_workflow(DELIVER_QUEUE, self.deliver, revision.id)
-                return
-            if status in _ALIVE:
-                return
-            if revision.reason != RETRY:
-                why = f"the job {job} ended as {status}; retry it"
-                self._flow.hold_revision(revision.id, why)
-                return
-
-    @DBOS.workflow(name="deliver", max_recovery_attempts=MAX_RECOVERIES)
-    def deliver(self, revision_id: int) -> None:
-        """Route, protect each instance, plan, and enqueue the exports."""
+    @DBOS.workflow(name="route", max_recovery_attempts=MAX_RECOVERIES)
+    def route(self, revision_id: int, run: int) -> None:
+        """Find where a revision goes and how urgent it is; have it protected."""
         try:
-            routed = self.route_step(revision_id)
+            plan = self.route_step(revision_id)
         except dbos_error.DBOSMaxStepRetriesExceeded as error:
             self.failed_step(revision_id, _cause(error))
             return
+        with (
+            SetWorkflowID(protect_id(revision_id, run)),
+            SetEnqueueOptions(priority=plan["priority"]),
+        ):
+            DBOS.enqueue_workflow(
+                plan["queue"],
+                self.protect,
+                revision_id,
+                run,
+                plan["priority"],
+                plan["routed"],
+            )
+
+    @DBOS.step(name="route", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def route_step(self, revision_id: int) -> Plan:
+        """Decide where each instance goes."""
+        with self._gate.passing():
+            routed = self._flow.route(revision_id)
+            return Plan(
+                routed=routed,
+                priority=self._flow.revision(revision_id).priority,
+                queue=queue_for_protection(self._work),
+            )
+
+    # Protect: one routed revision
+
+    @DBOS.workflow(name="protect", max_recovery_attempts=MAX_RECOVERIES)
+    def protect(
+        self, revision_id: int, run: int, priority: int, routed: list[Routed]
+    ) -> None:
+        """Protect each instance, plan, and enqueue the exports."""
         ready = [
             done
             for batch in _batches([item for item in routed if item["protected"]])
             for done in self._protected(batch)
         ]
-        for name in self.plan_step(revision_id, routed, ready):
-            self.start_export(revision_id, name)
+        for order, wait in self.plan_step(revision_id, run, priority, routed, ready):
+            self.enqueue_export(order, wait)
         self.finish_step(revision_id)
         self.wake_step(revision_id, [item for item in ready if item["treatments"]])
 
@@ -155,12 +221,6 @@ class Jobs(DBOSConfiguredInstance):
             self.failed_instance_step(item["instance_id"], _cause(error))
             return []
 
-    @DBOS.step(name="route", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
-    def route_step(self, revision_id: int) -> list[Routed]:
-        """Decide where each instance goes."""
-        with self._gate.passing():
-            return self._flow.route(revision_id)
-
     @DBOS.step(name="protect")
     def protect_step(self, batch: list[Routed]) -> list[Ready] | None:
         """Protect instances or hold them; None: they have to go one by one."""
@@ -180,11 +240,21 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(name="plan", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def plan_step(
-        self, revision_id: int, routed: list[Routed], ready: list[Ready]
-    ) -> list[str]:
-        """Note what is owed to whom."""
+        self,
+        revision_id: int,
+        run: int,
+        priority: int,
+        routed: list[Routed],
+        ready: list[Ready],
+    ) -> list[tuple[Order, float]]:
+        """Note what is owed to whom; return the exports, and after which wait."""
         with self._gate.passing():
-            return self._flow.plan(revision_id, routed, ready)
+            self._timing.check()
+            names = self._flow.plan(revision_id, routed, ready)
+            return [
+                self._first(revision_id, name, run, priority, number=1)
+                for name in names
+            ]
 
     @DBOS.step(name="finish", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def finish_step(self, revision_id: int) -> bool:
@@ -212,93 +282,165 @@ class Jobs(DBOSConfiguredInstance):
 
     # Export: one revision to one destination
 
-    def start_export(self, revision_id: int, destination: str) -> None:
-        """Enqueue an export unless one is under way; heals a lost one."""
-        stem = f"{export_id(revision_id, destination)}#"
-        jobs = DBOS.list_workflows(
-            workflow_id_prefix=stem, load_input=False, load_output=False
+    def start_export(
+        self, revision_id: int, destination: str, run: int, priority: int, number: int
+    ) -> None:
+        """Enqueue an export of a revision's run."""
+        self.enqueue_export(
+            *self._first(revision_id, destination, run, priority, number)
         )
-        if any(job.status in _ALIVE for job in jobs):
-            return
-        made = [int(job.workflow_id.removeprefix(stem)) for job in jobs]
-        self._enqueue_export(revision_id, destination, max(made, default=0) + 1, 0.0)
 
     @DBOS.workflow(name="export", max_recovery_attempts=MAX_RECOVERIES)
-    def export(self, revision_id: int, destination: str, attempt: int) -> None:
+    def export(self, order: Order) -> None:
         """Send once; what the peer could not take now is a later job.
 
         The wait is a delay of that job in the queue: it survives a restart and
         keeps no place at the destination.
         """
-        if self._again(revision_id, destination):
-            wait = self._back_off(destination, attempt)
-            self._enqueue_export(revision_id, destination, attempt + 1, wait)
-        else:
-            self.finish_step(revision_id)
+        if not self._is_over(order):
+            later = self.later_step(order)
+            if not later["given_up"]:
+                self.enqueue_export(later["order"], later["wait"])
+                return
+            self.give_up_step(order, later["given_up"])
+        self.finish_step(order["revision_id"])
 
-    def _again(self, revision_id: int, destination: str) -> bool:
+    def _is_over(self, order: Order) -> bool:
         try:
-            return self.attempt_step(revision_id, destination)
+            return self.attempt_step(order)
         except dbos_error.DBOSMaxStepRetriesExceeded:
-            return True
+            return False
 
     @DBOS.step(name="attempt", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
-    def attempt_step(self, revision_id: int, destination: str) -> bool:
-        """Send what is pending; True when something has to be tried again."""
+    def attempt_step(self, order: Order) -> bool:
+        """Send what is pending; False when something has to be tried again."""
         with self._gate.passing():
-            return self._exporter.attempt(revision_id, destination)
-
-    def _back_off(self, destination: str, attempt: int) -> float:
-        """Return the wait before the next attempt: doubled each time, capped."""
-        settings = self._exporter.destinations[destination]
-        doubled = settings.retry_first_seconds * 2.0 ** min(attempt - 1, 30)
-        wait = min(doubled, settings.retry_cap_seconds)
-        get_logger("export").warning(
-            "export-later", destination=destination, attempt=attempt, seconds=wait
-        )
-        return wait
-
-    def _enqueue_export(
-        self, revision_id: int, destination: str, attempt: int, delay: float
-    ) -> None:
-        job = f"{export_id(revision_id, destination)}#{attempt}"
-        with (
-            SetWorkflowID(job),
-            SetEnqueueOptions(
-                queue_partition_key=destination, delay_seconds=delay or None
-            ),
-        ):
-            DBOS.enqueue_workflow(
-                EXPORT_QUEUE, self.export, revision_id, destination, attempt
+            if self._closed_for(order) > 0.0:
+                return False
+            exporter = replace(
+                self._exporter,
+                send=GuardedSend(
+                    send=self._exporter.send,
+                    check=self._timing.check,
+                    is_open=lambda: self._closed_for(order) <= 0.0,
+                ),
             )
+            return not exporter.attempt(order["revision_id"], order["destination"])
 
-    @staticmethod
-    def _jobs_of(stem: str) -> Iterator[tuple[str, str | None]]:
-        """Yield the jobs made under an id so far, and then the next free one."""
-        for number in count():
-            job = f"{stem}#{number}"
-            status = DBOS.get_workflow_status(job)
-            yield job, None if status is None else status.status
-            if status is None:
-                return
+    @DBOS.step(name="later", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def later_step(self, order: Order) -> Later:
+        """Work out when an export goes on, or that it does not."""
+        with self._gate.passing():
+            return self._later(order)
+
+    @DBOS.step(name="give-up", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
+    def give_up_step(self, order: Order, why: str) -> int:
+        """Hold what could not be sent for too long."""
+        with self._gate.passing():
+            return self.give_up(order["revision_id"], order["destination"], why)
+
+    def give_up(self, revision_id: int, destination: str, why: str) -> int:
+        """Hold what of a revision is still owed to a destination."""
+        get_logger("export").error(
+            "given-up", revision_id=revision_id, destination=destination, why=why
+        )
+        return self._work.give_up(revision_id, destination, why)
+
+    def enqueue_export(self, order: Order, wait: float) -> None:
+        """Enqueue one export, to begin after a wait in seconds."""
+        name = order["destination"]
+        queue = EXPORT if self.is_gone(name) else export_queue(name)
+        with (
+            SetWorkflowID(job_of(order)),
+            SetEnqueueOptions(priority=order["priority"], delay_seconds=wait or None),
+        ):
+            DBOS.enqueue_workflow(queue, self.export, order)
+
+    # What the sweep asks
+
+    def is_gone(self, destination: str) -> bool:
+        """Whether a destination is configured no more."""
+        return destination not in self._exporter.destinations
+
+    def hold(self, revision_id: int, why: str) -> None:
+        """Park a revision whose job failed, visibly."""
+        self._flow.hold_revision(revision_id, why)
+
+    def finish(self, revision_id: int) -> bool:
+        """Close a revision if nothing is left to send."""
+        return self._flow.finish(revision_id)
+
+    def longest_wait(self, destination: str) -> float:
+        """Return the longest wait, in seconds, that an export can have from now."""
+        settings = self._exporter.destinations.get(destination)
+        if settings is None:
+            return 0.0
+        opens = self._timing.wait_for(destination, URGENT, urgent_at_once=False)
+        return max(settings.retry_cap_seconds, opens)
+
+    def _first(
+        self, revision_id: int, destination: str, run: int, priority: int, number: int
+    ) -> tuple[Order, float]:
+        order = Order(
+            revision_id=revision_id,
+            destination=destination,
+            run=run,
+            number=number,
+            failures=0,
+            since=self._timing.clock().timestamp(),
+            priority=priority,
+        )
+        return order, self._closed_for(order)
+
+    def _closed_for(self, order: Order) -> float:
+        """Return the seconds until the destination takes this; 0: now."""
+        settings = self._exporter.destinations.get(order["destination"])
+        if settings is None:
+            return 0.0
+        return self._timing.wait_for(
+            order["destination"],
+            order["priority"],
+            urgent_at_once=settings.urgent_at_once,
+        )
+
+    def _later(self, order: Order) -> Later:
+        following = order.copy()
+        following["number"] += 1
+        settings = self._exporter.destinations.get(order["destination"])
+        closed = self._closed_for(order)
+        if settings is None or closed > 0.0:
+            return Later(order=following, wait=closed, given_up="")
+        limit = settings.give_up_after_hours
+        spent = self._timing.clock().timestamp() - order["since"]
+        if limit is not None and spent >= limit * SECONDS_PER_HOUR:
+            why = f"could not be sent for {limit:g} hours"
+            return Later(order=order, wait=0.0, given_up=why)
+        following["failures"] += 1
+        wait = wait_seconds(
+            job_of(order),
+            following["failures"],
+            settings.retry_first_seconds,
+            settings.retry_cap_seconds,
+        )
+        get_logger("export").warning(
+            "export-later",
+            destination=order["destination"],
+            attempt=order["number"],
+            seconds=round(wait, 3),
+        )
+        return Later(order=following, wait=wait, given_up="")
+
+
+def job_of(order: Order) -> str:
+    """Return the id of an export's job."""
+    return export_id(
+        order["revision_id"], order["destination"], order["run"], order["number"]
+    )
 
 
 def _batches(items: list[Routed]) -> Iterator[list[Routed]]:
     for start in range(0, len(items), TOGETHER):
         yield items[start : start + TOGETHER]
-
-
-def deliver_id(revision: Revision) -> str:
-    """Return the id of a revision's job, without its run.
-
-    No UID in it: the jobs' database is not encrypted.
-    """
-    return f"deliver:{revision.id}"
-
-
-def export_id(revision_id: int, destination: str) -> str:
-    """Return the id of an export, without its attempt."""
-    return f"export:{revision_id}:{destination}"
 
 
 def _cause(error: dbos_error.DBOSMaxStepRetriesExceeded) -> str:

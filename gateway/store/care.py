@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
+from gateway.store.clock import timestamp
 from gateway.store.deliveries import Deliveries
 from gateway.store.rows import Conflict, Delivery
 from gateway.store.schema import (
@@ -57,18 +58,46 @@ class Care(Deliveries):
         )
         return [row["revision_id"] for row in self._rows(chosen)]
 
-    def release_revision(self, revision_id: int) -> None:
+    def release_revision(self, revision_id: int, *, only_held: bool = False) -> bool:
         """Put what is held or was refused of a revision back on its way.
 
         Held instances are ``protected`` again where a protected object exists,
         else ``received``; stopped deliveries are ``pending``; the revision is
-        ``complete`` with the reason ``retry``. What was sent stays sent.
+        ``complete`` with the reason ``retry``, and a new job is due. What was
+        sent stays sent.
+
+        Parameters
+        ----------
+        revision_id
+            Its row.
+        only_held
+            Do nothing unless it is held.
+
+        Returns
+        -------
+        bool
+            Whether it was put back.
         """
         is_held = (instances.c.revision_id == revision_id) & (
             instances.c.state == "held"
         )
         has_protected = instances.c.id.in_(select(protected.c.instance_id))
+        chosen = revisions.c.id == revision_id
+        if only_held:
+            chosen &= revisions.c.state == "held"
         with self._database.write() as connection:
+            done = connection.execute(
+                update(revisions)
+                .where(chosen)
+                .values(
+                    state="complete",
+                    reason="retry",
+                    run=revisions.c.run + 1,
+                    changed_at=timestamp(self._clock()),
+                )
+            )
+            if not done.rowcount:
+                return False
             _release(connection, is_held & has_protected, "protected")
             _release(connection, is_held & ~has_protected, "received")
             connection.execute(
@@ -77,11 +106,7 @@ class Care(Deliveries):
                 .where(deliveries.c.state.in_(["refused", "held"]))
                 .values(state="pending")
             )
-            connection.execute(
-                update(revisions)
-                .where(revisions.c.id == revision_id)
-                .values(state="complete", reason="retry")
-            )
+        return True
 
 
 def _release(connection: Connection, chosen: ColumnElement[bool], state: str) -> None:

@@ -41,6 +41,8 @@ def seal_clear_files(store: FileStore, index: Index) -> int:
     StoredObjectDamaged
         What was sealed does not come back: the clear file is still there.
     """
+    if store.is_shared:
+        return 0  # no earlier release stored there
     number = 0
     for number, path in enumerate(_clear_files(store.root), start=1):
         _seal(path, store, index)

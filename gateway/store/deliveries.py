@@ -55,6 +55,7 @@ class Deliveries:
             & deliveries.c.instance_id.in_(wanted)
         )
         with self._database.write() as connection:
+            self._database.in_turn(connection, "deliveries", destination)
             known = set(
                 connection.scalars(select(deliveries.c.instance_id).where(same))
             )

@@ -89,8 +89,12 @@ class Deposit:
         """Remove a file whose row could not be written, unless it is in use.
 
         A full disk would otherwise fill further with files that nothing names.
-        Where it is not certain that no row names the file, it stays.
+        Where it is not certain that no row names the file, it stays; so it does in
+        a shared store, where another machine's row may be on its way: sent again, it
+        gets the same name.
         """
+        if self._store.is_shared:
+            return
         with self._lock:
             if self._in_hand[new.sha256] > 1:
                 return

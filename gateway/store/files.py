@@ -9,18 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from gateway.errors import InvalidObject, InvalidSeal
-from gateway.sealing.envelope import EnvelopeWriter, open_sealed
-from gateway.store.durable import (
-    WholeFile,
-    durably,
-    make_directory,
-    refused_when_full,
-    sync_directory,
-    write_durably,
-)
+from gateway.sealing.envelope import EnvelopeWriter, open_envelope
+from gateway.store.blobs import Blobs, LocalBlobs
+from gateway.store.durable import WholeFile, make_directory, write_durably
 from gateway.store.incoming import INCOMING, OriginalWriter, StoredFile
 from gateway.store.names import (
     CONFLICTS,
@@ -46,25 +40,43 @@ __all__ = [
 ]
 
 
+FOLDER: Final = "store"
+"""Of objects in a place that holds other things, too."""
+
+
 class FileStore:
-    """The directory of received and protected objects.
+    """Received and protected objects.
 
     Parameters
     ----------
     root
-        Made with its sub-directories when absent.
+        Directory of this machine: what comes in lies there, and what is stored,
+        too, unless it is shared. Made when absent.
     keys
         The master keys of the site.
     secret
         32 octets that names of files are made with.
+    shared
+        Where several machines keep what is stored.
     """
 
-    def __init__(self, root: Path, keys: Keys, secret: bytes) -> None:
+    def __init__(
+        self, root: Path, keys: Keys, secret: bytes, shared: Blobs | None = None
+    ) -> None:
         self._root = root
         self._keys = keys
         self._names = Names(secret)
-        for name in (ORIGINALS, CONFLICTS, PROTECTED, INCOMING):
+        self._local = LocalBlobs(root)
+        self._blobs = self._local if shared is None else shared
+        self._prefix = "" if shared is None else f"{FOLDER}/"
+        kinds = (ORIGINALS, CONFLICTS, PROTECTED) if shared is None else ()
+        for name in (*kinds, INCOMING):
             make_directory(root / name)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines store in the same place."""
+        return self._blobs.is_shared
 
     @property
     def root(self) -> Path:
@@ -127,13 +139,11 @@ class FileStore:
 
         Raises
         ------
-        StoreFull
-            No room; nothing is left behind.
+        StoreFull, StoreUnavailable
+            No room, or no answer; nothing is left behind.
         """
-        with durably(self.path_of(relative)) as stream:
-            envelope = EnvelopeWriter(
-                cast("BinaryIO", stream), self._keys, context_of(relative)
-            )
+        with self._blobs.writing(self._prefix + relative) as stream:
+            envelope = EnvelopeWriter(stream, self._keys, context_of(relative))
             while piece := content.read(CHUNK_BYTES):
                 envelope.write(piece)
             envelope.finish()
@@ -152,16 +162,10 @@ class FileStore:
 
         Raises
         ------
-        StoreFull
-            The disk has no room.
+        StoreFull, StoreUnavailable
+            There is no room, or the object store does not answer.
         """
-        final = self.path_of(relative)
-        file.sync()
-        with refused_when_full():
-            make_directory(final.parent)
-            path.replace(final)
-            sync_directory(final.parent)
-        file.close()
+        self._blobs.adopt(file, path, self._prefix + relative)
 
     def read_protected(self, uid: str) -> bytes:
         """Return the protected object of a UID, a Part 10 file.
@@ -184,11 +188,20 @@ class FileStore:
         StoredObjectDamaged
             It is missing, does not open, or is sealed as another one. Reading
             raises the same where the rest of it was altered.
+        StoreUnavailable
+            The object store does not answer.
         """
         try:
-            sealed = open_sealed(self.path_of(relative), self._keys)
-        except (OSError, InvalidObject, InvalidSeal) as error:
+            stream = self._blobs.open(self._prefix + relative)
+        except (OSError, InvalidObject) as error:
             raise damaged(relative, error) from error
+        try:
+            sealed = open_envelope(stream, self._keys)
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, OSError | InvalidSeal):
+                raise damaged(relative, error) from error
+            raise
         if sealed.context != context_of(relative):
             sealed.close()
             raise damaged(relative, InvalidSeal("it is the seal of another file"))
@@ -196,7 +209,7 @@ class FileStore:
 
     def exists(self, relative: str) -> bool:
         """Whether there is a file, whole or not."""
-        return self.path_of(relative).is_file()
+        return self._blobs.exists(self._prefix + relative)
 
     def digest(self, relative: str, *, data_set: bool = False) -> str:
         """Return the SHA-256 of a Part 10 file, or of its data set, hex.
@@ -215,17 +228,14 @@ class FileStore:
         return digest.hexdigest()
 
     def path_of(self, relative: str) -> Path:
-        """Return where a sealed file lies on the disk; `open` reads it.
+        """Return where a sealed file lies on this disk, if it does not elsewhere.
 
         Raises
         ------
         InvalidObject
             The path leads out of the store.
         """
-        path = Path(relative)
-        if path.is_absolute() or ".." in path.parts:
-            raise InvalidObject("A path of the index leads out of the store")
-        return self._root / path
+        return self._local.path_of(relative)
 
     def read_data_set(self, relative: str) -> tuple[bytes, str]:
         """Return the data set bytes of a stored file and their transfer syntax.
@@ -241,7 +251,21 @@ class FileStore:
 
     def remove(self, relative: str) -> None:
         """Remove a file that no row of the index names."""
-        self.path_of(relative).unlink(missing_ok=True)
+        self._blobs.remove(self._prefix + relative)
+
+    def destroy(self, relative: str) -> None:
+        """Destroy the data key of a file, and remove it; nothing opens it again."""
+        self._blobs.destroy(self._prefix + relative)
+
+    def check(self) -> None:
+        """See that the place answers.
+
+        Raises
+        ------
+        OSError, StoreUnavailable
+            It does not.
+        """
+        self._blobs.check()
 
     def clear_incoming(self) -> int:
         """Remove what an interrupted reception left; return how many files.

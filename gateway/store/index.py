@@ -43,6 +43,7 @@ from gateway.store.schema import (
     protected,
     revisions,
 )
+from gateway.store.server import Server
 
 AddOutcome = Literal["stored", "duplicate", "conflict"]
 CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != "id")
@@ -72,12 +73,12 @@ def open_index(
 
 
 class Index(Care):
-    """The index behind an SQLAlchemy URL; migrated when opened.
+    """The index in a file or on a server; migrated when opened.
 
     Parameters
     ----------
-    url
-        SQLite or PostgreSQL.
+    where
+        URL of an SQLite file, or a PostgreSQL server.
     key
         Of an SQLite file.
     clock
@@ -86,11 +87,11 @@ class Index(Care):
 
     def __init__(
         self,
-        url: str,
+        where: str | Server,
         key: bytes | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        super().__init__(Database(url, key), clock)
+        super().__init__(Database(where, key), clock)
         self._database.migrate()
 
     # Received objects
@@ -248,6 +249,7 @@ class Index(Care):
         )
         is_open = same_series & instances.c.revision_id.is_(None)
         with self._database.write() as connection:
+            self._database.in_turn(connection, "close", series_instance_uid, calling_ae)
             study = connection.scalar(
                 select(func.min(instances.c.study_instance_uid)).where(is_open)
             )
@@ -263,6 +265,7 @@ class Index(Care):
                     ),
                     calling_ae=calling_ae,
                     closed_at=timestamp(now),
+                    changed_at=timestamp(now),
                     state="complete",
                 )
                 .returning(revisions.c.id)
@@ -295,11 +298,18 @@ class Index(Care):
         state: str,
         reason: str = "",
         decision: JsonValue = None,
+        priority: int | None = None,
     ) -> None:
-        """Move a revision on; ``decision`` stays as it was where None."""
-        values: dict[str, JsonValue] = {"state": state, "reason": reason}
+        """Move a revision on; decision and priority stay as they were where None."""
+        values: dict[str, JsonValue] = {
+            "state": state,
+            "reason": reason,
+            "changed_at": timestamp(self._clock()),
+        }
         if decision is not None:
             values["decision"] = decision
+        if priority is not None:
+            values["priority"] = priority
         with self._database.write() as connection:
             connection.execute(
                 update(revisions).where(revisions.c.id == revision_id).values(**values)
@@ -323,6 +333,7 @@ class Index(Care):
             protected.c.treatment == first.treatment
         )
         with self._database.write() as connection:
+            self._database.in_turn(connection, "protected", first.instance_id)
             if connection.scalar(select(protected.c.id).where(same).limit(1)) is None:
                 connection.execute(insert(protected), rows)
             connection.execute(

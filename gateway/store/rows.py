@@ -104,7 +104,10 @@ class SeriesKey:
 class Revision:
     """One closed batch of a series.
 
-    ``state``: ``complete``, ``routed``, ``delivered`` or ``held``.
+    ``state``: ``complete``, ``routed``, ``delivered`` or ``held``, since
+    ``changed_at``. Of jobs those with the smaller ``priority`` go first; ``run``
+    counts how often it went through rules from the start, and ``enqueued`` is the
+    latest of these that has its job.
     """
 
     id: int
@@ -116,6 +119,10 @@ class Revision:
     state: str
     reason: str
     decision: JsonValue
+    priority: int = 20
+    run: int = 1
+    enqueued: int = 0
+    changed_at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,3 +180,23 @@ class Delivery:
     attempts: int
     last_error: str
     sent_at: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executor:
+    """One run of a process of some machine of the site.
+
+    ``state``: ``live``, ``stopped`` or ``lost``. ``beats`` goes up while it lives.
+    """
+
+    id: str
+    machine: str
+    kind: str
+    slot: int
+    pid: int
+    device: str
+    version: str
+    state: str
+    beats: int
+    started_at: str
+    beat_at: str

@@ -74,6 +74,13 @@ revisions = Table(
     Column("reason", Text, nullable=False, default=""),
     # a list: which rule matched, its destinations, whether it protects
     Column("decision", JSON, nullable=True),
+    # of its jobs, the smaller first (`gateway.route.urgency`)
+    Column("priority", Integer, nullable=False, default=20),
+    # counts how often it went through rules from the start, and which of these
+    # times has its job: a smaller number means that one is due
+    Column("run", Integer, nullable=False, default=1),
+    Column("enqueued", Integer, nullable=False, default=0),
+    Column("changed_at", String(32), nullable=False, default=""),  # its state
     UniqueConstraint("series_instance_uid", "revision", "calling_ae"),
 )
 
@@ -146,7 +153,9 @@ deliveries = Table(
     "deliveries",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("revision_id", Integer, ForeignKey("revisions.id"), nullable=False),
+    Column(
+        "revision_id", Integer, ForeignKey("revisions.id"), nullable=False, index=True
+    ),
     Column("instance_id", Integer, ForeignKey("instances.id"), nullable=False),
     Column("destination", String(64), nullable=False, index=True),
     Column("protect", Boolean, nullable=False),
@@ -188,4 +197,32 @@ trusted_clock = Table(
     Column("epoch", Integer, nullable=False),  # resets by a person so far
     Column("latest", String(32), nullable=False),
     Column("mac", String(64), nullable=False),
+)
+
+# The processes of all machines of a site. ``beats`` counts: that it stands still
+# is what others judge by, never by the times, which are of different clocks.
+executors = Table(
+    "executors",
+    metadata,
+    Column("id", String(160), primary_key=True),  # of one run of a process
+    Column("machine", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),  # worker, web, receiver
+    Column("slot", Integer, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("version", String(32), nullable=False),
+    # live -> stopped (said so itself), or lost (others said so)
+    Column("state", String(16), nullable=False),
+    Column("beats", BigInteger, nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("beat_at", String(32), nullable=False),
+)
+
+# What is being protected now, and how often a process ended over it.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("instance_id", Integer, primary_key=True, autoincrement=False),
+    Column("executor", String(160), nullable=False),
+    Column("number", Integer, nullable=False),
 )

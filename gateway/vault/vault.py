@@ -127,9 +127,9 @@ class Vault:
 
     def _open(self, protected_uid: str) -> KeyRecord | RecordLink:
         try:
-            sealed = self._path(protected_uid).read_bytes()
+            sealed = self._sealed(protected_uid)
         except FileNotFoundError as error:
-            if self._tombstone(protected_uid).exists():
+            if self._was_erased(protected_uid):
                 raise KeyErased(
                     f"the key of {protected_uid} was erased: nothing gives its "
                     "original back any more; the audit trail says when and by whom"
@@ -142,6 +142,13 @@ class Vault:
             return unseal(sealed, protected_uid, self._keys)
         except InvalidSeal as error:
             raise InvalidSeal(f"record of {protected_uid}: {error}") from error
+
+    def _sealed(self, protected_uid: str) -> bytes:
+        """Octets of a sealed record or link; FileNotFoundError: there is none."""
+        return self._path(protected_uid).read_bytes()
+
+    def _was_erased(self, protected_uid: str) -> bool:
+        return self._tombstone(protected_uid).exists()
 
     def has(self, protected_uid: str) -> bool:
         """Whether there is a record of a protected object."""
@@ -257,11 +264,21 @@ class Vault:
         return self._path(protected_uid).with_name(f"{protected_uid}{ERASED}")
 
     def _path(self, protected_uid: str) -> Path:
-        """Where a record lies; the UID is checked before it becomes a name."""
-        if len(protected_uid) > MAX_UID or not UID.fullmatch(protected_uid):
-            raise RecordMissing("not a UID: no record can have it")
-        folder = hashlib.sha256(protected_uid.encode()).hexdigest()[:2]
-        return self._root / folder / f"{protected_uid}{SUFFIX}"
+        return self._root / name_of(protected_uid)
+
+
+def name_of(protected_uid: str) -> str:
+    """Where a record lies; the UID is checked before it becomes a name.
+
+    Raises
+    ------
+    RecordMissing
+        It is no UID.
+    """
+    if len(protected_uid) > MAX_UID or not UID.fullmatch(protected_uid):
+        raise RecordMissing("not a UID: no record can have it")
+    folder = hashlib.sha256(protected_uid.encode()).hexdigest()[:2]
+    return f"{folder}/{protected_uid}{SUFFIX}"
 
 
 def open_vault(root: Path, master_key: Path) -> Vault:

@@ -198,7 +198,7 @@ def health(parts: WebParts) -> list[tuple[str, bool, str]]:
     found = []
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("index", parts.index.counts),
-        ("store", lambda: list(parts.store.root.iterdir())),
+        ("store", parts.store.check),
         ("grants", parts.access.grants),
         ("audit trail", parts.audit.path.stat),
     )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.gateway.databases import place
 from tests.gateway.pki_cases import Pki, pki_of
+from tests.gateway.postgres import postgres_cluster, postgres_url
+
+__all__ = ["pki", "place", "postgres_cluster", "postgres_url"]
 
 
 @pytest.fixture(scope="session")

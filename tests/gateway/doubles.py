@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 
 from pydicom import dcmread, dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
@@ -19,6 +20,7 @@ from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.rows import Instance, NewProtected
 from gateway.vault.record import KeyRecord, RecordPart, WholeCustody
+from tests.waiting import wait_until
 
 
 class RecordsDouble:
@@ -53,6 +55,7 @@ class MarkingDouble:
         self.made = 0
         self.fail_for: dict[str, Exception] = {}
         self.crash_for = ""
+        self.hold: Path | None = None
 
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
         for one in wanted:
@@ -66,6 +69,9 @@ class MarkingDouble:
                 yield Result(ready=one.treatments)
 
     def make(self, instance: Instance) -> None:
+        hold = self.hold
+        if hold is not None:
+            wait_until(lambda: not hold.exists(), 300.0)
         if instance.modality in self.fail_for:
             raise self.fail_for[instance.modality]
         if instance.modality == self.crash_for:

@@ -225,7 +225,7 @@ def test_the_jobs_database_holds_nothing_about_a_patient(
     contents = [path.read_bytes() for path in tmp_path.glob("jobs.sqlite*")]
     # Results and errors are pickles in base64: those are looked into as well.
     content = b"\n".join(layer for octets in contents for layer in layers(octets))
-    assert b"deliver" in content
+    assert b"protect:1#1" in content
     assert b"StepFailed" in content
     (held,) = index.instances_in_state("held")
     for secret in (

@@ -21,6 +21,7 @@ from gateway.store.index import FindKeys, Index, Level, open_index, timestamp
 from gateway.store.migrations.versions.v0002_treatments import ATTRIBUTES
 from gateway.store.rows import NewInstance, NewProtected, SeriesKey
 from gateway.store.schema import instances, metadata, protected
+from tests.gateway.databases import Place
 from tests.gateway.stored import INDEX_KEY
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -45,8 +46,8 @@ def new(number: int = 1, **changes: object) -> NewInstance:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    opened = open_index(tmp_path / "index.sqlite", INDEX_KEY)
+def index(place: Place) -> Iterator[Index]:
+    opened = place.open()
     yield opened
     opened.close()
 
@@ -96,35 +97,33 @@ def test_the_migrations_run_from_anywhere(tmp_path: Path) -> None:
     assert (tmp_path / "index.sqlite").stat().st_size > 0
 
 
-def test_processes_that_open_a_new_index_at_once_all_succeed(tmp_path: Path) -> None:
+def test_processes_that_open_a_new_index_at_once_all_succeed(place: Place) -> None:
     with ThreadPoolExecutor(6) as pool:
-        opened = list(
-            pool.map(
-                lambda _: open_index(tmp_path / "index.sqlite", INDEX_KEY), range(6)
-            )
-        )
+        opened = list(pool.map(lambda _: place.open(), range(6)))
     for number, one in enumerate(opened):
         assert one.add_instance(new(number)) == "stored"
         one.close()
 
 
-def test_what_is_committed_survives_reopening(tmp_path: Path) -> None:
-    first = open_index(tmp_path / "index.sqlite", INDEX_KEY)
+def test_what_is_committed_survives_reopening(place: Place) -> None:
+    first = place.open()
     first.add_instance(new())
     first.close()
-    second = open_index(tmp_path / "index.sqlite", INDEX_KEY)
+    second = place.open()
     known = second.instance("1.2.3.1")
     second.close()
     assert known is not None
     assert (known.state, known.revision_id) == ("received", None)
 
 
-def test_sqlite_is_durable_at_every_commit(index: Index) -> None:
+def test_sqlite_is_durable_at_every_commit(tmp_path: Path) -> None:
+    index = open_index(tmp_path / "index.sqlite", INDEX_KEY)
     with index.database.read() as connection:
         settings = [
             connection.execute(text(f"PRAGMA {name}")).scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
+    index.close()
     assert settings == ["wal", 2, 1]
 
 
@@ -170,17 +169,15 @@ def test_many_threads_add_at_once_and_one_of_the_same_uid_wins(index: Index) -> 
     assert outcomes.count("duplicate") + outcomes.count("conflict") == 30
 
 
-def test_two_processes_write_at_once_without_losing_a_row(tmp_path: Path) -> None:
-    path = tmp_path / "index.sqlite"
-    open_index(path, INDEX_KEY).close()
+def test_two_processes_write_at_once_without_losing_a_row(place: Place) -> None:
+    place.open().close()
     code = f"""
 import sys
-from pathlib import Path
 sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
-from gateway.store.index import open_index
+from gateway.store.index import Index
 from tests.gateway.test_index import new
 start = int(sys.argv[1])
-index = open_index(Path({str(path)!r}), {INDEX_KEY!r})
+index = {place.opened_in_code}
 for number in range(start, start + 50):
     assert index.add_instance(new(number)) == "stored"
 index.close()
@@ -190,7 +187,7 @@ index.close()
         for start in (100, 200)
     ]
     assert [child.wait(120) for child in children] == [0, 0]
-    index = open_index(path, INDEX_KEY)
+    index = place.open()
     assert len(index.instances_in_state("received")) == 100
     index.close()
 
@@ -378,8 +375,8 @@ def test_a_protected_object_without_source_is_refused(index: Index) -> None:
     assert index.protected_by_uid("2.25.7") is None
 
 
-def test_deliveries_are_planned_once_and_counted(tmp_path: Path) -> None:
-    index = open_index(tmp_path / "index.sqlite", INDEX_KEY, lambda: NOON)
+def test_deliveries_are_planned_once_and_counted(place: Place) -> None:
+    index = place.open(lambda: NOON)
     index.add_instance(new(1))
     index.add_instance(new(2))
     revision = index.close_series("1.6", "MODALITY", NOON)

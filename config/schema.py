@@ -313,9 +313,8 @@ class Destination(Settings):
     key then travels in the object (PS3.15 E.1.1) and cannot be called back."""
     retry_first_seconds: float = Field(default=5.0, gt=0)
     retry_cap_seconds: float = Field(default=600.0, gt=0)
-    give_up_after_hours: float | None = Field(default=336.0, gt=0)
-    """What could not be sent for so long is held for a person; absent from the
-    file: two weeks."""
+    give_up_after_hours: float = Field(default=336.0, ge=0)
+    """What could not be sent for so long is held for a person; 0: never."""
     concurrency: int = Field(default=2, ge=1, le=64)
     """Series sent there at the same time, by all workers together."""
     rate_per_minute: int | None = Field(default=None, ge=1)

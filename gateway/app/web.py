@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.schema import Site
+from gateway.app.executors import executor_of, shown
 from gateway.app.openers import (
     open_access_of,
     open_audit_of,
@@ -45,7 +46,10 @@ def run_web(config: Path, lifeline: int | None = None) -> None:
     with only_one(places, "web"):
         use_private_temporary(places.temporary("web"))
         keys = open_keys_of(site)
-        with closing(open_index_of(site, keys)) as index:
+        with (
+            closing(open_index_of(site, keys)) as index,
+            shown(site, index, executor_of(site, "web")),
+        ):
             _answer(site, places, index, keys)
 
 

@@ -63,6 +63,7 @@ def _add_tools(app: typer.Typer) -> None:
         experiment,
         files,
         grants,
+        jobs,
         keys,
         models,
         pki,
@@ -72,6 +73,7 @@ def _add_tools(app: typer.Typer) -> None:
     app.add_typer(demo.app)
     app.add_typer(keys.app, name="keys")
     app.add_typer(audit.app, name="audit")
+    app.add_typer(jobs.app, name="jobs")
     app.add_typer(grants.app, name="grants")
     app.add_typer(approvals.app, name="approvals")
     app.add_typer(models.app, name="models")

@@ -1,4 +1,4 @@
-"""``miad-gateway complete``, ``status`` and ``retry``: look after a site.
+"""``miad-gateway complete`` and ``status``: look after a site.
 
 They work on the index, beside a gateway that runs; its worker takes the change
 up in its next round.
@@ -19,7 +19,7 @@ from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from gateway.store.index import Index
-    from gateway.store.rows import Revision, SeriesKey
+    from gateway.store.rows import SeriesKey
 
 SeriesOption = Annotated[str | None, typer.Option(help="Series Instance UID.")]
 StudyOption = Annotated[str | None, typer.Option(help="Study Instance UID.")]
@@ -38,7 +38,6 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("complete")(complete)
     app.command("status")(status)
-    app.command("retry")(retry)
 
 
 def complete(
@@ -62,27 +61,6 @@ def complete(
     if not chosen:
         raise GatewayError("no open series matches; see miad-gateway status")
     typer.echo(f"completed {len(chosen)} series")
-
-
-def retry(
-    config: ConfigOption,
-    series: SeriesOption = None,
-    study: StudyOption = None,
-    everything: AllOption = False,
-) -> None:
-    """Send what is held or was refused through rules, protection, export again."""
-    _exactly_one(series, study, everything)
-    with closing(_index(config)) as index:
-        chosen = [
-            revision
-            for revision in index.revisions("held")
-            if everything or _is_of(revision, series, study)
-        ]
-        for revision in chosen:
-            index.release_revision(revision.id)
-    if not chosen:
-        raise GatewayError("nothing held matches; see miad-gateway status")
-    typer.echo(f"retrying {len(chosen)} series revisions")
 
 
 def status(config: ConfigOption, json: JsonOption = False) -> None:
@@ -169,7 +147,7 @@ def _index(config: ConfigOption) -> Index:
     return open_index_of(site, open_keys_of(site))
 
 
-def _is_of(item: SeriesKey | Revision, series: str | None, study: str | None) -> bool:
+def _is_of(item: SeriesKey, series: str | None, study: str | None) -> bool:
     return item.series_instance_uid == series or item.study_instance_uid == study
 
 

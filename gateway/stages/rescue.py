@@ -70,7 +70,7 @@ class Rescue:
         self._now = now
         self._clock = clock
         self._began = clock()
-        self._due = self._pruned = self._began
+        self._due = self._prune_due = self._began
         self._over: dict[str, float] = {}
 
     def round(self) -> None:
@@ -90,8 +90,8 @@ class Rescue:
         self._take_up(sorted(one for one in left if one is not None))
         self._move_unheard(living(found))
         self._forget(found)
-        if self._clock() >= self._pruned + PRUNE_SECONDS:
-            self._pruned = self._clock()
+        if self._clock() >= self._prune_due:
+            self._prune_due = self._clock() + PRUNE_SECONDS
             self.prune()
 
     def give_up_older(self) -> None:

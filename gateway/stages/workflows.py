@@ -412,7 +412,7 @@ class Jobs(DBOSConfiguredInstance):
             return Later(order=following, wait=closed, given_up="")
         limit = settings.give_up_after_hours
         spent = self._timing.clock().timestamp() - order["since"]
-        if limit is not None and spent >= limit * SECONDS_PER_HOUR:
+        if limit and spent >= limit * SECONDS_PER_HOUR:
             why = f"could not be sent for {limit:g} hours"
             return Later(order=order, wait=0.0, given_up=why)
         following["failures"] += 1

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from config.schema import Site
 from gateway.audit.log import Field
+from gateway.audit.replay import replay
 from gateway.errors import AuditBroken, GatewayError, RequestRefused
 from gateway.web import pages
 from gateway.web.forms import Form, Forms, reason_of, short_body
@@ -56,6 +57,7 @@ class Page:
 
 OVERVIEW: Final = Page("/", "Overview", "overview.html")
 HELD: Final = Page("/held", "Held", "held.html")
+WORKERS: Final = Page("/workers", "Workers", "workers.html")
 GRANTS: Final = Page("/grants", "Grants", "grants.html", ("security", "approver"))
 NODES: Final = Page("/nodes", "Nodes and people", "nodes.html")
 SETTINGS: Final = Page(
@@ -63,7 +65,7 @@ SETTINGS: Final = Page(
 )
 AUDIT: Final = Page("/audit", "Audit trail", "audit.html", ("security",))
 HEALTH: Final = Page("/health", "Health", "health.html")
-MENU: Final = (OVERVIEW, HELD, GRANTS, NODES, SETTINGS, AUDIT, HEALTH)
+MENU: Final = (OVERVIEW, HELD, WORKERS, GRANTS, NODES, SETTINGS, AUDIT, HEALTH)
 
 # How an answer tells what was done: never in words that a link could set.
 DONE: Final[Mapping[str, str]] = {
@@ -118,6 +120,7 @@ class Console:
         makers: list[tuple[Page, Make]] = [
             (OVERVIEW, lambda _r, _v: pages.overview(index)),
             (HELD, lambda _r, _v: pages.held(index)),
+            (WORKERS, lambda _r, _v: pages.workers(index)),
             (GRANTS, self._grants),
             (NODES, lambda _r, _v: pages.nodes(self.site, identity)),
             (SETTINGS, lambda _r, _v: pages.security(self.site, identity)),
@@ -152,21 +155,11 @@ class Console:
         """Send a held revision through rules, protection and export again."""
         reason = reason_of(form)
         number = form.get("revision", "")
-        known = {str(r.id): r for r in self.parts.index.revisions("held")}
-        revision = known.get(number)
-        if revision is None:
-            raise RequestRefused(409, "This series is not held any more")
-        self.parts.audit.record(
-            "release",
-            "success",
-            **_who(visitor),
-            reason=reason,
-            series=revision.series_instance_uid,
-            studies=[revision.study_instance_uid],
-            revision=revision.revision,
-            held_for=revision.reason,
+        done = number.isdecimal() and replay(
+            self.parts.index, self.parts.audit, int(number), reason, _who(visitor)
         )
-        self.parts.index.release_revision(revision.id)
+        if not done:
+            raise RequestRefused(409, "This series is not held any more")
         return "released"
 
     def _revoke(self, form: Form, visitor: PersonVisitor) -> str:

@@ -17,7 +17,9 @@ from config.safety import insecurities
 from config.schema import Node, Person, Site
 from gateway.audit.log import AuditLog
 from gateway.errors import ConfigurationError, GatewayError
+from gateway.route.urgency import name_of
 from gateway.store.index import Index
+from gateway.store.work import Work
 from gateway.tls.identity import TlsIdentity
 from gateway.tls.material import Ending, pinned_endings
 from gateway.tls.reminder import tls_warnings
@@ -29,6 +31,9 @@ MOST_LINES: Final = 100
 """Of the audit trail."""
 TRAIL_BYTES: Final = 1 << 18
 """Of the audit trail that are looked at, from its end."""
+
+WAITS_FOR: Final = {"complete": "rules and protection", "routed": "sending"}
+"""What a series in a state is to go through next."""
 
 Row = dict[str, Any]
 
@@ -80,6 +85,8 @@ def held(index: Index) -> Row:
             "revision": revision.revision,
             "source": revision.calling_ae,
             "closed": revision.closed_at,
+            "since": revision.changed_at,
+            "priority": name_of(revision.priority),
             "reason": revision.reason,
         }
         for revision in index.revisions("held")
@@ -105,6 +112,35 @@ def held(index: Index) -> Row:
         "series": table_of(series),
         "objects": table_of(objects),
         "conflicts": table_of(conflicts),
+    }
+
+
+def workers(index: Index) -> Row:
+    """Return the processes of all machines, and how much is under way."""
+    processes = (
+        {
+            "machine": one.machine,
+            "process": f"{one.kind} {one.slot}",
+            "device": one.device,
+            "version": one.version,
+            "state": one.state,
+            "good": one.state != "lost",
+            "started": one.started_at,
+            "seen": one.beat_at,
+        }
+        for one in Work(index.database).executors()
+    )
+    under_way = Counter(
+        (state, revision.priority)
+        for state in ("complete", "routed")
+        for revision in index.revisions(state)
+    )
+    return {
+        "processes": table_of(processes),
+        "under_way": [
+            (WAITS_FOR[state], name_of(priority), number)
+            for (state, priority), number in sorted(under_way.items())
+        ],
     }
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from config.load import load_site
 from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.store.files import FileStore
 from gateway.store.index import Index, utc_now
+from gateway.store.work import Work
 from tests.gateway.outside import receive
+from tests.gateway.worker_process import EXECUTOR
 
 SITE = """\
 data_directory = "data"
@@ -143,7 +146,7 @@ def test_complete_finds_nothing(site: Path) -> None:
     assert "no open series matches" in result.stderr
 
 
-def test_status_and_retry(site: Path, index: Index) -> None:
+def test_status_and_replay(site: Path, index: Index) -> None:
     instance = receive(store_of(site), index)
     revision = index.close_series("1.2.3.4", "MODALITY", utc_now())
     assert revision is not None
@@ -166,11 +169,43 @@ def test_status_and_retry(site: Path, index: Index) -> None:
     assert [item["destination"] for item in report["unsent"]] == ["outside"]
     assert "too-small" in run("status", "--config", site).stdout
 
-    result = run("retry", "--config", site, "--all")
+    (dead,) = json.loads(run("jobs", "dead", "--config", site, "--json").stdout)
+    assert dead["reason"] == "of 1 instances 1 held: too-small"
+    assert (dead["priority"], dead["source"]) == ("routine", "MODALITY")
 
-    assert (result.returncode, result.stdout) == (0, "retrying 1 series revisions\n")
+    for expected in (1, 0):  # asked for twice, done once
+        result = run(
+            *("jobs", "replay", dead["id"], "--config", site, "--json"),
+            *("--reason", "decoder was updated"),
+        )
+        replayed = json.loads(result.stdout)["replayed"]
+        assert (result.returncode, len(replayed)) == (0, expected)
     assert [revision.state for revision in index.revisions()] == ["complete"]
     assert index.instances_in_state("held") == []
+    trail = (site.parent / "data" / "audit" / "audit.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in trail]
+    (line,) = [line for line in lines if line["action"] == "release"]
+    assert (line["reason"], line["service"]) == ("decoder was updated", "command line")
+    assert run("jobs", "dead", "--config", site).stdout == "nothing is held\n"
+    (under_way,) = json.loads(run("jobs", "list", "--config", site, "--json").stdout)
+    assert (under_way["state"], under_way["owed"]) == ("complete", ["outside"])
+
+
+def test_replay_wants_ids_that_are_there(site: Path) -> None:
+    result = run("jobs", "replay", "7", "x", "--config", site, "--reason", "because")
+
+    assert result.returncode == 1
+    assert "no series has the id 7, x; see miad-gateway jobs dead" in result.stderr
+    assert run("jobs", "replay", "all", "--config", site).returncode == 2  # no reason
+
+
+def test_jobs_workers_shows_processes(site: Path, index: Index) -> None:
+    Work(index.database).register(replace(EXECUTOR, id="m/worker-0/1", machine="m"))
+
+    (shown,) = json.loads(run("jobs", "workers", "--config", site, "--json").stdout)
+
+    assert (shown["id"], shown["state"]) == ("m/worker-0/1", "live")
+    assert "worker" in run("jobs", "workers", "--config", site).stdout
 
 
 def test_status_shows_what_a_rule_dropped(site: Path, index: Index) -> None:

@@ -27,6 +27,7 @@ from gateway.stages.flow import (
 )
 from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Instance
+from gateway.store.work import Work
 from tests.gateway.doubles import MarkingDouble, RecordsDouble
 from tests.gateway.outside import FILES, Outside, destination, receive, unused_port
 from tests.gateway.stored import INDEX_KEY, a_store, content_of, flip, put_in_place
@@ -64,7 +65,7 @@ class Stage:
             store=self.store,
             router=Router(compiled, "all" if match == "all" else "first"),
             protection=self.protection,
-            attempts=Attempts(self.directory / "attempts"),
+            attempts=Attempts(Work(self.index.database), "test"),
         )
 
     def exporter(self, port: int, *, originals: bool = False) -> Exporter:

@@ -11,10 +11,14 @@ from typing import Annotated
 
 import typer
 
+from tests.faults.backing import Database
+from tests.faults.each import chosen, kill_at_each
 from tests.faults.kills import KillRounds
 from tests.faults.ledger import Journal
+from tests.faults.points import KILLED_IN_WORK, ROTATING
 from tests.faults.scenario import play
 from tests.faults.scenarios import SCENARIOS
+from tests.faults.takeover import take_over
 from tests.faults.world import World
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -45,13 +49,16 @@ def kill(
     rounds: int = 200,
     seed: str = "1",
     minutes: float | None = None,
+    database: Annotated[str, typer.Option(help="sqlite or postgres.")] = "sqlite",
+    workers: int = 1,
     work: Work = None,
 ) -> None:
     """Kill -9 at random moments, under load; a run that was ended goes on."""
     folder = folder_of(work, "kill")
     tell(f"in {folder}, seed {seed}")
     until = None if minutes is None else time.monotonic() + 60 * minutes
-    with World(folder, seed, web=True) as world:
+    chosen: Database = "postgres" if database == "postgres" else "sqlite"
+    with World(folder, seed, web=True, database=chosen, workers=workers) as world:
         result = KillRounds(world, seed, tell).run(rounds, until)
     tell(str(result))
     raise typer.Exit(1 if result.report.broken else 0)
@@ -100,3 +107,33 @@ def new_folder(folder: Path) -> Path:
         if not fresh.exists():
             return fresh
     raise AssertionError
+
+
+@app.command()
+def points(
+    only: Annotated[list[str] | None, typer.Option(help="Names; repeatable.")] = None,
+    work: Work = None,
+    seed: str = "1",
+) -> None:
+    """Kill a process exactly at each named point; those already done are left out."""
+    folder = folder_of(work, "points")
+    tell(f"in {folder}")
+    with World(folder, seed) as world:
+        kill_at_each(world, chosen(only, (*KILLED_IN_WORK, *ROTATING)), tell)
+        report = world.check()
+        world.journal.note("result", broken=report.broken)
+    tell(str(report))
+    raise typer.Exit(1 if report.broken else 0)
+
+
+@app.command()
+def takeover(work: Work = None, seed: str = "1") -> None:
+    """Kill one of two workers on PostgreSQL in the middle of a series."""
+    folder = folder_of(work, "takeover")
+    with World(folder, seed, database="postgres", workers=2) as world:
+        result = take_over(world)
+        world.journal.note(
+            "takeover", seconds=result.seconds, broken=result.report.broken
+        )
+    tell(f"its series was sent {result.seconds:.1f} s after the kill: {result.report}")
+    raise typer.Exit(0 if result.good else 1)

@@ -26,19 +26,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom import dcmread
-from sqlalchemy import select
+from sqlalchemy import create_engine, select, text
+from sqlalchemy.pool import NullPool
 
 from gateway.app.openers import (
     open_index_of,
     open_keys_of,
+    open_objects_of,
     open_store_of,
     open_vault_of,
+    server_of_site,
 )
 from gateway.app.places import Places
 from gateway.demo.nodes import data_set_of
 from gateway.errors import GatewayError
 from gateway.store import schema
-from gateway.store.files import CONFLICTS, ORIGINALS, PROTECTED
+from gateway.store.files import CONFLICTS, FOLDER, ORIGINALS, PROTECTED
 from gateway.store.incoming import INCOMING
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from config.schema import Site
     from gateway.store.files import FileStore
     from gateway.store.index import Index
+    from gateway.store.objects import ObjectBlobs
     from gateway.vault.vault import Vault
     from tests.faults.nodes import Reception
     from tests.faults.objects import Item
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 MARKED_SHARE = 0.01
 """Of the pixels: a mark that is burned in changes at least so many."""
 SETTLED = ("delivered", "held")
+JOBS = "SELECT workflow_uuid, status FROM {table}"
 UNFINISHED = ("ENQUEUED", "DELAYED", "PENDING")
 
 
@@ -264,18 +269,26 @@ def check_settled(parts: Parts, report: Report) -> None:
 
 def unfinished_jobs(site: Site) -> list[tuple[str, str]]:
     """Return the jobs that are queued or run, by id and state."""
+    server = server_of_site(site)
+    if server is not None:
+        table = f"{server.jobs_schema}.workflow_status"
+        engine = create_engine(server.url, poolclass=NullPool)
+        with engine.connect() as connection:
+            found = connection.execute(text(JOBS.format(table=table))).all()
+        return [(job, state) for job, state in found if state in UNFINISHED]
     path = Places(site.data_directory).jobs
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as jobs:
-        rows = jobs.execute("SELECT workflow_uuid, status FROM workflow_status")
+        rows = jobs.execute(JOBS.format(table="workflow_status"))
         return [(job, state) for job, state in rows if state in UNFINISHED]
 
 
 def check_files(parts: Parts, report: Report) -> None:
     """Check that files and rows belong together, and that no leftover lies about."""
     named = set(_named(parts.index))
-    there = set(_files(parts.store.root))
+    shared = open_objects_of(parts.site)
+    there = set(_files(parts.store.root) if shared is None else _shared(shared))
     report.figures["files"] += len(there)
     for path in sorted(named - there):
         report.add("e", f"a row names {path}, which is not there")
@@ -296,6 +309,13 @@ def _files(root: Path) -> Iterator[str]:
         for path in (root / kind).rglob("*"):
             if path.is_file() and not path.name.startswith("."):
                 yield path.relative_to(root).as_posix()
+
+
+def _shared(blobs: ObjectBlobs) -> Iterator[str]:
+    """Yield the names of objects in an object store, as rows have them."""
+    for kind in (ORIGINALS, CONFLICTS, PROTECTED):
+        for name in blobs.names(f"{FOLDER}/{kind}/"):
+            yield name.removeprefix(f"{FOLDER}/")
 
 
 def _leftovers(data: Path) -> Iterator[Path]:

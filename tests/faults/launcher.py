@@ -88,6 +88,10 @@ class Controls:
         """Whether an order was carried out."""
         return (self.folder / "fired" / point).exists()
 
+    def who(self, point: str) -> int:
+        """Return the process that carried an order out."""
+        return int((self.folder / "fired" / f"{point}.pid").read_text())
+
 
 class _Points:
     """The orders, from the side of a process under test."""
@@ -125,6 +129,7 @@ class _Points:
             _rename(self._armed + name, self._fired + name)
         except FileNotFoundError:
             return False  # another process was faster
+        Path(f"{self._fired}{name}.pid").write_text(str(os.getpid()))
         return True
 
 

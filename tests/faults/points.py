@@ -113,15 +113,21 @@ WORKING = (
     ),
     _point(
         "enqueue:before",
-        "gateway.stages.workflows:Jobs.start_deliver",
+        "gateway.stages.workflows:Jobs.start_route",
         "worker",
         "the sweep has met a closed revision",
     ),
     _point(
         "enqueue:after",
-        "gateway.stages.workflows:Jobs.start_deliver",
+        "gateway.stages.workflows:Jobs.start_route",
         "worker",
         "the job is in the queue",
+    ),
+    _point(
+        "enqueue.mark:after",
+        "gateway.store.work:Work.mark_enqueued",
+        "worker",
+        "the index has noted that the job is in the queue",
     ),
     _point(
         "route:before",
@@ -191,7 +197,7 @@ WORKING = (
     ),
     _point(
         "export.enqueue:after",
-        "gateway.stages.workflows:Jobs.start_export",
+        "gateway.stages.workflows:Jobs.enqueue_export",
         "worker",
         "an export is queued",
     ),

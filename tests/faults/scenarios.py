@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -185,6 +186,41 @@ def jobs_locked(world: World, seen: Seen) -> None:
     _delivered_within(world, seen, items)
 
 
+def database_restarted(number: signal.Signals, world: World, seen: Seen) -> None:
+    _ordinary(world)
+    assert world.cluster is not None
+    before = world.send("protected", 2)
+    waiting = world.make("originals", 2)
+    world.cluster.stop(number)
+    world.start_sending(waiting)
+    world.pause(LOCKED_SECONDS)
+    seen.must(not world.acknowledged(waiting), "nothing acknowledged meanwhile")
+    world.cluster.start()
+    world.wait_sending()
+    world.send_all(waiting)
+    seen.must(world.site.alive(), "the gateway kept running")
+    _delivered_within(world, seen, [*before, *waiting])
+
+
+def objects_fail(world: World, seen: Seen) -> None:
+    _ordinary(world)
+    assert world.front is not None
+    before = world.send("protected", 2)
+    waiting = world.make("originals", 2)
+    world.front.fault = "500"
+    asked = len(world.front.requests)
+    answers = world.try_to_send(waiting)
+    world.pause(LOCKED_SECONDS)
+    seen.must("Success" not in answers.values(), "no sender was told Success")
+    seen.fact(f"senders were answered {sorted(set(answers.values())) or 'nothing'}")
+    failed = len(world.front.requests) - asked
+    seen.must(failed > 0, f"{failed} requests were answered 500")
+    world.front.fault = ""
+    world.send_all(waiting)
+    _held_are_retried(world, seen)
+    _delivered_within(world, seen, [*before, *waiting])
+
+
 # Destinations
 
 
@@ -267,6 +303,8 @@ def no_dns(world: World, seen: Seen) -> None:
     _delivered_within(world, seen, items)
 
 
+ON_POSTGRES: dict[str, object] = {"database": "postgres"}
+ON_OBJECTS: dict[str, object] = {"database": "postgres", "objects": True}
 SMALL_DISK_MIB = 96
 QUICK_TIMEOUT: dict[str, object] = {"timeout": 3.0}
 WAITS = "its objects wait and are tried again, other destinations get theirs; all is \
@@ -338,6 +376,29 @@ SCENARIOS = (
         f"{LOCKED_SECONDS:.0f} s",
         stated="receiving goes on; jobs go on when the lock is gone",
         act=jobs_locked,
+    ),
+    Scenario(
+        name="database-restarted",
+        done="PostgreSQL is stopped in the middle of the load (its connections are "
+        f"cut) and started {LOCKED_SECONDS:.0f} s later",
+        stated="senders wait or are told to send again; all goes on by itself",
+        act=partial(database_restarted, signal.SIGINT),
+        options=ON_POSTGRES,
+    ),
+    Scenario(
+        name="database-crashed",
+        done="PostgreSQL crashes (SIGQUIT) in the middle of the load and is started "
+        f"{LOCKED_SECONDS:.0f} s later",
+        stated="senders wait or are told to send again; all goes on by itself",
+        act=partial(database_restarted, signal.SIGQUIT),
+        options=ON_POSTGRES,
+    ),
+    Scenario(
+        name="objects-500",
+        done="the object store answers every request with 500",
+        stated="no sender is told Success; all goes on when it answers again",
+        act=objects_fail,
+        options=ON_OBJECTS,
     ),
     Scenario(
         name="destination-busy",

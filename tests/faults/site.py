@@ -107,6 +107,7 @@ params.delta.kind = "noise"
 params.search.strategy = "random"
 
 [worker]
+processes = {workers}
 cpu_threads = 1
 stop_seconds = 10.0
 """
@@ -124,6 +125,7 @@ class Around:
     timeout: float = 10.0
     idle: float = 0.5
     web: bool = False
+    workers: int = 1
     extra: str = ""
 
 
@@ -236,6 +238,7 @@ class FaultSite:
             outside_host=around.outside_host,
             timeout=around.timeout,
             idle=around.idle,
+            workers=around.workers,
         )
         self.config.write_text(text + around.extra)
 
@@ -310,6 +313,24 @@ class FaultSite:
         for pid in pids:
             _kill(pid)
         return pids
+
+    def kill_process(self, pid: int) -> None:
+        """Kill -9 one process."""
+        _kill(pid)
+
+    def suspend_supervisor(self) -> None:
+        """Stop ``serve`` in its tracks: nothing is started anew."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume_supervisor(self) -> None:
+        """Let ``serve`` go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def said(self, word: str) -> int:
+        """How often a word is in the log."""
+        return self.log.read_text("utf-8", "replace").count(f"] {word} ")
 
     def stop(self) -> None:
         """Stop as an operator would; kill what does not."""

@@ -17,6 +17,7 @@ from pydicom import dcmread
 from gateway.demo.nodes import StorageNode, move_study
 from tests.endtoend.peers import dcmtk
 from tests.faults import invariants
+from tests.faults.backing import Database, cluster_of, database_of, objects_of
 from tests.faults.invariants import Report
 from tests.faults.ledger import Journal, Ledger
 from tests.faults.load import Sender, WebSender, storescu, taken
@@ -27,6 +28,8 @@ from tests.gateway.pki_cases import client_context
 
 if TYPE_CHECKING:
     from gateway.store.index import Index
+    from tests.gateway.buckets import Front
+    from tests.gateway.postgres import Cluster
 
 MOST_WAITING = 24
 """Acknowledged objects that have not arrived: with more, no new ones are made."""
@@ -49,6 +52,11 @@ class World:
         As of `FaultSite`.
     extra
         Further settings of the site.
+    database, objects
+        Whether it keeps its tables on a PostgreSQL server of its own, and its files
+        in an object store.
+    workers
+        How many there are.
     """
 
     def __init__(
@@ -62,6 +70,9 @@ class World:
         extra: str = "",
         timeout: float = 10.0,
         outside_host: str = "127.0.0.1",
+        database: Database = "sqlite",
+        objects: bool = False,
+        workers: int = 1,
     ) -> None:
         self.folder = folder
         self.journal = Journal(folder / "journal.jsonl")
@@ -75,10 +86,13 @@ class World:
         self._web = web
         self._options = {
             "web": web,
-            "extra": extra,
             "timeout": timeout,
             "outside_host": outside_host,
+            "workers": workers,
         }
+        self._extra, self._database, self._objects = extra, database, objects
+        self.cluster: Cluster | None = None
+        self.front: Front | None = None
         self._sending: threading.Thread | None = None
         self.machine, self._data = machine, data
         self._stack = ExitStack()
@@ -91,6 +105,7 @@ class World:
             outside=self.outside.port,
             archive=self.archive.port,
             workstation=self.workstation.port,
+            extra=self._extra + self._backing(),
             **self._options,
         )
         self.site = FaultSite(
@@ -99,6 +114,19 @@ class World:
         self._stack.callback(self.site.end)
         self.journal.note("begin", seed=self._seed)
         return self
+
+    def _backing(self) -> str:
+        """Start what the site keeps its things in; return the settings."""
+        settings = ""
+        if self._database == "postgres":
+            self.cluster = self._stack.enter_context(cluster_of(self.folder))
+            settings += database_of(self.cluster, self.folder)
+        if self._objects:
+            data = self._data or self.folder / "data"
+            made = objects_of(self.folder, data)
+            self.front, more = self._stack.enter_context(made)
+            settings += more
+        return settings
 
     def __exit__(self, *_: object) -> None:
         for sender in self.senders:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-
 from tests.faults.invariants import Report
 from tests.faults.launcher import Order
 from tests.faults.world import World

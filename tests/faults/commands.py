@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from tests.faults.ledger import Journal
 from tests.faults.points import KILLED_IN_WORK, ROTATING
 from tests.faults.scenario import play
 from tests.faults.scenarios import SCENARIOS
+from tests.faults.table import table_of, write_table
 from tests.faults.takeover import take_over
 from tests.faults.world import World
 
@@ -137,3 +139,73 @@ def takeover(work: Work = None, seed: str = "1") -> None:
         )
     tell(f"its series was sent {result.seconds:.1f} s after the kill: {result.report}")
     raise typer.Exit(0 if result.good else 1)
+
+
+@app.command()
+def table(
+    work: Annotated[Path, typer.Option(help="Folder of a run.")],
+    page: Annotated[
+        Path | None, typer.Option("--table", help="Page to write it into.")
+    ] = None,
+    seed: str = "1",
+) -> None:
+    """Print the table of what a run has shown so far."""
+    made = table_of(work, seed)
+    sys.stdout.write(made + "\n")
+    if page is not None:
+        write_table(page, made)
+
+
+PARTS = ("points", "faults", "takeover", "kill-sqlite", "kill-postgres")
+
+
+@app.command()
+def run(
+    work: Annotated[Path, typer.Option(help="Folder; an earlier run goes on.")],
+    rounds: int = 200,
+    seed: str = "1",
+    minutes: Annotated[
+        float | None, typer.Option(help="Of each part of kill rounds, at most.")
+    ] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; repeatable.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--table", help="Page to write the table into.")
+    ] = None,
+) -> None:
+    """Run everything, one part after another, and print the table."""
+    unknown = set(part or ()) - set(PARTS)
+    if unknown:
+        raise typer.BadParameter(f"no such part: {', '.join(sorted(unknown))}")
+    failed = []
+    for name in part or PARTS:
+        tell(f"== {name}")
+        command, options = _command_of(name, rounds, minutes)
+        folder = work / name
+        arguments = [command, "--work", str(folder), "--seed", seed, *options]
+        # A process each: nothing of one part is left in the next.
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults", *arguments], check=False
+        )
+        if done.returncode:
+            failed.append(name)
+    made = table_of(work, seed)
+    sys.stdout.write(made + "\n")
+    if page is not None:
+        write_table(page, made)
+    if failed:
+        tell(f"not as promised: {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
+def _command_of(part: str, rounds: int, minutes: float | None) -> tuple[str, list[str]]:
+    """Return the command of a part and its options."""
+    if not part.startswith("kill-"):
+        return part, []
+    options = ["--rounds", str(rounds), "--database", part.removeprefix("kill-")]
+    if minutes is not None:
+        options += ["--minutes", str(minutes)]
+    if part == "kill-postgres":
+        options += ["--workers", "2"]
+    return "kill", options

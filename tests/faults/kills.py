@@ -94,7 +94,10 @@ class KillRounds:
         self._world.settle()
         result = self._result(time.monotonic() - begun)
         self._world.journal.note(
-            "result", rounds=result.rounds, broken=result.report.broken
+            "result",
+            rounds=result.rounds,
+            broken=result.report.broken,
+            figures=result.report.figures,
         )
         return result
 

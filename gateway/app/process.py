@@ -21,6 +21,7 @@ from gateway.app.places import Places
 from gateway.errors import GatewayError
 from gateway.route.rules import load_checked
 from gateway.sealing.process import harden_process
+from gateway.store import leftovers
 from gateway.store.convert import seal_clear_files
 from gateway.store.durable import write_durably
 from gateway.store.files import FileStore
@@ -58,6 +59,8 @@ def sealed_store(
     store = open_store_of(site, keys, patient=patient)
     with only_one(places, "store"):
         seal_clear_files(store, index)
+        if left := leftovers.remove(places.store, places.vault):
+            log.get_logger("store").info("leftovers-removed", files=left)
     return store
 
 

@@ -160,6 +160,18 @@ WORKING = (
         "its record is in the vault; its file is not there",
     ),
     _point(
+        "protected.sync:before",
+        "gateway.store.durable:WholeFile.sync",
+        "worker",
+        "a protected object is written under a draft's name",
+    ),
+    _point(
+        "protected.sync:after",
+        "gateway.store.durable:WholeFile.sync",
+        "worker",
+        "the disk has the draft; it has no name yet",
+    ),
+    _point(
         "store.protected:after",
         "gateway.store.files:FileStore.write_protected",
         "worker",

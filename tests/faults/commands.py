@@ -23,7 +23,9 @@ from tests.faults.table import table_of, write_table
 from tests.faults.takeover import take_over
 from tests.faults.world import World
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 Work = Annotated[
     Path | None, typer.Option(help="Folder of the run; an earlier run goes on.")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom import dcmread
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.pool import NullPool
 
 from gateway.app.openers import (
@@ -274,6 +274,8 @@ def unfinished_jobs(site: Site) -> list[tuple[str, str]]:
         table = f"{server.jobs_schema}.workflow_status"
         engine = create_engine(server.url, poolclass=NullPool)
         with engine.connect() as connection:
+            if not inspect(connection).has_table("workflow_status", server.jobs_schema):
+                return []  # no worker has come so far
             found = connection.execute(text(JOBS.format(table=table))).all()
         return [(job, state) for job, state in found if state in UNFINISHED]
     path = Places(site.data_directory).jobs

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from tests.gateway.buckets import BUCKET, Front, object_server
 from tests.gateway.postgres import Cluster
+from tests.waiting import wait_until
 
 Database = Literal["sqlite", "postgres"]
 
@@ -40,6 +43,18 @@ class KeptCluster(Cluster):
         if program != "initdb" or not (self._data / "PG_VERSION").exists():
             super()._run(program, *arguments)
 
+    def end_earlier(self) -> None:
+        """Stop the server that a run of before left when it was killed."""
+        noted = self._data / "postmaster.pid"
+        if noted.exists():
+            number = int(noted.read_text().split()[0])
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGINT)
+            wait_until(
+                lambda: not noted.exists() or not Path(f"/proc/{number}").exists()
+            )
+            noted.unlink(missing_ok=True)
+
 
 def cluster_folder(folder: Path) -> Path:
     """Return where the cluster of a run lies: a short name, which others may enter."""
@@ -54,6 +69,7 @@ def cluster_folder(folder: Path) -> Path:
 def cluster_of(folder: Path) -> Iterator[KeptCluster]:
     """Run the PostgreSQL cluster of a run."""
     cluster = KeptCluster(cluster_folder(folder))
+    cluster.end_earlier()
     cluster.start()
     try:
         yield cluster

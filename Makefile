@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  := dcmtk orthanc libgdcm-tools libxml2-utils openssl postgresql softhsm2 sslscan
 
 .PHONY: demo test lint format types install peers experiment corpus sheets keys \
-  lock check-lock sbom audit-deps clean security fuzz load
+  lock check-lock sbom audit-deps clean security fuzz load reliability
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
@@ -46,6 +46,15 @@ CORPUS ?= build/corpus
 corpus: $(VENV)/.installed-dev peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.corpus run --out $(CORPUS) \
 	  --jobs $(JOBS) --page docs/results/corpus.md
+
+# Kills and faults of every kind; goes on where it was interrupted. ROUNDS of kill -9
+# on SQLite and as many on PostgreSQL.
+FAULTS ?= build/faults
+ROUNDS ?= 200
+SEED   ?= 1
+reliability: $(VENV)/.installed-dev peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults run --work $(FAULTS) \
+	  --rounds $(ROUNDS) --seed $(SEED) --table docs/reliability.md
 
 sheets: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.corpus sheets $(CORPUS) --out $(CORPUS)/sheets \

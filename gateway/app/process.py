@@ -59,6 +59,7 @@ def sealed_store(
     A store that several machines share is tried first: it has to keep its word.
     """
     from gateway.app.openers import open_objects_of, open_store_of
+    from gateway.store import leftovers
     from gateway.store.convert import seal_clear_files
 
     shared = open_objects_of(site, patient=patient)
@@ -67,6 +68,8 @@ def sealed_store(
     store = open_store_of(site, keys, patient=patient)
     with only_one(places, "store"):
         seal_clear_files(store, index)
+        if left := leftovers.remove(places.store, places.vault):
+            log.get_logger("store").info("leftovers-removed", files=left)
     return store
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -44,6 +44,9 @@ from gateway.store.schema import (
     revisions,
 )
 from gateway.store.server import Server
+
+CLOCKS_APART_SECONDS: Final = 60.0
+"""So much the clocks of two machines of a site may differ."""
 
 AddOutcome = Literal["stored", "duplicate", "conflict"]
 CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != "id")
@@ -224,6 +227,9 @@ class Index(Care):
     ) -> list[SeriesKey]:
         """Return the open series whose newest object is old enough.
 
+        One from a time to come is of a clock that was set back since: it would
+        stay open until that time comes.
+
         Parameters
         ----------
         now
@@ -239,7 +245,8 @@ class Index(Care):
             newest = datetime.fromisoformat(row.pop("newest"))
             key = SeriesKey(**row)
             wait = idle_seconds_by_ae.get(key.calling_ae, default)
-            if (now - newest).total_seconds() >= wait:
+            age = (now - newest).total_seconds()
+            if age >= wait or age < -CLOCKS_APART_SECONDS:
                 idle.append(key)
         return idle
 

@@ -224,6 +224,18 @@ def test_a_series_is_idle_when_its_newest_object_is_old_enough(index: Index) -> 
     assert idle_after(45.0, OTHER=10.0) == []
 
 
+def test_a_clock_set_back_keeps_no_series_open(index: Index) -> None:
+    """Objects from before the clock was set back seem to come in the future."""
+    index.add_instance(new())
+
+    def idle_before(seconds: float) -> list[SeriesKey]:
+        return index.idle_series(NOON - timedelta(seconds=seconds), {}, 60.0)
+
+    assert idle_before(86_400.0) == index.open_series()
+    # The clocks of two machines are never quite the same.
+    assert idle_before(30.0) == []
+
+
 def test_late_objects_form_the_next_revision(index: Index) -> None:
     index.add_instance(new(1))
     index.add_instance(new(2))

@@ -1,0 +1,7 @@
+"""``python -m tests.faults``: see docs/reliability.md."""
+
+from __future__ import annotations
+
+from tests.faults.commands import app
+
+app()

@@ -74,15 +74,27 @@ RECEIVING = (
     ),
     _point(
         "index.add:before",
-        "gateway.store.index:Index.add_instance",
+        "gateway.store.committer:Committer.add",
         "receiver",
         "as before, at the door of the index",
     ),
     _point(
         "index.add:after",
-        "gateway.store.index:Index.add_instance",
+        "gateway.store.committer:Committer.add",
         "receiver",
         "the row is committed; the sender was told nothing",
+    ),
+    _point(
+        "index.group:before",
+        "gateway.store.index:Index.add_instances",
+        "receiver",
+        "rows of several objects are about to be committed together",
+    ),
+    _point(
+        "index.group:after",
+        "gateway.store.index:Index.add_instances",
+        "receiver",
+        "they are committed; nobody was told",
     ),
     _point(
         "response:before",
@@ -242,13 +254,13 @@ SENDING = (
     ),
     _point(
         "export.record:before",
-        "gateway.store.deliveries:Deliveries.record_delivery",
+        "gateway.store.deliveries:Deliveries.record_part",
         "worker",
         "as before; the trail has it, the index not",
     ),
     _point(
         "export.record:after",
-        "gateway.store.deliveries:Deliveries.record_delivery",
+        "gateway.store.deliveries:Deliveries.record_part",
         "worker",
         "one delivery is recorded",
     ),

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from dbos import DBOS
+from dbos import DBOS, WorkflowStatus
+from dbos._dbos import _get_dbos_instance
 
 from gateway.log import get_logger
 from gateway.stages.heartbeat import (
@@ -80,6 +81,7 @@ class Rescue:
         self._began = clock()
         self._due = self._prune_due = self._began
         self._over: dict[str, float] = {}
+        self._idle: set[str] = set()
 
     def round(self) -> None:
         """Declare the silent lost, and put back on their queue jobs left behind."""
@@ -96,6 +98,7 @@ class Rescue:
         live = {one.id for one in living(found)}
         left = {job.executor_id for job in running if job.executor_id not in live}
         self._take_up(sorted(one for one in left if one is not None))
+        self._restart_stranded([job for job in running if job.executor_id == self._own])
         self._move_unheard(living(found))
         self._forget(found)
         if self._clock() >= self._prune_due:
@@ -141,6 +144,20 @@ class Rescue:
             get_logger("rescue").warning(
                 "taken-up", executors=executors, jobs=len(jobs)
             )
+
+    def _restart_stranded(self, own: list[WorkflowStatus]) -> None:
+        """Put own jobs back that no thread works at, seen so in two rounds.
+
+        A thread ends without a trace in the jobs' database where that cannot be
+        written, on a full or failing disk for example.
+        """
+        active = set(_get_dbos_instance()._active_workflows_set.activeList())
+        idle = {job.workflow_id for job in own} - active
+        for job in own:
+            if job.workflow_id in idle & self._idle and job.queue_name:
+                get_logger("rescue").warning("stranded", job=job.workflow_id)
+                DBOS.resume_workflows([job.workflow_id], queue_name=job.queue_name)
+        self._idle = idle
 
     def _move_unheard(self, live: list[Executor]) -> None:
         """Move jobs from a queue of which no worker is left to the other one."""

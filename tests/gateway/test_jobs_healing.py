@@ -67,6 +67,23 @@ def test_what_cannot_be_sent_for_too_long_is_held_and_can_be_replayed(
     assert len(outside.arrivals) == len(FILES)
 
 
+def test_a_job_whose_thread_ended_without_a_trace_is_done_again(site: Site) -> None:
+    site.receive(*FILES)
+    outside = Outside()
+    with outside.listening(CLASSES), site.worker(outside.port):
+        wait_until(site.is_delivered)
+        # As where the end of a job could not be written: it stays under way.
+        with_jobs(
+            site,
+            "UPDATE workflow_status SET status = 'PENDING', output = NULL,"
+            " completed_at = NULL WHERE name = 'export'",
+        )
+        asked = "SELECT status FROM workflow_status WHERE name = 'export'"
+        wait_until(lambda: with_jobs(site, asked) == [("SUCCESS",)])
+
+    assert len(outside.arrivals) == len(FILES)
+
+
 def test_outside_its_hours_only_the_urgent_is_sent(site: Site) -> None:
     now = datetime.now(UTC)
     closed = {

@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.big_files import FORMS, digest_of, write_object
-from benchmarks.receive import dcmtk, free_port, listening, server
+from benchmarks.receive import free_port, program, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -152,6 +153,12 @@ class Receiver:
         self._process.wait(60)
 
 
+def listening(port: int) -> bool:
+    """Whether someone accepts connections there: this site answers no stranger."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def run_one(form: str, frames: int, directory: Path) -> Peaks:
     """Pass one object through everything; raise unless it comes back exactly."""
     ports = Ports(
@@ -171,9 +178,9 @@ def run_one(form: str, frames: int, directory: Path) -> Peaks:
     with ExitStack() as stack:
         scps = {"outside": ports.outside, "workstation": ports.workstation}
         for name, port in scps.items():
-            command = [dcmtk("storescp"), "-od", str(directory / name), "+B"]
+            command = [program("storescp"), "-od", str(directory / name), "+B"]
             command += ["-aet", name.upper(), "+xa", str(port)]
-            stack.enter_context(server(command, port))
+            stack.enter_context(serving(command, name.upper(), port))
         receiver = Receiver(config, ports.receiver)
         stack.callback(receiver.stop)
         steps["receiver, idle"] = receiver.peak()
@@ -218,7 +225,7 @@ def _work(config: Path, uid: str) -> dict[str, Any]:
 
 
 def _move(uid: str, port: int) -> None:
-    command = [dcmtk("movescu"), "-aec", "RECOVERY", "-aet", "WORKSTATION"]
+    command = [program("movescu"), "-aec", "RECOVERY", "-aet", "WORKSTATION"]
     command += ["-aem", "WORKSTATION", "-S", "-k", "QueryRetrieveLevel=IMAGE"]
     study, series, instance = f"{uid}.1", f"{uid}.2", uid
     command += ["-k", f"StudyInstanceUID={study}", "-k", f"SeriesInstanceUID={series}"]

@@ -30,7 +30,7 @@ from gateway.app.openers import (
 )
 from gateway.app.places import Places
 from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
-from gateway.dicom.sender import Verdict, send_objects
+from gateway.dicom.sender import Sender, Verdict
 from gateway.route.treatment import PLAIN
 from gateway.stages.export import verified_protected
 from gateway.stages.flow import Wanted
@@ -176,9 +176,9 @@ def work(config: Path, uid: str) -> dict[str, Any]:
         )
         for row in rows
     ]
-    results = list(
-        send_objects(site.destinations[0], objects, "MIAD-GATEWAY", tls=None)
-    )
+    sender = Sender(tls=None)
+    results = list(sender.send(site.destinations[0], objects, "MIAD-GATEWAY"))
+    sender.close()
     if any(one.verdict is not Verdict.SENT for one in results):
         raise SystemExit(f"not sent: {results[0]}")
     steps["worker, exporting"] = peak_of(own)

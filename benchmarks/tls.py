@@ -27,7 +27,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.receive import ENVIRONMENT, dcmtk, free_port, make_images, server
+from benchmarks.receive import (
+    ENVIRONMENT,
+    Images,
+    Load,
+    free_port,
+    program,
+    serving,
+)
 from gateway.tls.authority import SiteAuthority, Wanted
 from gateway.tls.issuing import KeyType
 
@@ -88,7 +95,8 @@ def receiving(directory: Path, kind: KeyType) -> Iterator[Receiver]:
         SITE.format(data=data, pki=pki.as_posix(), plain=made.plain, secure=made.secure)
     )
     command = [sys.executable, "-m", "gateway.cli.main", "receiver"]
-    with server([*command, "--config", str(config)], made.plain):
+    command += ["--config", str(config)]
+    with serving(command, "MIAD-GATEWAY", made.plain):
         yield made
 
 
@@ -97,7 +105,8 @@ def send(paths: list[Path], made: Receiver, *, tls: bool) -> float:
     issued = made.pki / "issued"
     own = ["+tls", issued / "storescu.key", issued / "storescu.pem"]
     trust = ["+cf", made.pki / "ca.pem"]
-    command = [dcmtk("storescu"), *(own + trust if tls else []), "-aec", "MIAD-GATEWAY"]
+    command = [program("storescu"), *(own + trust if tls else [])]
+    command += ["-aec", "MIAD-GATEWAY"]
     command += ["127.0.0.1", str(made.secure if tls else made.plain), *paths]
     start = time.monotonic()
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
@@ -110,6 +119,7 @@ def throughput(images: int, rounds: int) -> None:
         f"{images} images a round, {rounds} rounds; {os.cpu_count()} cores"
         f" {platform.machine()}, Python {platform.python_version()}"
     )
+    load = Load(name="CT", large=False, count=images, associations=1)
     for kind in ("ecdsa", "rsa"):
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(temporary)
@@ -119,7 +129,7 @@ def throughput(images: int, rounds: int) -> None:
                     for tls in (False, True):
                         source = directory / f"{number}-{tls}"
                         source.mkdir()
-                        paths = make_images(source, images)
+                        paths = Images(source).new(load)
                         megabytes = sum(p.stat().st_size for p in paths) / 1e6
                         seconds[tls].append(send(paths, made, tls=tls))
                         shutil.rmtree(source)
@@ -155,10 +165,10 @@ def scan() -> int:
 
 def testssl(made: Receiver, report: Path) -> list[dict[str, str]]:
     """Run every check of testssl.sh that needs no certificate of its own."""
-    program = shutil.which("testssl") or shutil.which("testssl.sh")
-    if program is None:
+    scanner = shutil.which("testssl") or shutil.which("testssl.sh")
+    if scanner is None:
         raise SystemExit("testssl is not installed: apt-get install testssl.sh")
-    command = [program, "--quiet", "--color", "0", "--warnings", "off"]
+    command = [scanner, "--quiet", "--color", "0", "--warnings", "off"]
     command += ["--add-ca", str(made.pki / "ca.pem"), "--jsonfile", str(report)]
     command += ["--ip", "127.0.0.1", "--nodns", "none", f"{NAME}:{made.secure}"]
     subprocess.run(command, check=False, capture_output=True)

@@ -8,10 +8,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlcipher3 import dbapi2
@@ -19,8 +15,8 @@ from sqlcipher3 import dbapi2
 from gateway.errors import ConfigurationError
 from gateway.log import get_logger
 from gateway.store.cipher import connector, seal_clear_index
+from gateway.store.upgrade import Plan, upgrade
 
-SCRIPTS = "gateway.store:migrations"
 BUSY_TIMEOUT_MS = 60_000
 READING = "miad_reading"
 POOL: Final[dict[str, Any]] = {
@@ -78,16 +74,15 @@ class Database:
         with self._reader.begin() as connection:
             yield connection
 
-    def migrate(self) -> None:
-        """Bring the tables to the newest revision; safe to run at every start."""
-        config = Config()
-        config.set_main_option("script_location", SCRIPTS)
-        head = ScriptDirectory.from_config(config).get_current_head()
-        with self.write() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-            if current != head:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+    def migrate(self, *, backed_up: bool = False) -> Plan:
+        """Bring the tables to the newest revision; safe to run at every start.
+
+        Raises
+        ------
+        ConfigurationError
+            See `gateway.store.upgrade.upgrade`.
+        """
+        return upgrade(self, backed_up=backed_up)
 
     def close(self) -> None:
         """Close all connections."""

@@ -82,6 +82,8 @@ class Index(Care):
         Of an SQLite file.
     clock
         Where the times that rows record come from.
+    backed_up
+        A person says that there is a backup: PostgreSQL is upgraded only then.
     """
 
     def __init__(
@@ -89,9 +91,11 @@ class Index(Care):
         url: str,
         key: bytes | None = None,
         clock: Callable[[], datetime] = utc_now,
+        *,
+        backed_up: bool = False,
     ) -> None:
         super().__init__(Database(url, key), clock)
-        self._database.migrate()
+        self.upgraded = self._database.migrate(backed_up=backed_up)
 
     # Received objects
 

@@ -18,7 +18,7 @@ from sqlcipher3 import dbapi2
 
 from gateway.errors import ConfigurationError
 from gateway.store.cipher import seal_clear_index
-from gateway.store.database import SCRIPTS
+from gateway.store.upgrade import SCRIPTS
 from gateway.store.index import Index, open_index
 from gateway.store.schema import instances
 from tests.gateway.stored import INDEX_KEY

@@ -15,9 +15,11 @@ from gateway.audit.sealer import AesFieldSealer
 from gateway.sealing.ring import open_ring
 from gateway.sealing.secrets import SecretStore
 from gateway.store.cipher import KEY_BYTES
+from gateway.store.durable import make_directory
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index
 from gateway.store.names import SECRET_BYTES
+from gateway.store.space import Room, Space
 from gateway.vault.vault import Vault
 
 if TYPE_CHECKING:
@@ -57,7 +59,32 @@ def open_index_of(site: Site, keys: Keys) -> Index:
 def open_store_of(site: Site, keys: Keys) -> FileStore:
     """Open the store of a site, made where there is none."""
     secret = open_secrets_of(site, keys).get("store.key", SECRET_BYTES)
-    return FileStore(Places(site.data_directory).store, keys, secret)
+    space = open_space_of(site, keys)
+    return FileStore(Places(site.data_directory).store, keys, secret, space)
+
+
+def open_space_of(site: Site, keys: Keys) -> Space:
+    """Return what says whether there is room; changes go into the trail."""
+    places = Places(site.data_directory)
+    audit = open_audit_of(site, keys)
+
+    def told(accepting: bool, room: Room) -> None:
+        audit.note(
+            "disk",
+            "success" if accepting else "failure",
+            accepting=accepting,
+            free_bytes=room.volume.free,
+            place=room.tightest.name,
+        )
+
+    for place in (places.root, places.store, places.temporary("")):
+        make_directory(place)
+    return Space(
+        site.disk,
+        (places.root, places.store, places.temporary("")),
+        places.full,
+        told=told,
+    )
 
 
 def open_vault_of(site: Site, keys: Keys) -> Vault:

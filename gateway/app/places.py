@@ -62,6 +62,16 @@ class Places:
         """Notes of the objects under work."""
         return self.root / "run" / "attempts"
 
+    @property
+    def full(self) -> Path:
+        """There while no objects are accepted for want of room."""
+        return self.root / "run" / "disk-full"
+
+    @property
+    def fence(self) -> Path:
+        """The files whose locks keep work and erasure apart."""
+        return self.root / "run" / "fence"
+
     def temporary(self, process: str) -> Path:
         """Return where a process makes temporary files; emptied at its start."""
         return self.root / "run" / "tmp" / process

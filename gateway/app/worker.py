@@ -107,7 +107,7 @@ def build_jobs(
         calling_ae=site.receiver.ae_title,
         send=partial(send_objects, tls=open_tls_of(site)),
     )
-    return Jobs(flow, exporter, gate)
+    return Jobs(flow, exporter, gate, space=store.space)
 
 
 def application_version() -> str:

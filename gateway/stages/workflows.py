@@ -24,7 +24,9 @@ from gateway.log import get_logger
 from gateway.stages.export import Exporter
 from gateway.stages.flow import FAILED, Flow, Ready, Routed
 from gateway.stages.gate import Gate
+from gateway.stages.waiting import Waiting
 from gateway.store.rows import Revision
+from gateway.store.space import Space
 
 DELIVER_QUEUE = "deliver"
 EXPORT_QUEUE = "export"
@@ -90,12 +92,20 @@ class Jobs(DBOSConfiguredInstance):
         What every step goes through.
     name
         Recorded with every job; recovery finds this instance by it.
+    space
+        What protection waits for while the disk is nearly full; None: nothing.
     """
 
     def __init__(
-        self, flow: Flow, exporter: Exporter, gate: Gate, name: str = "site"
+        self,
+        flow: Flow,
+        exporter: Exporter,
+        gate: Gate,
+        name: str = "site",
+        space: Space | None = None,
     ) -> None:
         super().__init__(name)
+        self._room = Waiting(space)
         self._gate = gate
         self._flow = flow
         self._exporter = exporter
@@ -164,6 +174,7 @@ class Jobs(DBOSConfiguredInstance):
     @DBOS.step(name="protect")
     def protect_step(self, batch: list[Routed]) -> list[Ready] | None:
         """Protect instances or hold them; None: they have to go one by one."""
+        self._room.wait()
         with self._gate.passing():
             if self._flow.suspects(batch):
                 return None
@@ -174,9 +185,13 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(name="protect-one", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def protect_one_step(self, item: Routed) -> list[Ready]:
-        """Protect one instance or hold it."""
-        with self._gate.passing():
-            return self._flow.protect([item])
+        """Protect one instance or hold it; without room, later."""
+
+        def protect() -> list[Ready]:
+            with self._gate.passing():
+                return self._flow.protect([item])
+
+        return self._room.until_done(protect)
 
     @DBOS.step(name="plan", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def plan_step(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from gateway.errors import InvalidObject, InvalidSeal
 from gateway.sealing.envelope import EnvelopeWriter, open_sealed
+from gateway.sealing.secretfile import overwrite
+from gateway.sealing.slots import shred
 from gateway.store.durable import (
     WholeFile,
     durably,
@@ -34,6 +36,7 @@ from gateway.store.stream import CHUNK_BYTES, StoredStream, all_of, damaged
 
 if TYPE_CHECKING:
     from gateway.sealing.master import Keys
+    from gateway.store.space import Space
 
 __all__ = [
     "CONFLICTS",
@@ -57,10 +60,15 @@ class FileStore:
         The master keys of the site.
     secret
         32 octets that names of files are made with.
+    space
+        Refuses objects before the disk is full; None: nothing does.
     """
 
-    def __init__(self, root: Path, keys: Keys, secret: bytes) -> None:
+    def __init__(
+        self, root: Path, keys: Keys, secret: bytes, space: Space | None = None
+    ) -> None:
         self._root = root
+        self._space = space
         self._keys = keys
         self._names = Names(secret)
         for name in (ORIGINALS, CONFLICTS, PROTECTED, INCOMING):
@@ -81,6 +89,22 @@ class FileStore:
         """What makes the names of files."""
         return self._names
 
+    @property
+    def space(self) -> Space | None:
+        """What refuses objects before the disk is full."""
+        return self._space
+
+    def take(self, octets: int) -> None:
+        """Count what is written of an object.
+
+        Raises
+        ------
+        StoreFull
+            It would take of what is kept free.
+        """
+        if self._space is not None:
+            self._space.take(octets)
+
     def begin_original(self, meta: FileMeta) -> OriginalWriter:
         """Start to write a received object whose data set comes in pieces.
 
@@ -91,6 +115,8 @@ class FileStore:
         ConfigurationError
             There is no master key to seal with.
         """
+        if self._space is not None:
+            self._space.admit()
         return OriginalWriter(self, meta)
 
     def write_original(
@@ -119,6 +145,7 @@ class FileStore:
         """
         relative = self._names.protected(uid)
         digest = hashlib.sha256(part10).hexdigest()
+        self.take(len(part10))
         self.seal(relative, io.BytesIO(part10))
         return StoredFile(path=relative, sha256=digest, size_bytes=len(part10))
 
@@ -242,6 +269,21 @@ class FileStore:
     def remove(self, relative: str) -> None:
         """Remove a file that no row of the index names."""
         self.path_of(relative).unlink(missing_ok=True)
+
+    def destroy(self, relative: str) -> None:
+        """Remove a file for good: its key first, so that no copy of it opens.
+
+        It may be gone already.
+        """
+        path = self.path_of(relative)
+        try:
+            shred(path)
+        except FileNotFoundError:
+            return
+        except InvalidSeal:
+            overwrite(path)  # in clear, of an earlier release, or damaged
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
 
     def clear_incoming(self) -> int:
         """Remove what an interrupted reception left; return how many files.

@@ -161,9 +161,7 @@ def _migrate_file(engine: Engine, plan: Plan, copy: Path | None) -> None:
         try:
             with connection.begin():
                 _run(connection)
-                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-                if broken:
-                    raise ConfigurationError(f"{len(broken)} rows refer to none")
+                _check_references(connection)
         except Exception as error:
             raise ConfigurationError(
                 f"the index cannot be brought from revision {plan.current} to "
@@ -172,6 +170,12 @@ def _migrate_file(engine: Engine, plan: Plan, copy: Path | None) -> None:
             ) from error
         finally:
             raw.execute("PRAGMA foreign_keys = ON")
+
+
+def _check_references(connection: Connection) -> None:
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    if broken:
+        raise ConfigurationError(f"{len(broken)} rows refer to none")
 
 
 def _run(connection: Connection) -> None:
@@ -216,19 +220,17 @@ def _check_copy(raw: dbapi2.Connection, draft: Path) -> None:
     raw.execute("ATTACH DATABASE ? AS copied", (str(draft),))  # under the same key
     try:
         (answer,) = raw.execute("PRAGMA copied.integrity_check").fetchone()
-        counts = [
-            raw.execute(f"SELECT count(*) FROM {where}.sqlite_master").fetchone()
-            for where in ("main", "copied")  # our own names
-        ]
+        own = raw.execute("SELECT count(*) FROM main.sqlite_master").fetchone()
+        copied = raw.execute("SELECT count(*) FROM copied.sqlite_master").fetchone()
     finally:
         raw.execute("DETACH DATABASE copied")
-    if answer != "ok" or counts[0] != counts[1]:
+    if answer != "ok" or own != copied:
         raise dbapi2.DatabaseError("the copy is not whole")
 
 
 @contextmanager
 def _raw(engine: Engine) -> Iterator[dbapi2.Connection]:
-    """A connection outside of any transaction."""
+    """Lend a connection outside of any transaction."""
     pooled = engine.raw_connection()
     try:
         raw = pooled.driver_connection

@@ -20,8 +20,8 @@ from gateway.store.database import Database
 from gateway.store.index import FindKeys, Index, Level, open_index, timestamp
 from gateway.store.migrations.versions.v0002_treatments import ATTRIBUTES
 from gateway.store.rows import NewInstance, NewProtected, SeriesKey
-from gateway.store.upgrade import SCRIPTS
 from gateway.store.schema import instances, metadata, protected
+from gateway.store.upgrade import SCRIPTS
 from tests.gateway.stored import INDEX_KEY
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -17,12 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.demo.nodes import StorageNode, data_set_of, move_study
+from gateway.demo.nodes import StorageNode, move_study
 from tests.endtoend.support import OUTSIDE, WORKSTATION, Gateway, Ports
-from tests.gateway.object_cases import as_file, grey_dataset
+from tests.gateway.object_cases import grey_dataset
 from tests.gateway.scp import encoded, send
 
-STUDIES = {"delivered": "1.2.826.0.1.3680043.8.498.600", "owed": "1.2.826.0.1.3680043.8.498.700"}
+STUDIES = {
+    "delivered": "1.2.826.0.1.3680043.8.498.600",
+    "owed": "1.2.826.0.1.3680043.8.498.700",
+}
 
 
 def picture(study: str, number: int) -> object:
@@ -63,8 +66,10 @@ def live(gateway: Gateway, outside: StorageNode, objects: dict[str, list]) -> No
     assert send(gateway.ports.receiver, *objects["delivered"]) == [0, 0]
     with closing(gateway.index()) as index:
         gateway.wait(
-            lambda: {r.state for r in index.revisions()} == {"delivered"}
-            and not index.open_series()
+            lambda: (
+                {r.state for r in index.revisions()} == {"delivered"}
+                and not index.open_series()
+            )
         )
         assert len(outside.arrivals) == 2
         moved = move_study(
@@ -78,9 +83,11 @@ def live(gateway: Gateway, outside: StorageNode, objects: dict[str, list]) -> No
         outside.__exit__(None, None, None)
         assert send(gateway.ports.receiver, *objects["owed"]) == [0, 0]
         gateway.wait(
-            lambda: len(index.deliveries_in_state("pending")) == 2
-            and {r.state for r in index.revisions()} == {"delivered", "routed"}
-            and all(d.attempts for d in index.deliveries_in_state("pending"))
+            lambda: (
+                len(index.deliveries_in_state("pending")) == 2
+                and {r.state for r in index.revisions()} == {"delivered", "routed"}
+                and all(d.attempts for d in index.deliveries_in_state("pending"))
+            )
         )
     gateway.kill()
 

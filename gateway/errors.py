@@ -37,6 +37,7 @@ __all__ = [
     "NotGranted",
     "NotIdentified",
     "ObjectConflict",
+    "ObjectGone",
     "ObjectTooLarge",
     "PassphraseMissing",
     "PrivateKeyRefused",
@@ -108,6 +109,10 @@ class UnsupportedObject(GatewayError):
 
 class ObjectConflict(GatewayError):
     """Other bytes are stored under the same UID; these are kept aside."""
+
+
+class ObjectGone(GatewayError):
+    """What is asked for is no longer kept: retention has deleted it."""
 
 
 class ObjectTooLarge(GatewayError):

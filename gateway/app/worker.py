@@ -35,6 +35,7 @@ from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
 from gateway.stages.recipes import build_protection
+from gateway.stages.retain import Keeper, committing, recovery_of
 from gateway.stages.sweep import Sweep
 from gateway.stages.workflows import Jobs, declare_queues, jobs_config
 from gateway.store.files import FileStore
@@ -72,9 +73,12 @@ def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
     jobs = build_jobs(site, index, store, keys, gate)
     DBOS.launch()
     declare_queues()
+    keeper = keeper_of(site, index, store, keys)
     sweep = Sweep(index=index, jobs=jobs, idle=idle_times(site), clock=utc_now)
     stop = threading.Event()
     log.get_logger("worker").info("working")
+    # Beside the sweep: trying recoveries may take long, closing series must not.
+    threading.Thread(target=keeper.run, args=(stop,), daemon=True).start()
     with on_stop_signal(stop.set):
         sweep.run(stop, site.completion.poll_seconds)
     if not gate.close(site.worker.stop_seconds):
@@ -108,6 +112,21 @@ def build_jobs(
         send=partial(send_objects, tls=open_tls_of(site)),
     )
     return Jobs(flow, exporter, gate, space=store.space)
+
+
+def keeper_of(site: Site, index: Index, store: FileStore, keys: Keys) -> Keeper:
+    """Return what deletes what this site does not keep."""
+    vault = open_vault_of(site, keys)
+    return Keeper(
+        index=index,
+        store=store,
+        vault=vault,
+        audit=open_audit_of(site, keys),
+        settings=site.retention,
+        committing=committing(site),
+        recovers=recovery_of(store, vault),
+        clock=utc_now,
+    )
 
 
 def application_version() -> str:

@@ -65,11 +65,12 @@ class Deposit:
             )
             if outcome == "duplicate":
                 return "duplicate"
-            kind = ORIGINALS if outcome is None else CONFLICTS
+            known = outcome == "conflict"
+            kind = CONFLICTS if known else ORIGINALS
             with self._locked(fcntl.LOCK_SH):
                 new = _commit(writer, attributes, source, kind)
                 try:
-                    return self._add(new, known=outcome is not None)
+                    return self._add(new, known=known)
                 except SQLAlchemyError as error:
                     failure = error
             with self._locked(fcntl.LOCK_EX):
@@ -79,7 +80,9 @@ class Deposit:
     def _add(self, new: NewInstance, *, known: bool) -> Literal["stored", "duplicate"]:
         if not known:
             outcome = self._index.add_instance(new)
-            if outcome != "conflict":
+            if outcome == "gone" and self._index.put_back(new):
+                return "stored"  # retention took the file: it is kept anew
+            if outcome in ("stored", "duplicate"):
                 return outcome
             # Another association was faster, with other bytes.
         self._index.add_conflict(new)

@@ -102,23 +102,23 @@ class Erasure:
 
     def remove(self, erased: Erasable) -> None:
         """Remove the rows of an object; a revision left empty goes too."""
-        number = erased.instance_id
-        own = instances.c.id == number
         with self._database.write() as connection:
-            revision = connection.scalar(select(instances.c.revision_id).where(own))
-            connection.execute(
-                delete(deliveries).where(deliveries.c.instance_id == number)
-            )
-            connection.execute(
-                delete(protected).where(protected.c.instance_id == number)
-            )
             connection.execute(
                 delete(conflicts).where(
                     conflicts.c.sop_instance_uid == erased.sop_instance_uid
                 )
             )
-            connection.execute(delete(instances).where(own))
-            _remove_if_empty(connection, revision)
+            remove_rows(connection, erased.instance_id)
+
+
+def remove_rows(connection: Connection, number: int) -> None:
+    """Remove a received object and all that came of it; conflicts stay."""
+    own = instances.c.id == number
+    revision = connection.scalar(select(instances.c.revision_id).where(own))
+    connection.execute(delete(deliveries).where(deliveries.c.instance_id == number))
+    connection.execute(delete(protected).where(protected.c.instance_id == number))
+    connection.execute(delete(instances).where(own))
+    _remove_if_empty(connection, revision)
 
 
 def _erasable(connection: Connection, number: int) -> Erasable:

@@ -44,7 +44,7 @@ from gateway.store.schema import (
     revisions,
 )
 
-AddOutcome = Literal["stored", "duplicate", "conflict"]
+AddOutcome = Literal["stored", "duplicate", "conflict", "gone"]
 CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != "id")
 
 
@@ -106,7 +106,8 @@ class Index(Care):
         -------
         str
             ``stored``; ``duplicate``: the same bytes in the same transfer
-            syntax are there; ``conflict``: others are (see ``add_conflict``).
+            syntax are there; ``conflict``: others are (see ``add_conflict``);
+            ``gone``: the same were (see ``put_back``).
         """
         try:
             with self._database.write() as connection:
@@ -122,13 +123,14 @@ class Index(Care):
 
     def compare(
         self, sop_instance_uid: str, sha256: str, transfer_syntax_uid: str
-    ) -> Literal["duplicate", "conflict"] | None:
+    ) -> Literal["duplicate", "conflict", "gone"] | None:
         """Say how received bytes stand to what is stored under their UID.
 
         Returns
         -------
         str or None
-            None where nothing is stored under it.
+            None where nothing is stored under it; ``gone``: these bytes were, and
+            retention has taken their file.
         """
         known = self.instance(sop_instance_uid)
         if known is None:
@@ -137,6 +139,8 @@ class Index(Care):
             sha256,
             transfer_syntax_uid,
         )
+        if same and known.gone_at is not None:
+            return "gone"
         return "duplicate" if same else "conflict"
 
     def add_conflict(self, new: NewInstance) -> bool:
@@ -339,6 +343,29 @@ class Index(Care):
         """Return the first protected object made of a received one."""
         of_instance = protected.c.instance_id == instance_id
         return self._protected(of_instance & (protected.c.part == 0))
+
+    def protected_kept(self, instance_id: int) -> Protected | None:
+        """Return the first protected object of a received one with a file left."""
+        of_instance = protected.c.instance_id == instance_id
+        kept = (protected.c.part == 0) & protected.c.gone_at.is_(None)
+        return self._protected(of_instance & kept)
+
+    def put_back(self, new: NewInstance) -> bool:
+        """Name the file of an object that came again after retention took its own.
+
+        Returns
+        -------
+        bool
+            Whether its row was still there; everything else of it stays as it was.
+        """
+        own = (instances.c.sop_instance_uid == new.sop_instance_uid) & (
+            instances.c.sha256 == new.sha256
+        )
+        with self._database.write() as connection:
+            changed = connection.execute(
+                update(instances).where(own).values(path=new.path, gone_at=None)
+            )
+            return bool(changed.rowcount)
 
     def protected_parts(self, instance_id: int, treatment: str) -> list[Protected]:
         """Return what a treatment made of a received object, in order."""

@@ -220,8 +220,8 @@ def _check_room(parts: WebParts) -> None:
     room = space.room() if space is not None else None
     if room is not None and not room.accepting:
         raise StoreFull(
-            f"{room.volume.free >> 20} MiB free at {room.tightest.name}: no objects are "
-            f"accepted until there are {room.marks.resume >> 20}"
+            f"{room.volume.free >> 20} MiB free at {room.tightest.name}: no objects "
+            f"are accepted until there are {room.marks.resume >> 20}"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -18,9 +20,10 @@ def upgrade() -> None:
     Needs foreign keys switched off on SQLite, as `gateway.store.upgrade` does:
     other tables refer to those that are made anew.
     """
+    anew: Literal["auto", "always"] = "auto" if _keeps_ids() else "always"
     for name in NUMBERED:
         with op.batch_alter_table(
-            name, recreate="auto" if _keeps_ids() else "always", **_numbered()
+            name, recreate=anew, table_kwargs={"sqlite_autoincrement": True}
         ) as table:
             if name == "instances":
                 table.add_column(_gone_at())
@@ -54,7 +57,3 @@ def _gone_at() -> sa.Column[str]:
 def _keeps_ids() -> bool:
     """Whether the database never gives an id again by itself."""
     return op.get_bind().dialect.name != "sqlite"
-
-
-def _numbered() -> dict[str, dict[str, bool]]:
-    return {"table_kwargs": {"sqlite_autoincrement": True}}

@@ -44,16 +44,24 @@ def open_secrets_of(site: Site, keys: Keys) -> SecretStore:
     return SecretStore(Places(site.data_directory).secrets, keys)
 
 
-def open_index_of(site: Site, keys: Keys) -> Index:
-    """Open the index of a site; made where there is none.
+def open_index_of(site: Site, keys: Keys, *, backed_up: bool = False) -> Index:
+    """Open the index of a site; made, or upgraded, where there is need.
+
+    Parameters
+    ----------
+    site, keys
+        Whose it is, and what opens it.
+    backed_up
+        A person says that there is a backup; see `Index`.
 
     Raises
     ------
     ConfigurationError
-        It belongs to another key, or is damaged.
+        It belongs to another key, is damaged, or a newer program has written it.
     """
     key = open_secrets_of(site, keys).get("index.key", KEY_BYTES)
-    return open_index(Places(site.data_directory).index, key)
+    path = Places(site.data_directory).index
+    return open_index(path, key, backed_up=backed_up)
 
 
 def open_store_of(site: Site, keys: Keys) -> FileStore:

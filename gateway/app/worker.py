@@ -15,6 +15,7 @@ from dbos import DBOS
 
 from config.schema import Site
 from gateway import log
+from gateway.app.keeping import keeper_of
 from gateway.app.openers import (
     open_audit_of,
     open_index_of,
@@ -34,10 +35,11 @@ from gateway.stages.attempts import Attempts
 from gateway.stages.export import Exporter
 from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
+from gateway.stages.jobs_base import check_jobs
 from gateway.stages.recipes import build_protection
-from gateway.stages.retain import Keeper, committing, recovery_of
 from gateway.stages.sweep import Sweep
 from gateway.stages.workflows import Jobs, declare_queues, jobs_config
+from gateway.store.fence import Fence
 from gateway.store.files import FileStore
 from gateway.store.index import Index, utc_now
 from gateway.store.private import use_private_temporary
@@ -67,7 +69,8 @@ def run_worker(config: Path, lifeline: int | None = None) -> None:
 
 def _work(site: Site, places: Places, index: Index, keys: Keys) -> None:
 
-    gate = Gate()
+    gate = Gate(Fence(places.fence))
+    check_jobs(places.jobs)
     DBOS(config=jobs_config(f"sqlite:///{places.jobs}", application_version()))
     store = sealed_store(site, places, index, keys)
     jobs = build_jobs(site, index, store, keys, gate)
@@ -112,21 +115,6 @@ def build_jobs(
         send=partial(send_objects, tls=open_tls_of(site)),
     )
     return Jobs(flow, exporter, gate, space=store.space)
-
-
-def keeper_of(site: Site, index: Index, store: FileStore, keys: Keys) -> Keeper:
-    """Return what deletes what this site does not keep."""
-    vault = open_vault_of(site, keys)
-    return Keeper(
-        index=index,
-        store=store,
-        vault=vault,
-        audit=open_audit_of(site, keys),
-        settings=site.retention,
-        committing=committing(site),
-        recovers=recovery_of(store, vault),
-        clock=utc_now,
-    )
 
 
 def application_version() -> str:

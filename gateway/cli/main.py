@@ -63,6 +63,7 @@ def _add_tools(app: typer.Typer) -> None:
         experiment,
         files,
         grants,
+        keeping,
         keys,
         models,
         pki,
@@ -70,6 +71,7 @@ def _add_tools(app: typer.Typer) -> None:
 
     app.add_typer(files.app)
     app.add_typer(demo.app)
+    keeping.add_to(app)
     app.add_typer(keys.app, name="keys")
     app.add_typer(audit.app, name="audit")
     app.add_typer(grants.app, name="grants")

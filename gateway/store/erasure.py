@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from gateway.errors import GatewayError
+from gateway.store.clock import timestamp
 from gateway.store.schema import (
     conflicts,
     deliveries,
     instances,
     protected,
     revisions,
+    tombstones,
 )
+from gateway.store.upgrade import backups_of
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
 
 SETTLED: Final = ("delivered", "held")
 """States of a revision that nobody works on."""
+
+CONFIRMED: Final = ("sent", "committed")
+"""States of a delivery whose object is at its destination."""
+
+UNFINISHED: Final = "erasing"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Whose an original is."""
+
+    patient_id: str
+    patient_name: str
+    study_instance_uid: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +63,16 @@ class Erasable:
         Of all objects made of it, by any treatment.
     paths
         Its files relative to the store: the original, bytes kept aside under its
-        UID, and the protected objects.
+        UID, and the protected objects; '' for those that retention took.
+    sent_to
+        Destinations that have it.
     """
 
     instance_id: int
     sop_instance_uid: str
     protected_uids: tuple[str, ...]
     paths: tuple[str, ...]
+    sent_to: tuple[str, ...] = ()
 
 
 class Erasure:
@@ -68,14 +99,98 @@ class Erasure:
 
     def of_study(self, uid: str) -> list[Erasable]:
         """Find the originals of a study, by its own UID or a protected one's."""
-        derived = select(protected.c.instance_id).where(
-            protected.c.study_instance_uid == uid
+        statement = (
+            select(instances.c.id).where(_of_study(uid)).order_by(instances.c.id)
         )
-        chosen = (instances.c.study_instance_uid == uid) | instances.c.id.in_(derived)
-        statement = select(instances.c.id).where(chosen).order_by(instances.c.id)
         with self._database.read() as connection:
             ids = connection.scalars(statement).all()
             return [_erasable(connection, number) for number in ids]
+
+    def rows_of_study(self, uid: str) -> list[Seen]:
+        """Return who the originals of a study are of, for the trail."""
+        columns = [instances.c[name] for name in Seen.__dataclass_fields__]
+        statement = select(*columns).where(_of_study(uid))
+        with self._database.read() as connection:
+            return [Seen(*row) for row in connection.execute(statement)]
+
+    def studies_of(self, patient_id: str) -> list[str]:
+        """Return the studies received of a patient, by PatientID (0010,0020)."""
+        chosen = instances.c.patient_id == patient_id
+        column = instances.c.study_instance_uid
+        statement = select(column).where(chosen).distinct().order_by(column)
+        with self._database.read() as connection:
+            return list(connection.scalars(statement))
+
+    def begin(self, study: str, now: datetime) -> None:
+        """Say durably that a study is being erased: nothing of it goes on.
+
+        Its revisions are ``erasing``, which nobody takes up; its instances are
+        held; what is still owed is owed no more.
+        """
+        ids = select(instances.c.id).where(_of_study(study))
+        of_ids = instances.c.id.in_(ids)
+        owed = deliveries.c.instance_id.in_(ids) & deliveries.c.state.not_in(CONFIRMED)
+        its = revisions.c.id.in_(select(instances.c.revision_id).where(of_ids))
+        with self._database.write() as connection:
+            connection.execute(delete(tombstones).where(_stone_of(study)))
+            connection.execute(
+                insert(tombstones),
+                {
+                    "kind": "study",
+                    "uid": digest_of(study),
+                    "sha256": "",
+                    "at": timestamp(now),
+                    "why": UNFINISHED,
+                },
+            )
+            connection.execute(
+                update(deliveries)
+                .where(owed)
+                .values(state="held", last_error="the study is being erased")
+            )
+            connection.execute(update(revisions).where(its).values(state="erasing"))
+            connection.execute(
+                update(instances)
+                .where(of_ids)
+                .values(state="held", reason="erasure", message="")
+            )
+
+    def is_unfinished(self, study: str) -> bool:
+        """Whether an erasure of a study was begun and cut off."""
+        chosen = _stone_of(study) & (tombstones.c.why == UNFINISHED)
+        with self._database.read() as connection:
+            return connection.scalar(select(tombstones.c.id).where(chosen)) is not None
+
+    def finish(self, study: str, now: datetime) -> None:
+        """Say that nothing of a study is here any more."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(tombstones)
+                .where(_stone_of(study))
+                .values(why="erased", at=timestamp(now))
+            )
+
+    def compact(self) -> bool:
+        """Write the index anew, so that its files hold no removed row.
+
+        Copies that upgrades made go too: they hold the rows.
+
+        Returns
+        -------
+        bool
+            Whether the write-ahead log could be emptied: not beside long readers.
+        """
+        engine = self._database.engine
+        if engine.dialect.name != "sqlite":
+            return True  # see docs/operations.md: VACUUM FULL is for its owner
+        for copy in backups_of(Path(engine.url.database or "")):
+            copy.unlink()
+        with engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.execute("VACUUM")
+            (busy, _, _) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def check_settled(self, chosen: list[Erasable]) -> None:
         """Check that nobody works on what is chosen.
@@ -121,6 +236,22 @@ def remove_rows(connection: Connection, number: int) -> None:
     _remove_if_empty(connection, revision)
 
 
+def digest_of(study: str) -> str:
+    """Return what stands for an erased study: its UID is not kept."""
+    return hashlib.sha256(study.encode()).hexdigest()
+
+
+def _stone_of(study: str) -> ColumnElement[bool]:
+    return (tombstones.c.kind == "study") & (tombstones.c.uid == digest_of(study))
+
+
+def _of_study(uid: str) -> ColumnElement[bool]:
+    derived = select(protected.c.instance_id).where(
+        protected.c.study_instance_uid == uid
+    )
+    return (instances.c.study_instance_uid == uid) | instances.c.id.in_(derived)
+
+
 def _erasable(connection: Connection, number: int) -> Erasable:
     own = select(instances.c.sop_instance_uid, instances.c.path).where(
         instances.c.id == number
@@ -134,8 +265,14 @@ def _erasable(connection: Connection, number: int) -> Erasable:
     aside = connection.scalars(
         select(conflicts.c.path).where(conflicts.c.sop_instance_uid == uid)
     ).all()
+    sent = connection.scalars(
+        select(deliveries.c.destination)
+        .where(deliveries.c.instance_id == number)
+        .where(deliveries.c.state.in_(CONFIRMED))
+    ).all()
     return Erasable(
         instance_id=number,
+        sent_to=tuple(sent),
         sop_instance_uid=uid,
         protected_uids=tuple(row[0] for row in made),
         paths=(path, *aside, *(row[1] for row in made)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from gateway.errors import InvalidObject, InvalidSeal
@@ -284,6 +284,18 @@ class FileStore:
             overwrite(path)  # in clear, of an earlier release, or damaged
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+    def destroy_others(self, relative: str) -> None:
+        """Destroy all received bytes of the object a file is of, under any name.
+
+        A crash between a file and its row may have left some that no row names.
+        """
+        if not relative:
+            return
+        label = PurePosixPath(relative).name.rpartition("-")[2]
+        for kind in (ORIGINALS, CONFLICTS):
+            for path in (self._root / kind).glob(f"*/*-{label}"):
+                self.destroy(path.relative_to(self._root).as_posix())
 
     def clear_incoming(self) -> int:
         """Remove what an interrupted reception left; return how many files.

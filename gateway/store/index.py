@@ -49,7 +49,11 @@ CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != 
 
 
 def open_index(
-    path: Path, key: bytes, clock: Callable[[], datetime] = utc_now
+    path: Path,
+    key: bytes,
+    clock: Callable[[], datetime] = utc_now,
+    *,
+    backed_up: bool = False,
 ) -> Index:
     """Open the index in an encrypted SQLite file, made and migrated as needed.
 
@@ -61,6 +65,8 @@ def open_index(
         32 octets.
     clock
         Where the times that rows record come from.
+    backed_up
+        See `Index`.
 
     Raises
     ------
@@ -68,7 +74,7 @@ def open_index(
         The file belongs to another key, or is damaged.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Index(f"sqlite:///{path}", key, clock)
+    return Index(f"sqlite:///{path}", key, clock, backed_up=backed_up)
 
 
 class Index(Care):

@@ -8,6 +8,7 @@ backup, since only the database's own tools can make one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -212,7 +213,8 @@ def _copy(engine: Engine, path: Path, mark: str) -> Path:
             "needs as much free disk as the index takes. Nothing was changed"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
     return final
 
 

@@ -194,10 +194,8 @@ def test_no_octet_of_it_can_be_had_with_the_master_key(
     marked = dcmread(BytesIO(protected_octets)).PixelData
     wanted = needles(case, GONE) | set(pixels_of(marked, "protected pixels"))
     assert Scanner(wanted).tree(everything) == {}
-    assert (
-        not (case.data / "index.sqlite-wal").exists()
-        or not (case.data / "index.sqlite-wal").stat().st_size
-    )
+    # The log was emptied; since then only that the erasure is done was written.
+    assert (case.data / "index.sqlite-wal").stat().st_size < 2 * 4152
     kept = Scanner(needles(case, KEPT)).tree(everything)
     assert kept  # the other study is as it was
     case.vault.get(case.rows[KEPT][1].sop_instance_uid)

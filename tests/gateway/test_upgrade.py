@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import op
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 
 from config.errors import ConfigurationError
 from config.schema import Site
@@ -26,8 +25,8 @@ from gateway.audit.log import AuditLog
 from gateway.stages.jobs_base import check_jobs
 from gateway.store.database import Database
 from gateway.store.index import Index
-from gateway.store.migrations.versions import v0006_keeping
 from gateway.store.upgrade import KEPT, backups_of, plan_of, upgrade
+from gateway.store.upgrade import _run as run_steps
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 REVISIONS = ("0001", "0002", "0003")
@@ -108,12 +107,13 @@ def test_a_step_that_fails_leaves_the_index_as_it_was(
     site = unpacked("0003", tmp_path)
     keys = open_keys_of(site)
 
-    def fails() -> None:
-        op.execute("DELETE FROM deliveries")
-        op.execute("INSERT INTO no_such_table VALUES (1)")
+    def fails(connection: Connection) -> None:
+        run_steps(connection)
+        connection.exec_driver_sql("DELETE FROM deliveries")
+        connection.exec_driver_sql("INSERT INTO no_such_table VALUES (1)")
 
     with monkeypatch.context() as patched:
-        patched.setattr(v0006_keeping, "upgrade", fails)
+        patched.setattr("gateway.store.upgrade._run", fails)
         with pytest.raises(ConfigurationError, match="nothing was changed") as caught:
             open_index_of(site, keys)
     assert "0003 to 0006" in str(caught.value)
@@ -127,11 +127,12 @@ def test_rows_that_would_refer_to_none_are_refused(
 ) -> None:
     site = unpacked("0003", tmp_path)
 
-    def loses() -> None:
-        op.execute("DELETE FROM instances WHERE id = 1")
+    def loses(connection: Connection) -> None:
+        run_steps(connection)
+        connection.exec_driver_sql("DELETE FROM instances WHERE id = 1")
 
     with monkeypatch.context() as patched:
-        patched.setattr(v0006_keeping, "upgrade", loses)
+        patched.setattr("gateway.store.upgrade._run", loses)
         with pytest.raises(ConfigurationError, match="nothing was changed"):
             open_index_of(site, open_keys_of(site))
     with closing(open_index_of(site, open_keys_of(site))) as index:

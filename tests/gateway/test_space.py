@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from config.schema import Disk
+from gateway.dicom.handlers import Request
+from gateway.dicom.status import StoreStatus
 from gateway.errors import StoreFull
 from gateway.sealing.master import LocalMasterKey
 from gateway.stages.waiting import Waiting
 from gateway.store.files import FileStore
 from gateway.store.part10 import FileMeta
 from gateway.store.space import Marks, Room, Space, Volume, volume_of
+from gateway.web.storing import Outcome
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -231,3 +234,12 @@ def test_nothing_is_left_of_an_object_that_reached_the_reserve(bench: Bench) -> 
         with pytest.raises(StoreFull):
             store.begin_original(meta)
     assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_stow_says_that_there_is_no_room() -> None:
+    """RFC 4918 11.5, and only where nothing was stored."""
+    request = Request(1, "1.2.840.10008.5.1.4.1.1.2", "1.2.3")
+    failed = [(request, StoreStatus.OUT_OF_RESOURCES)]
+    assert Outcome(failed=failed, is_full=True).status == 507
+    assert Outcome(failed=failed).status == 409  # too large, not too little room
+    assert Outcome(failed=failed, stored=[request], is_full=True).status == 202

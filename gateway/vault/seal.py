@@ -17,10 +17,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import InvalidSeal
 from gateway.sealing.envelope import open_bytes, seal_bytes
+from gateway.sealing.head import START, read_head
 from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
 from gateway.vault.container import decode_record, encode_record
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from gateway.sealing.master import Keys, MasterKey
     from gateway.vault.record import KeyRecord, RecordLink
 
@@ -97,6 +100,26 @@ def unseal(sealed: bytes, protected_uid: str, keys: Keys) -> KeyRecord | RecordL
 def unseal_encoded(sealed: bytes, keys: Keys) -> bytes:
     """Octets of the sealed record, authenticated but not read; see `unseal`."""
     return _opened(sealed, keys)[1]
+
+
+def read_binding(stream: BinaryIO) -> Binding:
+    """Read what a sealed record says it belongs to; not authenticated.
+
+    Raises
+    ------
+    InvalidSeal
+        It does not start like one.
+    """
+    start = stream.read(START)
+    try:
+        if is_version_1(start):
+            _, _, length = HEAD_1.unpack_from(start)
+            context = (start + stream.read(length))[HEAD_1.size :][:length]
+        else:
+            context = stream.read(read_head(start).context_length)
+        return Binding(**json.loads(context))
+    except (ValueError, TypeError, struct.error) as error:
+        raise InvalidSeal(REFUSED) from error
 
 
 def is_version_1(sealed: bytes) -> bool:

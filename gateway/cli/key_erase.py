@@ -124,13 +124,17 @@ def _eraser(site: KeySite) -> Iterator[Eraser]:
     from gateway.store.clock import utc_now
     from gateway.store.erasure import Erasure
 
-    with site.alone(), closing(open_index_of(site.site, site.ring)) as index:
+    with (
+        site.alone(),
+        closing(open_index_of(site.site, site.ring)) as index,
+        closing(open_fence_of(site.site)) as fence,
+    ):
         yield Eraser(
             erasure=Erasure(index.database),
             store=open_store_of(site.site, site.ring),
             vault=open_vault_of(site.site, site.ring),
             audit=open_audit_of(site.site, site.ring),
-            fence=open_fence_of(site.site),
+            fence=fence,
             operator=operator(),
             clock=utc_now,
         )

@@ -69,6 +69,9 @@ class Fence:
                 _lock_before(descriptor, until)
             yield
 
+    def close(self) -> None:
+        """Close what it keeps open between two uses."""
+
     @contextmanager
     def _open(self, name: str) -> Iterator[int]:
         make_directory(self._path)
@@ -135,6 +138,10 @@ class SharedFence(Fence):
             yield
             connection.execute(text("SELECT 1"))  # raises where the lock was lost
             connection.invalidate()  # with its setting, and its lock
+
+    @override
+    def close(self) -> None:
+        self._engine.dispose()
 
 
 def _lock_before(descriptor: int, until: float) -> None:

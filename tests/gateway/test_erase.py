@@ -35,9 +35,10 @@ from gateway.store.erasure import Erasure
 from gateway.store.fence import Fence
 from gateway.store.files import FileStore
 from gateway.store.index import Index
-from gateway.store.rows import Instance, Protected
-from gateway.store.schema import instances
+from gateway.store.rows import Instance, PartOutcome, Protected
+from gateway.store.schema import deliveries, instances
 from gateway.store.upgrade import backups_of
+from gateway.store.work import Work
 from gateway.vault.vault import Vault
 from tests.endtoend.scan import Needle, Scanner, pixels_of, texts_of
 from tests.gateway.key_cases import SealedSite
@@ -47,6 +48,7 @@ from tests.gateway.seeding import protect
 
 GONE, KEPT = "1.2.826.0.1.3680043.8.498.91", "1.2.826.0.1.3680043.8.498.92"
 PATIENT, OTHER = "PID-77-ERASED", "PID-88-REMAINS"
+SENT = PartOutcome(state="sent", status=0, error="")
 NAMES = {PATIENT: "Erdmannsdorf^Quirinus", OTHER: "Behaltenberg^Ulrike"}
 
 
@@ -355,3 +357,92 @@ def test_it_may_come_again_as_new(case: Case) -> None:
     )
     assert again.id > row.id
     assert again.sha256 == row.sha256
+
+
+def test_what_was_sent_and_asked_for_it_goes_too(case: Case) -> None:
+    index = case.index
+    work = Work(index.database)
+    pairs = {}
+    for study, (row, made) in case.rows.items():
+        assert row.revision_id is not None
+        (owed,) = index.deliveries_of(row.revision_id)
+        pairs[study] = (made.sop_class_uid, made.sop_instance_uid)
+        (part,) = index.plan_parts({owed.id: [pairs[study]]})[owed.id].values()
+        index.record_part(part.id, SENT, last=True)
+        index.begin_commitment(f"1.2.{len(pairs)}", "outside", index.parts_of(owed.id))
+    work.begin_attempts([row.id for row, _ in case.rows.values()], "worker")
+    asked = list(pairs.values())
+    index.add_commitment_request("node", "MODALITY", "1.2.8", asked, 0.0)
+    index.add_commitment_request("node", "MODALITY", "1.2.9", [pairs[GONE]], 0.0)
+
+    assert case.erase(GONE)["outside"] == {"outside": 1}
+
+    assert index.commitment("1.2.1") is None
+    kept, _ = case.rows[KEPT]
+    left = index.commitment("1.2.2")
+    assert left is not None
+    assert kept.revision_id is not None
+    (still,) = index.deliveries_of(kept.revision_id)
+    assert [part.id for part in index.parts_of(still.id)] == left.part_ids
+    (waiting,) = index.commitment_requests("waiting")
+    assert waiting.objects == [list(pairs[KEPT])]
+    assert set(work.attempts_of([one.id for one, _ in case.rows.values()])) == {kept.id}
+
+
+def test_a_request_for_more_than_what_is_erased_goes_on(case: Case) -> None:
+    index = case.index
+    (row, made), (other, _) = case.rows[GONE], case.rows[KEPT]
+    assert row.revision_id is not None
+    with index.database.write() as connection:
+        together = {"revision_id": row.revision_id}
+        connection.execute(update(instances).values(**together))
+        connection.execute(update(deliveries).values(**together))
+    wanted = {
+        one.id: [(made.sop_class_uid, f"1.2.{one.id}")]
+        for one in index.deliveries_of(row.revision_id)
+    }
+    parts = {}
+    for each in index.plan_parts(wanted).values():
+        for part in each.values():
+            index.record_part(part.id, SENT, last=True)
+            parts[part.delivery_id] = part
+    index.begin_commitment("1.2.7", "outside", list(parts.values()))
+
+    case.erase(GONE)
+
+    left = index.commitment("1.2.7")
+    (still,) = index.deliveries_of(row.revision_id)
+    assert left is not None
+    assert left.part_ids == [parts[still.id].id]
+    assert still.instance_id == other.id
+
+
+def test_some_of_an_object_outside_is_told(case: Case) -> None:
+    row, made = case.rows[GONE]
+    assert row.revision_id is not None
+    (owed,) = case.index.deliveries_of(row.revision_id)
+    uids = (made.sop_instance_uid, f"{made.sop_instance_uid}.2")
+    first, _ = case.index.plan_parts(
+        {owed.id: [(made.sop_class_uid, uid) for uid in uids]}
+    )[owed.id].values()
+    case.index.record_part(first.id, SENT, last=True)
+    (now,) = case.index.deliveries_of(row.revision_id)
+    assert now.state == "pending"
+    assert case.erase(GONE)["outside"] == {"outside": 1}
+
+
+def test_jobs_of_before_find_no_work(case: Case) -> None:
+    """A run of its own, which has its job: nobody asks for another."""
+    row, _ = case.rows[GONE]
+    assert row.revision_id is not None
+    before = case.index.revision(row.revision_id)
+    case.eraser().erasure.begin(GONE, utc_now())
+    now = case.index.revision(row.revision_id)
+    assert before is not None
+    assert now is not None
+    assert (now.state, now.run, now.enqueued) == (
+        "erasing",
+        before.run + 1,
+        before.run + 1,
+    )
+    assert Work(case.index.database).due(10) == []

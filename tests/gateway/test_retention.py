@@ -112,7 +112,7 @@ def case(tmp_path: Path) -> Iterator[Case]:
         look=lambda _place: Volume(made.free, 1 << 50),
         clock=iter(range(10_000)).__next__,
     )
-    made.store = FileStore(tmp_path / "store", keys, STORE_SECRET, space)
+    made.store = FileStore(tmp_path / "store", keys, STORE_SECRET, space=space)
     yield made
     index.close()
 
@@ -144,7 +144,7 @@ def test_an_original_goes_by_age_and_still_comes_back(case: Case) -> None:
     assert (line["outcome"], line["originals"], line["held"]) == ("success", 1, 0)
 
 
-@pytest.mark.parametrize("state", ["pending", "refused", "held", "warned"])
+@pytest.mark.parametrize("state", ["pending", "refused", "held", "uncommitted"])
 def test_what_is_owed_is_kept_for_ever(case: Case, state: str) -> None:
     row = case.put(4000, state=state)
     case.protected(row)
@@ -162,6 +162,14 @@ def test_sent_is_not_enough_where_a_destination_commits(case: Case) -> None:
         connection.execute(update(deliveries).values(state="committed"))
     assert case.retain(committing=strict, **keep).originals == 1
     assert case.index.instance(row.sop_instance_uid) is None
+
+
+def test_a_remark_of_the_destination_is_no_debt(case: Case) -> None:
+    row = case.put(4000)
+    with case.index.database.write() as connection:
+        connection.execute(update(deliveries).values(warned=True))
+    assert case.retain(originals={"days": 1}).originals == 1
+    assert not case.store.exists(row.path)
 
 
 def test_a_revision_under_way_is_kept(case: Case) -> None:

@@ -185,7 +185,7 @@ def test_what_found_no_room_is_made_later(
 def _full(bench: Bench) -> FileStore:
     bench.later(0)
     keys = LocalMasterKey(b"m" * 32)
-    return FileStore(bench.folder / "store", keys, b"n" * 32, bench.space())
+    return FileStore(bench.folder / "store", keys, b"n" * 32, space=bench.space())
 
 
 def test_the_fullest_file_system_counts(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_machine_is_asked() -> None:
 def test_nothing_is_left_of_an_object_that_reached_the_reserve(bench: Bench) -> None:
     space = bench.space()
     store = FileStore(
-        bench.folder / "store", LocalMasterKey(b"m" * 32), b"n" * 32, space
+        bench.folder / "store", LocalMasterKey(b"m" * 32), b"n" * 32, space=space
     )
     meta = FileMeta(
         sop_class_uid="1.2.840.10008.5.1.4.1.1.2",

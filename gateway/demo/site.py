@@ -228,8 +228,8 @@ class GatewayProcess:
         self.wait_until(path.exists, START_SECONDS)
         found = json.loads(path.read_text("utf-8"))
         return Ports(
-            receiver=found.get("receiver") or found["plain_receiver"],
-            recovery=found.get("recovery") or found["plain_recovery"],
+            receiver=found["receiver"] or found["plain_receiver"],
+            recovery=found["recovery"] or found["plain_recovery"],
         )
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:

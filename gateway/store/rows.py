@@ -207,6 +207,7 @@ class Executor:
     beat_at: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class DeliveryPart:
     """One object that is sent for a delivery.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from zoneinfo import available_timezones
 
 from config.errors import ConfigurationError
 from config.explain import nearest
-from config.schema import Rule, Site
+from config.schema import Keep, Rule, Site
 from config.sources import Key, Sources
 
 TREATMENTS = ("custody", "non_images", "deidentify", "uids")
@@ -35,6 +36,8 @@ def check_site(site: Site, sources: Sources) -> None:
         *_address_mistakes(site, sources),
         *_audit_mistakes(site, sources),
         *_machines_mistakes(site, sources),
+        *_disk_mistakes(site, sources),
+        *_retention_mistakes(site, sources),
         *_data_directory(site.data_directory, sources),
         *_files(site, sources),
     ]
@@ -105,6 +108,48 @@ def _listening(site: Site) -> list[tuple[str, str, str, int]]:
     if site.web.enabled:
         places.append(("web", "port", site.web.host, site.web.port))
     return places
+
+
+def _disk_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse marks that are not in order: the site would never accept again."""
+    order = ("reserve_bytes", "stop_free_bytes", "resume_free_bytes")
+    mistakes = []
+    for lower, higher in itertools.pairwise((*order, "retain_free_bytes")):
+        if getattr(site.disk, lower) >= getattr(site.disk, higher):
+            where = sources.describe(("disk", higher))
+            mistakes.append(f"{where}: has to be more than disk.{lower}; raise it")
+    return mistakes
+
+
+def _retention_mistakes(site: Site, sources: Sources) -> list[str]:
+    """Refuse policies under which a key would go before what it opens."""
+    kept = site.retention
+    mistakes = []
+    for field in ("days", "spare_days"):
+        own = getattr(kept.keys, field)
+        if own is not None and _longer(kept.protected, field, own):
+            where = sources.describe(("retention", "keys", field))
+            mistakes.append(
+                f"{where}: keys would go before the protected objects they open; keep "
+                f"protected objects no longer (retention.protected.{field})"
+            )
+    protected, originals = kept.protected.days, kept.originals.days
+    if protected is not None and kept.keys.days is None:
+        gone_first = originals is not None and originals <= protected
+        if gone_first:
+            where = sources.describe(("retention", "protected", "days"))
+            mistakes.append(
+                f"{where}: has no effect, since originals go first and their keys are "
+                "kept for ever: the protected objects are needed to give originals "
+                "back; leave it out, or set retention.keys.days too"
+            )
+    return mistakes
+
+
+def _longer(keep: Keep, field: str, days: int) -> bool:
+    """Whether something is kept for longer than so many days, or for ever."""
+    own: int | None = getattr(keep, field)
+    return own is None or own > days
 
 
 def _rule_mistakes(site: Site, sources: Sources) -> list[str]:

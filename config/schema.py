@@ -601,6 +601,49 @@ class Limits(Settings):
     """Of a deflated data set or frame, unpacked."""
 
 
+class Disk(Settings):
+    """How much of the disk stays free, of each file system in use.
+
+    Of a small one at most a fortieth, a tenth, three twentieths and a quarter.
+    """
+
+    reserve_bytes: int = Field(default=512 << 20, ge=1 << 20)
+    """Left to index, jobs, keys and audit trail: no object is written into it."""
+    stop_free_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    """With less free, no object is begun: C-STORE is answered 0xA700."""
+    resume_free_bytes: int = Field(default=3 << 30, ge=1 << 20)
+    """Objects are accepted again from here."""
+    retain_free_bytes: int = Field(default=20 << 30, ge=1 << 20)
+    """With less free, retention takes what it may take early (``spare_days``)."""
+
+
+class Keep(Settings):
+    """How long something is kept, in days after it came and all of it was sent."""
+
+    days: int | None = Field(default=None, ge=0)
+    """Deleted after; absent: kept for ever."""
+    spare_days: int | None = Field(default=None, ge=0)
+    """May be deleted after so many days where the disk gets short; absent: no."""
+
+
+class Retention(Settings):
+    """What is deleted in the end. Nothing is, unless it is said here."""
+
+    originals: Keep = Field(default_factory=Keep)
+    """Files as received; never before all that is owed from them is delivered, and
+    their recovery from key and protected object was tried."""
+    protected: Keep = Field(default_factory=Keep)
+    """Stays while the original has gone and its key is kept."""
+    keys: Keep = Field(default_factory=Keep)
+    """Never before the protected object has gone."""
+    held_days: int | None = Field(default=None, ge=1)
+    """Held objects: deleted after so many days; absent: never by age alone."""
+    round_seconds: float = Field(default=300.0, gt=0)
+    """Between two looks of the worker."""
+    most_at_once: int = Field(default=500, ge=1)
+    """Objects of one round."""
+
+
 class Log(Settings):
     """What is written to standard error."""
 
@@ -635,4 +678,6 @@ class Site(Settings):
     deidentification: tuple[Deidentification, ...] = ()
     protection: Protection = Field(default_factory=Protection)
     worker: Worker = Field(default_factory=Worker)
+    disk: Disk = Field(default_factory=Disk)
+    retention: Retention = Field(default_factory=Retention)
     log: Log = Field(default_factory=Log)

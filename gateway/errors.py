@@ -38,6 +38,7 @@ __all__ = [
     "NotGranted",
     "NotIdentified",
     "ObjectConflict",
+    "ObjectGone",
     "ObjectTooLarge",
     "PassphraseMissing",
     "PrivateKeyRefused",
@@ -133,6 +134,10 @@ class UnsupportedObject(GatewayError):
 
 class ObjectConflict(GatewayError):
     """Other bytes are stored under the same UID; these are kept aside."""
+
+
+class ObjectGone(GatewayError):
+    """What is asked for is no longer kept: retention has deleted it."""
 
 
 class ObjectTooLarge(GatewayError):

@@ -143,16 +143,30 @@ class Supervisor:
         ended.wait_seconds = min(2 * ended.wait_seconds, LONGEST_WAIT_SECONDS)
 
     def _end_all(self) -> None:
-        alive = [r.process for r in self._children if r.process is not None]
-        for process in alive:
+        """Ask all to end together; kill who has not in time, and say so.
+
+        What a killed one had in hand is taken up again at the next start, as
+        after a power cut.
+        """
+        alive = [
+            (running.child.name, running.process)
+            for running in self._children
+            if running.process is not None
+        ]
+        for _, process in alive:
             process.terminate()
         deadline = time.monotonic() + self._stop_seconds
-        for process in alive:
+        for name, process in alive:
             try:
-                process.wait(max(0.0, deadline - time.monotonic()))
+                code = process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
+                get_logger("supervisor").error(
+                    "killed", child=name, after=self._stop_seconds
+                )
                 process.kill()
                 process.wait()
+            else:
+                get_logger("supervisor").info("stopped", child=name, code=code)
 
 
 def end_with_parent(lifeline: int) -> None:

@@ -19,6 +19,8 @@ from gateway.sealing.providers import FileProvider, provider_of, read_secret
 from gateway.sealing.ring import open_ring
 from gateway.sealing.secrets import SecretStore
 from gateway.store.cipher import KEY_BYTES
+from gateway.store.durable import make_directory
+from gateway.store.fence import Fence, SharedFence
 from gateway.store.files import FileStore
 from gateway.store.incoming import INCOMING
 from gateway.store.index import Index, open_index
@@ -26,6 +28,7 @@ from gateway.store.locks import Locks
 from gateway.store.names import SECRET_BYTES
 from gateway.store.server import Server, server_of
 from gateway.store.shared import SharedSecrets
+from gateway.store.space import Room, Space
 from gateway.vault.shared import SharedVault
 from gateway.vault.vault import Vault
 
@@ -111,8 +114,10 @@ def open_secrets_of(site: Site, keys: Keys) -> SecretStore:
     return SharedSecrets(shared, directory, keys)
 
 
-def open_index_of(site: Site, keys: Keys, *, patient: bool = False) -> Index:
-    """Open the index of a site; made where there is none.
+def open_index_of(
+    site: Site, keys: Keys, *, patient: bool = False, backed_up: bool = False
+) -> Index:
+    """Open the index of a site; made, or upgraded, where there is need.
 
     Parameters
     ----------
@@ -120,24 +125,62 @@ def open_index_of(site: Site, keys: Keys, *, patient: bool = False) -> Index:
         Its settings and keys.
     patient
         Wait for a server that does not answer, however long.
+    backed_up
+        A person says that there is a backup; see `Index`.
 
     Raises
     ------
     ConfigurationError
-        It belongs to another key, or is damaged.
+        It belongs to another key, is damaged, or a newer program has written it.
     """
     server = server_of_site(site)
     if server is not None:
-        return Index(replace(server, patience_seconds=inf) if patient else server)
+        if patient:
+            server = replace(server, patience_seconds=inf)
+        return Index(server, backed_up=backed_up)
     key = open_secrets_of(site, keys).get("index.key", KEY_BYTES)
-    return open_index(Places(site.data_directory).index, key)
+    path = Places(site.data_directory).index
+    return open_index(path, key, backed_up=backed_up)
 
 
 def open_store_of(site: Site, keys: Keys, *, patient: bool = False) -> FileStore:
     """Open the store of a site, made where there is none; see `open_objects_of`."""
     secret = open_secrets_of(site, keys).get("store.key", SECRET_BYTES)
     shared = open_objects_of(site, patient=patient)
-    return FileStore(Places(site.data_directory).store, keys, secret, shared)
+    space = open_space_of(site, keys)
+    return FileStore(Places(site.data_directory).store, keys, secret, shared, space)
+
+
+def open_fence_of(site: Site) -> Fence:
+    """Return what keeps work and erasure apart, on all machines of a site."""
+    server = server_of_site(site)
+    if server is None:
+        return Fence(Places(site.data_directory).fence)
+    return SharedFence(server)
+
+
+def open_space_of(site: Site, keys: Keys) -> Space:
+    """Return what says whether there is room; changes go into the trail."""
+    places = Places(site.data_directory)
+    audit = open_audit_of(site, keys)
+
+    def told(accepting: bool, room: Room) -> None:
+        audit.note(
+            "disk",
+            "success" if accepting else "failure",
+            accepting=accepting,
+            free_bytes=room.volume.free,
+            place=room.tightest.name,
+        )
+
+    for place in (places.root, places.store, places.temporary("")):
+        make_directory(place)
+    return Space(
+        site.disk,
+        (places.root, places.store, places.temporary("")),
+        places.full,
+        told=told,
+    )
 
 
 def open_vault_of(site: Site, keys: Keys, *, patient: bool = False) -> Vault:

@@ -57,6 +57,16 @@ class Places:
         """The port in use, while the web server listens."""
         return self.root / "run" / "web.json"
 
+    @property
+    def full(self) -> Path:
+        """There while no objects are accepted for want of room."""
+        return self.root / "run" / "disk-full"
+
+    @property
+    def fence(self) -> Path:
+        """The files whose locks keep work and erasure apart."""
+        return self.root / "run" / "fence"
+
     def temporary(self, process: str) -> Path:
         """Return where a process makes temporary files; emptied at its start."""
         return self.root / "run" / "tmp" / process

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ from gateway.app.sharing import Sharing
 from gateway.audit.log import AuditLog
 from gateway.audit.process import recorded
 from gateway.dicom.counts import clear_counts, make_counts
-from gateway.dicom.ports import addresses_of, bind_ports
+from gateway.dicom.ports import Ports, addresses_of, bind_ports
 from gateway.errors import GatewayError
 from gateway.log import get_logger
 from gateway.supervise import Child, Supervisor, on_stop_signal
@@ -170,7 +171,7 @@ class Receivers:
             fresh = number[0] not in self._ready
             self._ready.add(number[0])
             if fresh and len(self._ready) == processes:
-                write_ports(self._places.ports, {**self._ports})
+                write_ports(self._places.ports, asdict(Ports(**self._ports)))
                 get_logger("receiver").info(
                     "listening", processes=processes, **self._ports
                 )

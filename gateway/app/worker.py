@@ -16,8 +16,10 @@ from dbos import DBOS
 from config.schema import Site
 from gateway import log
 from gateway.app.executors import executor_of, shown
+from gateway.app.keeping import keeper_of
 from gateway.app.openers import (
     open_audit_of,
+    open_fence_of,
     open_index_of,
     open_keys_of,
     open_secrets_of,
@@ -41,6 +43,7 @@ from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
 from gateway.stages.heartbeat import Heartbeat
 from gateway.stages.hours import schedules_of
+from gateway.stages.jobs_base import check_jobs
 from gateway.stages.protectors import device_of
 from gateway.stages.queues import declare_queues, jobs_config, listen
 from gateway.stages.recipes import build_protection
@@ -92,7 +95,7 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
     device = site.protection.device
     executor = executor_of(site, "worker", slot, device)
     destinations = {d.name: d for d in site.destinations}
-    gate = Gate()
+    gate = Gate(open_fence_of(site))
     work = Work(index.database)
     stop = threading.Event()
     with shown(site, index, executor) as heartbeat:
@@ -121,6 +124,10 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
             rescue=rescue,
         )
         log.get_logger("worker").info("working", executor=executor.id, device=device)
+        if slot == 0:  # once on a machine is enough
+            # Beside the sweep: trying recoveries may take long, closing must not.
+            keeper = keeper_of(site, index, store, keys)
+            threading.Thread(target=keeper.run, args=(stop,), daemon=True).start()
         with on_stop_signal(stop.set):
             sweep.run(stop, site.completion.poll_seconds)
         closed = gate.close(site.worker.stop_seconds)
@@ -165,7 +172,7 @@ def build_jobs(
         calling_ae=site.receiver.ae_title,
         send=hands.sender.send,
     )
-    timing = Timing(schedules=schedules_of(site), check=check)
+    timing = Timing(schedules=schedules_of(site), check=check, space=store.space)
     committer = Committer(
         index=index,
         audit=exporter.audit,
@@ -179,6 +186,7 @@ def _jobs_config(site: Site, places: Places, executor: str) -> DBOSConfig:
     """Say where the job queue is: in a file, or on the server of the index."""
     server = server_of_site(site)
     if server is None:
+        check_jobs(places.jobs)
         return jobs_config(f"sqlite:///{places.jobs}", executor)
     url = server.url.render_as_string(hide_password=False)
     return jobs_config(url, executor, server.jobs_schema)

@@ -325,6 +325,9 @@ ACTIONS: Final[Mapping[str, Make]] = {
     "key-backup": _alert(codes.SECURITY_CONFIGURATION),
     "key-restore": _alert(codes.SECURITY_CONFIGURATION),
     "key-erasure": _erased,
+    "disk": _alert(codes.SOFTWARE_CONFIGURATION),
+    "erasure": _erased,
+    "retention": _alert(codes.SOFTWARE_CONFIGURATION),
 }
 """What every action becomes."""
 

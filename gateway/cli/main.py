@@ -65,6 +65,7 @@ def _add_tools(app: typer.Typer) -> None:
         files,
         grants,
         jobs,
+        keeping,
         keys,
         models,
         pki,
@@ -72,6 +73,7 @@ def _add_tools(app: typer.Typer) -> None:
 
     app.add_typer(files.app)
     app.add_typer(demo.app)
+    keeping.add_to(app)
     app.add_typer(keys.app, name="keys")
     app.add_typer(audit.app, name="audit")
     app.add_typer(jobs.app, name="jobs")

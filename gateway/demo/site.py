@@ -206,6 +206,21 @@ class GatewayProcess:
             process.kill()
             process.wait()
 
+    def stop(self, seconds: float) -> int:
+        """Ask it to end (SIGTERM), and return its exit code.
+
+        Raises
+        ------
+        GatewayDidNotStart
+            It has not ended after so many seconds.
+        """
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            return self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise GatewayDidNotStart(f"still there after {seconds} s") from error
+
     def kill(self) -> None:
         """End it at once, as a power cut would (SIGKILL)."""
         if self._process is not None:

@@ -152,15 +152,44 @@ def restorer(store: FileStore, vault: Vault) -> Callable[[Instance, Protected], 
     """
 
     def restore_instance(instance: Instance, protected: Protected) -> Octets:
-        record = vault.get(protected.sop_instance_uid)
-        if record.original_sha256 != instance.sha256:
-            raise RecoveryRefused(
-                f"the record of {record.protected_uid} is of other received octets"
-            )
+        record = _record_of(vault, instance, protected)
         with ExitStack() as files:
             return restored(partial(_stored, store, files), record)
 
     return restore_instance
+
+
+def recovery_of(
+    store: FileStore, vault: Vault
+) -> Callable[[Instance, Protected], None]:
+    """Make what tries whether an original comes back, octet for octet.
+
+    Parameters
+    ----------
+    store, vault
+        Where protected objects and records lie.
+
+    Returns
+    -------
+    Callable[[Instance, Protected], None]
+        Raises a GatewayError where it does not.
+    """
+
+    def recovers(instance: Instance, protected: Protected) -> None:
+        record = _record_of(vault, instance, protected)
+        with ExitStack() as files:
+            check_restores(partial(_stored, store, files), record)
+
+    return recovers
+
+
+def _record_of(vault: Vault, instance: Instance, protected: Protected) -> KeyRecord:
+    record = vault.get(protected.sop_instance_uid)
+    if record.original_sha256 != instance.sha256:
+        raise RecoveryRefused(
+            f"the record of {record.protected_uid} is of other received octets"
+        )
+    return record
 
 
 def _stored(store: FileStore, files: ExitStack, uid: str) -> Octets:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 from gateway.access.access import Access, Granted
 from gateway.access.caller import Caller
 from gateway.dicom.rawstore import OpenPart10, OutboundObject
-from gateway.errors import NotGranted, RecoveryRefused
+from gateway.errors import NotGranted, ObjectGone, RecoveryRefused
 from gateway.store.files import FileStore
 from gateway.store.find import ORIGINALS, PROTECTED, FindKeys, Level
 from gateway.store.index import Index
@@ -203,9 +203,13 @@ class Originals:
         ------
         RecoveryRefused
             They are not those whose digest was recorded.
+        ObjectGone
+            Retention took the file, and what would give it back.
         """
-        protected = self._index.protected_of(instance.id)
+        protected = self._index.protected_kept(instance.id)
         if protected is None:
+            if instance.gone_at is not None:
+                raise _gone(instance)
             if self._store.digest(instance.path, data_set=True) != instance.sha256:
                 raise _another(instance)
             return partial(self._store.open, instance.path)
@@ -264,7 +268,16 @@ class ProtectedObjects:
         return self._index.syntaxes_held(PROTECTED)
 
     def _load(self, row: Protected) -> OpenPart10:
+        if row.gone_at is not None:
+            raise _gone(row)
         return partial(self._store.open, self._verify(row).path)
+
+
+def _gone(row: Instance | Protected) -> ObjectGone:
+    return ObjectGone(
+        f"{row.sop_instance_uid} is not kept any more: retention deleted it on "
+        f"{(row.gone_at or '')[:10]}"
+    )
 
 
 def _offered(

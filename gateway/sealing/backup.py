@@ -131,6 +131,11 @@ def open_export(data: bytes, passphrase: str) -> Export:
 def _parameters(head: dict[str, Any]) -> tuple[bytes, int]:
     kdf = head["kdf"]
     salt, cost = _octets(kdf["salt"]), int(kdf["n"])
+    if head["format"] == FORMAT and head["version"] > VERSION:
+        raise BackupRefused(
+            f"the key export is of version {head['version']}, and this program reads "
+            f"versions up to {VERSION}: a newer version wrote it; use that one"
+        )
     known = (head["format"], head["version"]) == (FORMAT, VERSION)
     bounded = 1 < cost <= MAX_COST and cost & (cost - 1) == 0
     if (

@@ -45,6 +45,11 @@ REFUSED: Final = (
     "or altered octets"
 )
 
+NEWER: Final = (
+    "the sealed data are of version {}, and this program reads versions up to {}: "
+    "a newer version wrote them, or their octets were altered"
+)
+
 
 class Head(NamedTuple):
     """Start of a sealed file, as far as it is readable.
@@ -119,6 +124,8 @@ def read_head(octets: bytes) -> Head:
     if len(octets) < START:
         raise InvalidSeal(REFUSED)
     magic, version, chunk, length, identity, digest = FIXED.unpack_from(octets)
+    if magic == MAGIC and version > VERSION:
+        raise InvalidSeal(NEWER.format(version, VERSION))
     head = Head(octets[: FIXED.size], chunk, length, identity, digest)
     exact = FIXED.pack(magic, version, chunk, length, identity, digest)
     if (

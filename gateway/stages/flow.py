@@ -253,7 +253,8 @@ class Flow:
         """
         deliveries = self.index.deliveries_of(revision_id)
         is_pending = any(delivery.state == "pending" for delivery in deliveries)
-        if is_pending or self.revision(revision_id).state != "routed":
+        revision = self.index.revision(revision_id)  # none: it was erased meanwhile
+        if is_pending or revision is None or revision.state != "routed":
             return False
         reason = self.shortfall(revision_id)
         self.index.set_revision(revision_id, HELD if reason else "delivered", reason)

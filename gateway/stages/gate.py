@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+
+from gateway.store.fence import Fence
 
 
 class Gate:
@@ -12,9 +14,15 @@ class Gate:
 
     A step that comes to a closed gate waits there for the end of the process:
     raising would be recorded as its result, returning would be a lie.
+
+    Parameters
+    ----------
+    fence
+        Keeps erasure away from steps, and steps from erasure.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fence: Fence | None = None) -> None:
+        self._fence = fence
         self._changed = threading.Condition()
         self._inside = 0
         self._closed = False
@@ -22,6 +30,11 @@ class Gate:
     @contextmanager
     def passing(self) -> Iterator[None]:
         """Be inside for as long as the block lasts."""
+        with self._fence.working() if self._fence else nullcontext(), self._counted():
+            yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         with self._changed:
             while self._closed:
                 self._changed.wait()

@@ -42,8 +42,10 @@ from gateway.stages.queues import (
     queue_for_protection,
     route_id,
 )
+from gateway.stages.waiting import Waiting
 from gateway.store.clock import utc_now
 from gateway.store.rows import Revision
+from gateway.store.space import Space
 from gateway.store.work import Work
 
 TOGETHER = 16
@@ -114,11 +116,14 @@ class Timing:
         The time, aware.
     check
         Returns only while this process may act.
+    space
+        What protection waits for while the disk is nearly full; None: nothing.
     """
 
     schedules: Mapping[str, Schedule]
     clock: Callable[[], datetime] = utc_now
     check: Check = unguarded
+    space: Space | None = None
 
     def wait_for(
         self, destination: str, priority: int, *, urgent_at_once: bool
@@ -164,6 +169,7 @@ class Jobs(DBOSConfiguredInstance):
         self._exporter = exporter
         self._work = work
         self._timing = Timing(schedules={}) if timing is None else timing
+        self._room = Waiting(self._timing.space)
         self._committer = committer
 
     # Route: one closed revision
@@ -242,6 +248,7 @@ class Jobs(DBOSConfiguredInstance):
     @DBOS.step(name="protect")
     def protect_step(self, batch: list[Routed]) -> list[Ready] | None:
         """Protect instances or hold them; None: they have to go one by one."""
+        self._room.wait()
         with self._gate.passing():
             if self._flow.suspects(batch):
                 return None
@@ -252,9 +259,13 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(name="protect-one", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def protect_one_step(self, item: Routed) -> list[Ready]:
-        """Protect one instance or hold it."""
-        with self._gate.passing():
-            return self._flow.protect([item])
+        """Protect one instance or hold it; without room, later."""
+
+        def protect() -> list[Ready]:
+            with self._gate.passing():
+                return self._flow.protect([item])
+
+        return self._room.until_done(protect)
 
     @DBOS.step(name="plan", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def plan_step(
@@ -426,8 +437,9 @@ class Jobs(DBOSConfiguredInstance):
         return self._closed_for(order) <= 0.0 and self._is_current(order)
 
     def _is_current(self, order: Order) -> bool:
-        """Whether the revision has not begun anew since this was asked for."""
-        return self._flow.revision(order["revision_id"]).run == order["run"]
+        """Whether the revision has not begun anew, or was erased, since."""
+        revision = self._flow.index.revision(order["revision_id"])
+        return revision is not None and revision.run == order["run"]
 
     def _closed_for(self, order: Order) -> float:
         """Return the seconds until the destination takes this; 0: now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
@@ -110,6 +111,26 @@ class Blobs(ABC):
         """Destroy the data key of a sealed file, then remove it."""
 
     @abstractmethod
+    def size(self, name: str) -> int:
+        """Return the octets of a file.
+
+        Raises
+        ------
+        OSError
+            FileNotFoundError where there is none.
+        StoreUnavailable
+            There is no answer.
+        """
+
+    @abstractmethod
+    def names(self, prefix: str) -> Iterator[str]:
+        """Yield the names of all files below a folder."""
+
+    @abstractmethod
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """Keep others, wherever they are, from deciding on a file meanwhile."""
+
+    @abstractmethod
     def check(self) -> None:
         """See that the place answers.
 
@@ -206,6 +227,27 @@ class LocalBlobs(Blobs):
             overwrite(path)  # in clear, of an earlier release, or damaged
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+    @override
+    def size(self, name: str) -> int:
+        return self.path_of(name).stat().st_size
+
+    @override
+    def names(self, prefix: str) -> Iterator[str]:
+        for folder, _, files in os.walk(self.path_of(prefix)):
+            for file in files:
+                yield (Path(folder) / file).relative_to(self._root).as_posix()
+
+    @override
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        # That of `gateway.store.deposit`: of all files, and held for a moment.
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     @override
     def check(self) -> None:

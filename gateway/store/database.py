@@ -10,10 +10,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlcipher3 import dbapi2
@@ -23,8 +19,8 @@ from gateway.log import get_logger
 from gateway.store.cipher import connector, seal_clear_index
 from gateway.store.locks import connected, lock_number
 from gateway.store.server import DRIVER, Server
+from gateway.store.upgrade import Plan, upgrade
 
-SCRIPTS = "gateway.store:migrations"
 BUSY_TIMEOUT_MS = 60_000
 READING = "miad_reading"
 SNAPSHOT: Final[dict[str, Any]] = {
@@ -131,17 +127,15 @@ class Database:
             statement = text("SELECT pg_advisory_xact_lock(:number)")
             connection.execute(statement, {"number": lock_number(*what)})
 
-    def migrate(self) -> None:
-        """Bring the tables to the newest revision; safe to run at every start."""
-        config = Config()
-        config.set_main_option("script_location", SCRIPTS)
-        head = ScriptDirectory.from_config(config).get_current_head()
-        with self.write() as connection:
-            self.in_turn(connection, "migrations")  # of machines that start at once
-            current = MigrationContext.configure(connection).get_current_revision()
-            if current != head:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+    def migrate(self, *, backed_up: bool = False) -> Plan:
+        """Bring the tables to the newest revision; safe to run at every start.
+
+        Raises
+        ------
+        ConfigurationError
+            See `gateway.store.upgrade.upgrade`.
+        """
+        return upgrade(self, backed_up=backed_up)
 
     def _check_text(self) -> None:
         """Refuse a database that orders text by a language, or holds less of it."""

@@ -90,10 +90,18 @@ class Deposit:
             transfer_syntax_uid=writer.meta.transfer_syntax_uid,
         )
         outcome = self._committer.add(new)
+        while outcome == "gone":  # retention took the file: it is kept anew
+            if self._put_back(new):
+                return "stored"
+            outcome = self._committer.add(new)  # its row has gone by now, too
         if outcome != "conflict":
             return outcome
         self._index.add_conflict(replace(new, path=self._store.set_aside(new.path)))
         raise ObjectConflict("Other content is stored under this UID; kept aside")
+
+    def _put_back(self, new: NewInstance) -> bool:
+        with self._store.putting_back(new.path):
+            return self._index.put_back(new)
 
     def _take_back(self, writer: OriginalWriter, uid: str) -> None:
         """Remove a file whose row could not be written, unless it is in use.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
-from gateway.errors import InvalidObject, InvalidSeal
+from gateway.errors import InvalidObject, InvalidSeal, StoreUnavailable
 from gateway.sealing.envelope import EnvelopeWriter, open_envelope
 from gateway.store.blobs import Blobs, LocalBlobs
 from gateway.store.durable import (
@@ -32,7 +33,10 @@ from gateway.store.part10 import FileMeta, read_head
 from gateway.store.stream import CHUNK_BYTES, StoredStream, all_of, damaged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from gateway.sealing.master import Keys
+    from gateway.store.space import Space
 
 __all__ = [
     "CONFLICTS",
@@ -63,12 +67,20 @@ class FileStore:
         32 octets that names of files are made with.
     shared
         Where several machines keep what is stored.
+    space
+        Refuses objects before the disk is full; None: nothing does.
     """
 
     def __init__(
-        self, root: Path, keys: Keys, secret: bytes, shared: Blobs | None = None
+        self,
+        root: Path,
+        keys: Keys,
+        secret: bytes,
+        shared: Blobs | None = None,
+        space: Space | None = None,
     ) -> None:
         self._root = root
+        self._space = space
         self._keys = keys
         self._names = Names(secret)
         self._local = LocalBlobs(root)
@@ -98,6 +110,22 @@ class FileStore:
         """What makes the names of files."""
         return self._names
 
+    @property
+    def space(self) -> Space | None:
+        """What refuses objects before the disk is full."""
+        return self._space
+
+    def take(self, octets: int) -> None:
+        """Count what is written of an object.
+
+        Raises
+        ------
+        StoreFull
+            It would take of what is kept free.
+        """
+        if self._space is not None:
+            self._space.take(octets)
+
     def begin_original(self, meta: FileMeta) -> OriginalWriter:
         """Start to write a received object whose data set comes in pieces.
 
@@ -108,6 +136,8 @@ class FileStore:
         ConfigurationError
             There is no master key to seal with.
         """
+        if self._space is not None:
+            self._space.admit()
         return OriginalWriter(self, meta)
 
     def write_original(
@@ -143,6 +173,9 @@ class FileStore:
         """
         relative = self._names.protected(uid)
         content = io.BytesIO(part10) if isinstance(part10, bytes) else part10
+        start = content.tell()
+        self.take(content.seek(0, io.SEEK_END) - start)
+        content.seek(start)
         digest, size = self.seal(relative, content)
         return StoredFile(path=relative, sha256=digest, size_bytes=size)
 
@@ -302,8 +335,44 @@ class FileStore:
         self._blobs.remove(self._prefix + relative)
 
     def destroy(self, relative: str) -> None:
-        """Destroy the data key of a file, and remove it; nothing opens it again."""
+        """Remove a file for good: its key first, so that no copy of it opens.
+
+        It may be gone already.
+        """
         self._blobs.destroy(self._prefix + relative)
+
+    def size(self, relative: str) -> int:
+        """Return the octets that a file takes, sealed; 0 where there is none."""
+        try:
+            return self._blobs.size(self._prefix + relative)
+        except FileNotFoundError:
+            return 0
+
+    def taking_away(self, relative: str) -> AbstractContextManager[None]:
+        """Keep receivers from putting back a file that is being destroyed."""
+        return self._blobs.alone(self._prefix + relative)
+
+    @contextmanager
+    def putting_back(self, relative: str) -> Iterator[None]:
+        """Keep retention from a file that came again while its row is changed.
+
+        On this machine, whoever receives holds that lock already
+        (`gateway.store.deposit`).
+
+        Raises
+        ------
+        StoreUnavailable
+            Another machine has destroyed it in between: sent again, it is kept.
+        """
+        if not self.is_shared:
+            yield
+            return
+        with self.taking_away(relative):
+            if not self.exists(relative):
+                raise StoreUnavailable(
+                    "the file went while it came again: send it once more"
+                )
+            yield
 
     def check(self) -> None:
         """See that the place answers.
@@ -315,12 +384,30 @@ class FileStore:
         """
         self._blobs.check()
 
+    def destroy_others(self, relatives: Iterable[str]) -> None:
+        """Destroy all received bytes of the objects files are of, under any name.
+
+        A crash between a file and its row may have left some that no row names.
+        """
+        labels = {label_of(each) for each in relatives if each}
+        if not labels:
+            return
+        for kind in (ORIGINALS, CONFLICTS):
+            for name in self._blobs.names(self._prefix + kind):
+                if label_of(name) in labels:
+                    self._blobs.destroy(name)
+
     def clear_incoming(self) -> int:
         """Remove what interrupted receptions left; return how many files.
 
         What another process is writing stays.
         """
         return sum(remove_unclaimed(path) for path in (self._root / INCOMING).iterdir())
+
+
+def label_of(relative: str) -> str:
+    """Return the mark of an object in the name of one of its files."""
+    return PurePosixPath(relative).name.rpartition("-")[2]
 
 
 def _head_of(stream: BinaryIO, relative: str) -> FileMeta:

@@ -96,6 +96,7 @@ class OriginalWriter:
         StoreFull
             The disk has no room.
         """
+        self._store.take(len(piece))
         self._envelope.write(piece)
         self._digest.update(piece)
         self._size_bytes += len(piece)

@@ -48,12 +48,16 @@ from gateway.store.server import Server
 CLOCKS_APART_SECONDS: Final = 60.0
 """So much the clocks of two machines of a site may differ."""
 
-AddOutcome = Literal["stored", "duplicate", "conflict"]
+AddOutcome = Literal["stored", "duplicate", "conflict", "gone"]
 CONFLICT_FIELDS = tuple(column.name for column in conflicts.c if column.name != "id")
 
 
 def open_index(
-    path: Path, key: bytes, clock: Callable[[], datetime] = utc_now
+    path: Path,
+    key: bytes,
+    clock: Callable[[], datetime] = utc_now,
+    *,
+    backed_up: bool = False,
 ) -> Index:
     """Open the index in an encrypted SQLite file, made and migrated as needed.
 
@@ -65,6 +69,8 @@ def open_index(
         32 octets.
     clock
         Where the times that rows record come from.
+    backed_up
+        See `Index`.
 
     Raises
     ------
@@ -72,7 +78,7 @@ def open_index(
         The file belongs to another key, or is damaged.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Index(f"sqlite:///{path}", key, clock)
+    return Index(f"sqlite:///{path}", key, clock, backed_up=backed_up)
 
 
 class Index(Care):
@@ -86,6 +92,8 @@ class Index(Care):
         Of an SQLite file.
     clock
         Where the times that rows record come from.
+    backed_up
+        A person says that there is a backup: PostgreSQL is upgraded only then.
     """
 
     def __init__(
@@ -93,9 +101,11 @@ class Index(Care):
         where: str | Server,
         key: bytes | None = None,
         clock: Callable[[], datetime] = utc_now,
+        *,
+        backed_up: bool = False,
     ) -> None:
         super().__init__(Database(where, key), clock)
-        self._database.migrate()
+        self.upgraded = self._database.migrate(backed_up=backed_up)
 
     # Received objects
 
@@ -106,7 +116,8 @@ class Index(Care):
         -------
         str
             ``stored``; ``duplicate``: the same bytes in the same transfer
-            syntax are there; ``conflict``: others are (see ``add_conflict``).
+            syntax are there; ``conflict``: others are (see ``add_conflict``);
+            ``gone``: the same were (see ``put_back``).
         """
         try:
             with self._database.write() as connection:
@@ -134,13 +145,14 @@ class Index(Care):
 
     def compare(
         self, sop_instance_uid: str, sha256: str, transfer_syntax_uid: str
-    ) -> Literal["duplicate", "conflict"] | None:
+    ) -> Literal["duplicate", "conflict", "gone"] | None:
         """Say how received bytes stand to what is stored under their UID.
 
         Returns
         -------
         str or None
-            None where nothing is stored under it.
+            None where nothing is stored under it; ``gone``: these bytes were, and
+            retention has taken their file.
         """
         known = self.instance(sop_instance_uid)
         if known is None:
@@ -149,6 +161,8 @@ class Index(Care):
             sha256,
             transfer_syntax_uid,
         )
+        if same and known.gone_at is not None:
+            return "gone"
         return "duplicate" if same else "conflict"
 
     def add_conflict(self, new: NewInstance) -> bool:
@@ -365,6 +379,29 @@ class Index(Care):
         """Return the first protected object made of a received one."""
         of_instance = protected.c.instance_id == instance_id
         return self._protected(of_instance & (protected.c.part == 0))
+
+    def protected_kept(self, instance_id: int) -> Protected | None:
+        """Return the first protected object of a received one with a file left."""
+        of_instance = protected.c.instance_id == instance_id
+        kept = (protected.c.part == 0) & protected.c.gone_at.is_(None)
+        return self._protected(of_instance & kept)
+
+    def put_back(self, new: NewInstance) -> bool:
+        """Name the file of an object that came again after retention took its own.
+
+        Returns
+        -------
+        bool
+            Whether its row was still there; everything else of it stays as it was.
+        """
+        own = (instances.c.sop_instance_uid == new.sop_instance_uid) & (
+            instances.c.sha256 == new.sha256
+        )
+        with self._database.write() as connection:
+            changed = connection.execute(
+                update(instances).where(own).values(path=new.path, gone_at=None)
+            )
+            return bool(changed.rowcount)
 
     def protected_parts(self, instance_id: int, treatment: str) -> list[Protected]:
         """Return what a treatment made of a received object, in order."""

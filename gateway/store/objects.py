@@ -196,14 +196,8 @@ class ObjectBlobs(Blobs):
         size, start = self._asked(path, first)
         return ObjectReader(lambda at, n: self._range(path, at, n), size, start)
 
+    @override
     def size(self, name: str) -> int:
-        """Return the octets of a file.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is none.
-        """
         path = checked(name)
         return self._asked(path, lambda: obstore.head(self._store, path)["size"])
 
@@ -292,8 +286,12 @@ class ObjectBlobs(Blobs):
             while piece := old.read(LARGEST_READ):
                 new.write(piece)
 
+    @override
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        return self._alone(f"{checked(name)}/decided-on")  # not what `destroy` holds
+
+    @override
     def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names of all files below a folder."""
         folder = checked(prefix)
         pages = iter(obstore.list(self._store, folder))
         while page := self._asked(folder, lambda: next(pages, None)):

@@ -65,7 +65,8 @@ class NewInstance(Attributes):
 class Instance(NewInstance):
     """A received object.
 
-    ``state``: ``received``, ``protected``, ``dropped`` or ``held``.
+    ``state``: ``received``, ``protected``, ``dropped`` or ``held``. ``gone_at``:
+    when retention took its file, UTC; None while it is kept.
     """
 
     id: int
@@ -73,6 +74,7 @@ class Instance(NewInstance):
     state: str
     reason: str
     message: str
+    gone_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +156,11 @@ class NewProtected(Attributes):
 
 @dataclass(frozen=True, kw_only=True)
 class Protected(NewProtected):
-    """A protected object."""
+    """A protected object; ``gone_at`` as of `Instance`."""
 
     id: int
     created_at: str
+    gone_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

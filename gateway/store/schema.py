@@ -60,7 +60,9 @@ def _attribute_columns() -> list[Column[str]]:
 
 
 # Revisions: one closed batch of a series. Instances that arrive after a close
-# form the next revision, so nothing late is lost or mixed in.
+# form the next revision, so nothing late is lost or mixed in. Jobs go by the ids
+# of revisions and instances: one of an erased row is never given again
+# (sqlite_autoincrement; PostgreSQL's sequences do the same).
 revisions = Table(
     "revisions",
     metadata,
@@ -83,6 +85,7 @@ revisions = Table(
     Column("enqueued", Integer, nullable=False, default=0),
     Column("changed_at", String(32), nullable=False, default=""),  # its state
     UniqueConstraint("series_instance_uid", "revision", "calling_ae"),
+    sqlite_autoincrement=True,
 )
 
 instances = Table(
@@ -107,7 +110,10 @@ instances = Table(
     Column("state", String(16), nullable=False, default="received"),
     Column("reason", String(64), nullable=False, default=""),
     Column("message", Text, nullable=False, default=""),
+    # when the file began to go, by retention; then its path is '' once it has gone
+    Column("gone_at", String(32), nullable=True),
     Index("ix_instances_open", "revision_id", "series_instance_uid"),
+    sqlite_autoincrement=True,
 )
 
 # The same SOP Instance UID came again with other bytes: kept aside, reported.
@@ -147,6 +153,7 @@ protected = Table(
     Column("sha256", String(64), nullable=False),  # of that file
     Column("report", JSON, nullable=False),  # what the engine did, per frame
     Column("created_at", String(32), nullable=False),
+    Column("gone_at", String(32), nullable=True),  # as of instances
     UniqueConstraint("instance_id", "treatment", "part"),
 )
 
@@ -228,6 +235,20 @@ commitment_requests = Table(
     Column("next_at", String(32), nullable=False),
     Column("last_error", Text, nullable=False, default=""),
     UniqueConstraint("node", "transaction_uid"),
+)
+
+# What is no longer kept: never a name, and of an erased study no UID either.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # original, protected or key, with its SOP Instance UID; study, with the
+    # SHA-256 of its Study Instance UID, hex
+    Column("kind", String(16), nullable=False),
+    Column("uid", String(64), nullable=False, index=True),
+    Column("sha256", String(64), nullable=False, default=""),  # of what it was
+    Column("at", String(32), nullable=False),
+    Column("why", String(64), nullable=False),
 )
 
 

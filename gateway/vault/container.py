@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 MAGIC: Final = b"MIADKEY"
 VERSION: Final = 2
 UNKNOWN: Final = "octets are not a key record of a known version"
+NEWER: Final = (
+    "the key record is of version {}, and this program reads versions up to {}: "
+    "a newer version wrote it"
+)
 HEAD: Final = struct.Struct("<7sBI")
 """Magic, version, length of the header."""
 
@@ -107,6 +111,8 @@ def _decode(data: Octets) -> KeyRecord | RecordLink:
         raise ValueError("not a record")
     if version == 1:
         return read_version_1(packed, after(data, end))
+    if version > VERSION:
+        raise InvalidSeal(NEWER.format(version, VERSION))
     if version != VERSION:
         raise ValueError("not a record of this version")
     header: dict[str, Any] = json.loads(unpack_zstd(packed))

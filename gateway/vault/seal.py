@@ -23,6 +23,7 @@ from gateway.sealing.envelope import (
     open_envelope,
     seal_bytes,
 )
+from gateway.sealing.head import START, read_head
 from gateway.sealing.master import NONCE_LENGTH, WRAPPED_LENGTH
 from gateway.store.octets import FileOctets, pieces_of
 from gateway.vault.container import decode_record, encode_record
@@ -169,6 +170,26 @@ def _record_of(
     if binding != expected or record.protected_uid != protected_uid:
         raise InvalidSeal(REFUSED)
     return record
+
+
+def read_binding(stream: BinaryIO) -> Binding:
+    """Read what a sealed record says it belongs to; not authenticated.
+
+    Raises
+    ------
+    InvalidSeal
+        It does not start like one.
+    """
+    start = stream.read(START)
+    try:
+        if is_version_1(start):
+            _, _, length = HEAD_1.unpack_from(start)
+            context = (start + stream.read(length))[HEAD_1.size :][:length]
+        else:
+            context = stream.read(read_head(start).context_length)
+        return Binding(**json.loads(context))
+    except (ValueError, TypeError, struct.error) as error:
+        raise InvalidSeal(REFUSED) from error
 
 
 def is_version_1(sealed: bytes) -> bool:

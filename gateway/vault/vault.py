@@ -27,13 +27,14 @@ from gateway.vault.seal import (
     REFUSED,
     holds,
     is_version_1,
+    read_binding,
     seal_onto,
     unseal,
     unseal_from,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from gateway.sealing.master import Keys
@@ -162,6 +163,22 @@ class Vault:
         for path in self._root.glob(f"*/*{SUFFIX}"):
             if not path.name.startswith("."):
                 yield path
+
+    def of_originals(self, uids: Collection[str]) -> list[str]:
+        """Return the protected objects of originals, as far as there are records.
+
+        Looks at the readable start of every record: for erasure only.
+        """
+        found = []
+        for path in self.paths():
+            try:
+                with path.open("rb") as stream:
+                    binding = read_binding(stream)
+            except (OSError, InvalidSeal):
+                continue  # erased meanwhile, or damaged: it opens no more
+            if binding.original_uid in uids:
+                found.append(binding.protected_uid)
+        return found
 
     def rewrap(self, path: Path) -> bool:
         """Put a record under the current master key, and no other.

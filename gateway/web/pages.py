@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.safety import insecurities
 from config.schema import Node, Person, Site
 from gateway.audit.log import AuditLog
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.errors import ConfigurationError, GatewayError, StoreFull
 from gateway.route.urgency import name_of
 from gateway.store.index import Index
 from gateway.store.rows import Delivery
@@ -265,15 +265,28 @@ def health(parts: WebParts) -> list[tuple[str, bool, str]]:
         ("store", parts.store.check),
         ("grants", parts.access.grants),
         ("audit trail", parts.audit.path.stat),
+        ("room on the disk", lambda: _check_room(parts)),
     )
     for name, check in checks:
         try:
             check()
+        except StoreFull as error:
+            found.append((name, False, str(error)))
         except (GatewayError, OSError, SQLAlchemyError) as error:
             found.append((name, False, type(error).__name__))
         else:
             found.append((name, True, ""))
     return found
+
+
+def _check_room(parts: WebParts) -> None:
+    space = parts.store.space
+    room = space.room() if space is not None else None
+    if room is not None and not room.accepting:
+        raise StoreFull(
+            f"{room.volume.free >> 20} MiB free at {room.tightest.name}: no objects "
+            f"are accepted until there are {room.marks.resume >> 20}"
+        )
 
 
 def _node(node: Node, now: datetime, days: int) -> Row:

@@ -25,6 +25,7 @@ from gateway.errors import (
     GatewayError,
     ObjectConflict,
     RequestRefused,
+    StoreFull,
 )
 from gateway.store.clock import timestamp
 from gateway.store.deposit import Source
@@ -56,13 +57,17 @@ class Outcome:
     tally: Tally = field(default_factory=Tally)
     stored: list[Request] = field(default_factory=list)
     failed: list[tuple[Request, StoreStatus]] = field(default_factory=list)
+    is_full: bool = False
+    """Whether any was refused because the disk has no room."""
 
     @property
     def status(self) -> int:
-        """HTTP status (PS3.18 Table 10.5.3-1)."""
+        """HTTP status (PS3.18 Table 10.5.3-1; RFC 4918 11.5 where there is no room)."""
         if not self.failed:
             return 200
-        return 202 if self.stored else 409
+        if self.stored:
+            return 202
+        return 507 if self.is_full else 409
 
     def body(self) -> bytes:
         """Return the Store Instances Response (PS3.18 Annex I) as DICOM JSON."""
@@ -193,6 +198,7 @@ class StowRequest:
     def _refuse(self, request: Request, error: Exception) -> None:
         status = next(s for kind, s in STATUS_OF if isinstance(error, kind))
         self._outcome.failed.append((request, status))
+        self._outcome.is_full |= isinstance(error, StoreFull)
         if len(self._outcome.failed) > WHOLE_LINES:
             return
         comment = str(error) if isinstance(error, GatewayError) else "Storage failed"

@@ -132,6 +132,11 @@ class Gateway:
         assert self._process is not None
         self._process.kill()
 
+    def stop(self, seconds: float) -> int:
+        """Stop it with SIGTERM, as a service manager does; its exit code."""
+        assert self._process is not None
+        return self._process.stop(seconds)
+
     def index(self) -> Index:
         site = load_site(self.config, environ={})
         return open_index_of(site, open_keys_of(site))

@@ -96,6 +96,9 @@ LINES: dict[str, dict[str, Any]] = {
     "key-retire": {"operator": "root", "key": "k1"},
     "key-backup": {"operator": "root", "shares": 5, "threshold": 3},
     "key-restore": {"operator": "root", "key": "k2"},
+    "disk": {"accepting": False, "free_bytes": 1000, "place": "store"},
+    "erasure": {"operator": "root", "studies": ["1.2.1"], "instances": 3},
+    "retention": {"originals": 3, "protected": 1, "keys": 0, "bytes": 1000},
     "key-erasure": {"operator": "root", "studies": ["1.2.1"], "records": 3},
 }
 """A line of every action, with fields as the code writes them."""

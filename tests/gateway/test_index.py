@@ -16,11 +16,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
-from gateway.store.database import SCRIPTS, Database
+from gateway.store.database import Database
 from gateway.store.index import FindKeys, Index, Level, open_index, timestamp
 from gateway.store.migrations.versions.v0002_treatments import ATTRIBUTES
 from gateway.store.rows import NewInstance, NewProtected, SeriesKey
 from gateway.store.schema import instances, metadata, protected
+from gateway.store.upgrade import SCRIPTS
 from tests.gateway.databases import Place
 from tests.gateway.stored import INDEX_KEY
 

@@ -18,9 +18,9 @@ from sqlcipher3 import dbapi2
 
 from gateway.errors import ConfigurationError
 from gateway.store.cipher import seal_clear_index
-from gateway.store.database import SCRIPTS
 from gateway.store.index import Index, open_index
 from gateway.store.schema import instances
+from gateway.store.upgrade import SCRIPTS
 from tests.gateway.stored import INDEX_KEY
 from tests.gateway.test_index import new, protected_of
 

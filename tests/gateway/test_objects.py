@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -446,3 +447,47 @@ def test_an_object_of_a_known_uid_is_set_aside(store: FileStore) -> None:
     store.remove(aside)
     with pytest.raises(FileNotFoundError):
         store.set_aside(kept.path)
+
+
+def test_a_file_that_comes_again_is_not_destroyed(
+    blobs: ObjectBlobs, tmp_path: Path
+) -> None:
+    """Whoever destroys decides under the lock under which a row is put back."""
+    store = FileStore(tmp_path / "store", KEYS, STORE_SECRET, blobs)
+    path = store.write_original(b"octets", META).path
+    assert store.size(path) > len(b"octets")
+    decided = threading.Event()
+
+    def put_back() -> None:
+        with store.putting_back(path):
+            decided.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with store.taking_away(path):
+            back = pool.submit(put_back)
+            store.destroy(path)
+            assert not decided.is_set()
+            assert store.size(path) == 0
+        with pytest.raises(StoreUnavailable, match="once more"):
+            back.result()
+    assert not decided.is_set()
+    store.write_original(b"octets", META)
+    put_back()
+    assert decided.is_set()
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_all_received_octets_of_an_object_are_destroyed(
+    blobs: ObjectBlobs, tmp_path: Path, is_shared: bool
+) -> None:
+    shared = blobs if is_shared else None
+    store = FileStore(tmp_path / "store", KEYS, STORE_SECRET, shared)
+    named = store.write_original(b"named", META).path
+    stray = store.write_original(b"stray", META).path
+    aside = store.set_aside(store.write_original(b"aside", META).path)
+    other = store.write_original(b"other", replace(META, sop_instance_uid="1.2.4")).path
+
+    store.destroy_others([named, ""])
+
+    assert [store.exists(one) for one in (named, stray, aside)] == 3 * [False]
+    assert store.exists(other)

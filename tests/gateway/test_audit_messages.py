@@ -204,6 +204,7 @@ NAMED_ELSEWHERE = {
     ): {"approval-needed", "approval-used"},
     ("gateway/web/exchange.py", "action"): {"query", "get", "store"},
     ("gateway/audit/checkpoints.py", "ACTION"): {"checkpoint"},
+    ("gateway/stages/erase.py", "action"): {"erasure", "key-erasure"},
     ("gateway/audit/forwarder.py", "BROKEN"): {"audit-broken"},
     ("gateway/dicom/retrieve_suboperations.py", "self._action"): {"move", "get"},
     ("gateway/dicom/retrieve_suboperations.py", "f'{self._action}-end'"): {

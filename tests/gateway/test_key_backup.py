@@ -180,6 +180,12 @@ def test_an_altered_export(field: str, value: str) -> None:
         open_export(altered, PASSPHRASE)
 
 
+def test_an_export_of_a_newer_version_is_said_to_be_one() -> None:
+    newer = json.dumps(json.loads(exported()) | {"version": 2}).encode()
+    with pytest.raises(BackupRefused, match=r"of version 2, .* a newer version wrote"):
+        open_export(newer, PASSPHRASE)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -187,7 +193,6 @@ def test_an_altered_export(field: str, value: str) -> None:
         b"\xff\xfe",
         b"[]",
         b"{}",
-        json.dumps(json.loads(exported()) | {"version": 2}).encode(),
         json.dumps(
             json.loads(exported())
             | {"kdf": {"name": "scrypt", "n": 1 << 30, "r": 8, "p": 1, "salt": "AAAA"}}

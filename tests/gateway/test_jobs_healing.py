@@ -120,7 +120,7 @@ def test_a_wait_that_a_clock_made_too_long_is_cut_short(site: Site) -> None:
     with_jobs(
         site,
         "UPDATE workflow_status SET status = 'DELAYED', executor_id = NULL,"
-        " delay_until_epoch_ms = delay_until_epoch_ms + 86400000"
+        " delay_until_epoch_ms = unixepoch() * 1000 + 86400000"
         " WHERE name = 'export' AND status IN ('DELAYED', 'ENQUEUED', 'PENDING')",
     )
     with outside.listening(CLASSES), site.worker(outside.port):

@@ -67,6 +67,8 @@ def test_without_its_key_the_gateway_does_not_start(
     site: SealedSite, part: str
 ) -> None:
     site.master.unlink()
+    with site.config.open("a") as settings:
+        settings.write("[receiver]\nplain_port = 0\n[recovery]\nplain_port = 0\n")
 
     ended = gateway(site, part)
 

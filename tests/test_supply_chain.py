@@ -39,8 +39,13 @@ def declared() -> list[Requirement]:
 
 
 def needed() -> set[str]:
-    """Names of every installed package that the product needs, however deep."""
+    """Names of every installed package that the product needs, however deep.
+
+    What one of another version than the lock's needs is not looked at: tools for
+    tests hold some back.
+    """
     found: set[str] = set()
+    versions = locked()
     waiting = [(one.name, tuple(one.extras)) for one in declared()]
     while waiting:
         name, extras = waiting.pop()
@@ -48,7 +53,10 @@ def needed() -> set[str]:
         if key in found:
             continue
         found.add(key)
-        for text in distribution(name).requires or []:
+        installed = distribution(name)
+        if key in versions and Version(installed.version) != versions[key]:
+            continue
+        for text in installed.requires or []:
             each = Requirement(text)
             environments = [{"extra": extra} for extra in ("", *extras)]
             if each.marker is None or any(map(each.marker.evaluate, environments)):

@@ -81,13 +81,12 @@ def run_worker(config: Path, lifeline: int | None = None, slot: int = 0) -> None
     name = f"worker-{slot}"
     with only_one(places, name):
         use_private_temporary(places.temporary(name))
-        site = _on_device(site, slot)
         keys = open_keys_of(site)
         audit = open_audit_of(site, keys)
         with closing(open_index_of(site, keys, patient=True)) as index:
             _limit_threads(site.worker.cpu_threads)
             with recorded(audit, "worker", site):
-                _work(site, places, index, keys, slot)
+                _work(_on_device(site, slot), places, index, keys, slot)
             _leave()
 
 

@@ -292,10 +292,14 @@ def processes_below(pid: int) -> dict[str, int]:
     return found
 
 
+PROGRAMS: Final = (b"gateway.cli.main", STAND_IN.encode())
+
+
 def _name(words: Sequence[bytes]) -> str:
-    if b"gateway.cli.main" not in words:
+    programs = [one for one in PROGRAMS if one in words]
+    if not programs:
         return ""
-    at = words.index(b"gateway.cli.main") + 1
+    at = words.index(programs[0]) + 1
     return words[at].decode() if at < len(words) else ""
 
 

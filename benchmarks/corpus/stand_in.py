@@ -92,8 +92,8 @@ def main() -> None:
     """Run a command of the gateway, its worker without an engine."""
     real = serving._child
 
-    def child(name: str, config: Path) -> Child:
-        made = real(name, config)
+    def child(config: Path, name: str, *more: str) -> Child:
+        made = real(config, name, *more)
         if name != "worker":
             return made
         place = made.command.index("gateway.cli.main")

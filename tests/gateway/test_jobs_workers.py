@@ -135,7 +135,7 @@ def test_the_urgent_is_protected_and_sent_before_the_routine(site: Site) -> None
         hold.unlink()
         # All are protected while the first is on its way: then the urgent goes.
         assert reached.wait(PATIENCE_SECONDS)
-        wait_until(lambda: {r.state for r in site.index.revisions()} == {"routed"}, 120)
+        wait_until(lambda: {r.state for r in site.index.revisions()} == {"routed"})
         go_on.set()
         wait_until(site.is_delivered)
 

@@ -34,6 +34,9 @@ CHECKED_EVERY: Final = 500
 
 ANSWER_SECONDS: Final = 5.0
 WARM: Final = 0.1
+WARM_ROUNDS: Final = 2
+ROUNDS: Final = 5
+"""At least: a short run is looked at more often."""
 GROWTH: Final = 0.05
 SLACK_BYTES: Final = 8 << 20
 """Memory may grow by a twentieth or by so much after a tenth of the run: the
@@ -113,9 +116,14 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """Part by which memory grew after a tenth of the run."""
-        first = self.memory_bytes[int(len(self.memory_bytes) * WARM)]
-        return self.memory_bytes[-1] / first - 1
+        """Part by which memory grew after the receiver was warm."""
+        return self.memory_bytes[-1] / self.warm_bytes - 1
+
+    @property
+    def warm_bytes(self) -> int:
+        """What memory was after a tenth of the run, and two rounds at least."""
+        number = max(WARM_ROUNDS, int(len(self.memory_bytes) * WARM))
+        return self.memory_bytes[min(number, len(self.memory_bytes) - 1)]
 
 
 class Receiver:
@@ -290,8 +298,9 @@ def fuzz_wire(
             ports[1]: [v for k, v in kept.items() if not k.startswith("store")],
         }
         _look(receiver, ports[0], outcome)
+        every = max(1, min(CHECKED_EVERY, associations // ROUNDS))
         while outcome.associations < associations:
-            count = min(CHECKED_EVERY, associations - outcome.associations)
+            count = min(every, associations - outcome.associations)
             _round(groups, seed + outcome.associations, count, peers, outcome)
             _look(receiver, ports[0], outcome)
             told(
@@ -376,10 +385,7 @@ def _judge(folder: Path, log: Path, outcome: Outcome) -> None:
     outcome.stored = len(rows)
     outcome.faults += [f"a file without a row: {name}" for name in sorted(files - rows)]
     outcome.faults += [f"a row without a file: {name}" for name in sorted(rows - files)]
-    grown = (
-        outcome.memory_bytes[-1]
-        - outcome.memory_bytes[int(len(outcome.memory_bytes) * WARM)]
-    )
+    grown = outcome.memory_bytes[-1] - outcome.warm_bytes
     if outcome.growth > GROWTH and grown > SLACK_BYTES:
         outcome.faults.append(f"memory grew by {grown >> 20} MiB")
     if outcome.threads[1] > outcome.threads[0] + 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from config.load import load_site
 from gateway.app.openers import open_index_of, open_keys_of, open_store_of
@@ -83,13 +84,13 @@ def test_temporary_files_lie_in_a_private_directory_that_is_emptied(
 
 
 def test_an_index_elsewhere_is_told_to_be_in_clear(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made = create_engine("sqlite://")
-    monkeypatch.setattr(
-        "gateway.store.database.create_engine", lambda *_args, **_more: made
-    )
-    Database("postgresql://localhost/index").close()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        with pytest.raises(OperationalError):
+            Database(f"postgresql+psycopg://127.0.0.1:{port}/index")
     told = capsys.readouterr().out
     assert "index-not-encrypted-here" in told
     assert "docs/operations.md" in told

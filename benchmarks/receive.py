@@ -102,7 +102,11 @@ class Server:
         """Return what it has used, with children that have ended and were reaped."""
         ticks = 0
         for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:  # over by now, and counted with its parent
+                continue
+            fields = stat.rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
         return ticks / TICKS
 
@@ -111,7 +115,11 @@ class Server:
         pattern = re.compile(r"^Pss:\s+(\d+) kB", re.M)
         total = 0
         for pid in self.pids():
-            found = pattern.search(Path(f"/proc/{pid}/smaps_rollup").read_text())
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:  # a process of one association, over by now
+                continue
+            found = pattern.search(rollup)
             total += int(found[1]) if found else 0
         return total / 1024
 

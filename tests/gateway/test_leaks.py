@@ -31,7 +31,7 @@ from tests.gateway.test_find import STUDY_ROOT, identifier
 from tests.waiting import wait_until
 
 ROUNDS = 200
-OWN_THREADS = 3  # two listeners, and who reminds of certificates that end
+OWN_THREADS = 4  # two listeners; who reminds of certificates, and who reports
 C_GET_RQ = 0x0010
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 VERIFICATION = "1.2.840.10008.1.1"

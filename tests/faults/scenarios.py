@@ -86,7 +86,7 @@ def _held_are_retried(world: World, seen: Seen) -> None:
     seen.fact(f"held meanwhile: {len(held)} objects {reasons}")
     seen.must(all(reasons), "each with a reason")
     if held or revisions:
-        done = world.site.cli("retry", "--all")
+        done = world.site.cli("jobs", "replay", "all", "--reason", "tried again")
         seen.must(done.returncode == 0, "`retry --all` took them up")
 
 
@@ -242,7 +242,12 @@ def _refuses(status: int, world: World, seen: Seen) -> None:
             world.site.wait(lambda: bool(index.revisions("held")), 60, "held")
             (held,) = index.revisions("held")
         seen.must("refused at outside" in held.reason, f"the reason: {held.reason}")
-        assert world.site.cli("retry", "--all").returncode == 0
+        assert (
+            world.site.cli(
+                "jobs", "replay", "all", "--reason", "tried again"
+            ).returncode
+            == 0
+        )
     else:
         seen.must(states == {"pending"}, "they wait and are tried again")
     _delivered_within(world, seen, items)

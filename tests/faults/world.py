@@ -274,7 +274,7 @@ class World:
                 )
                 if not index.revisions("held"):
                     return
-                done = self.site.cli("retry", "--all")
+                done = self.site.cli("jobs", "replay", "all", "--reason", "tried again")
                 assert done.returncode == 0, done.stderr
 
     def unsettled(self, index: Index) -> list[str]:

@@ -242,13 +242,13 @@ SENDING = (
     ),
     _point(
         "export.send:before",
-        "gateway.dicom.rawstore:send_c_store_bytes",
+        "gateway.dicom.rawstore:store_bytes",
         "worker",
         "associated; the object was not sent",
     ),
     _point(
         "export.send:after",
-        "gateway.dicom.rawstore:send_c_store_bytes",
+        "gateway.dicom.rawstore:store_bytes",
         "worker",
         "the destination said Success; that is not recorded",
     ),

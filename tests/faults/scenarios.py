@@ -415,7 +415,7 @@ SCENARIOS = (
         name="destination-refuses",
         done="a destination answers 0xC000",
         stated="its objects are kept apart with the reason, other destinations get "
-        "theirs; `retry` sends them",
+        "theirs; `jobs replay` sends them",
         act=partial(_refuses, 0xC000),
     ),
     Scenario(

@@ -180,8 +180,11 @@ def test_jobs_of_an_older_version_are_made_anew_and_old_ones_are_pruned(
             wait_until(site.is_at_work)
         hold.unlink()
         with_jobs(site, "UPDATE workflow_status SET application_version = '0'")
+        open_jobs = "SELECT count(*) FROM workflow_status WHERE completed_at IS NULL"
         with site.worker(outside.port):
             wait_until(site.is_delivered)
+            # A job ends after what it did; what has not ended has no age.
+            wait_until(lambda: with_jobs(site, open_jobs) == [(0,)])
         assert len(outside.arrivals) == len(FILES)
         (found,) = site.index.revisions()
         assert found.run == 2

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import given
@@ -53,11 +55,24 @@ def ends(code: int) -> None:
     raise Ended
 
 
-def heartbeat(work: Work, clock: Clock, silent: float = 3000.0) -> Heartbeat:
-    """One whose thread does not come to beat during a test."""
-    made = Heartbeat(work, ONE, silent, clock=clock, leave=ends)
-    made.start()
-    return made
+class Starts(Protocol):
+    """Starts a heartbeat whose thread does not come to beat during a test."""
+
+    def __call__(self, clock: Clock, silent: float = 3000.0) -> Heartbeat: ...
+
+
+@pytest.fixture
+def heartbeat(work: Work) -> Iterator[Starts]:
+    """Start heartbeats; their threads end with the test, or beat in later ones."""
+    with ExitStack() as started:
+
+        def start(clock: Clock, silent: float = 3000.0) -> Heartbeat:
+            made = Heartbeat(work, ONE, silent, clock=clock, leave=ends)
+            made.start()
+            started.callback(made.stop)
+            return made
+
+        yield start
 
 
 def test_one_that_beats_no_more_is_lost_after_the_silence_and_not_before() -> None:
@@ -95,8 +110,10 @@ def test_however_looks_fall_whoever_beats_between_them_is_not_lost(
         clock.now += pause
 
 
-def test_whoever_is_declared_lost_ends_at_the_next_beat(work: Work) -> None:
-    beating = heartbeat(work, Clock())
+def test_whoever_is_declared_lost_ends_at_the_next_beat(
+    work: Work, heartbeat: Starts
+) -> None:
+    beating = heartbeat(Clock())
     beating.beat()
     (shown,) = work.executors()
     assert (shown.beats, shown.state) == (1, "live")
@@ -111,10 +128,10 @@ def test_whoever_is_declared_lost_ends_at_the_next_beat(work: Work) -> None:
 
 
 def test_an_effect_waits_while_the_process_cannot_show_itself(
-    work: Work, monkeypatch: pytest.MonkeyPatch
+    work: Work, heartbeat: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    beating = heartbeat(work, clock, silent=30.0)
+    beating = heartbeat(clock, silent=30.0)
     clock.now += 19.0
     beating.check()
 
@@ -139,9 +156,11 @@ def test_an_effect_waits_while_the_process_cannot_show_itself(
     assert passed.is_set()
 
 
-def test_an_effect_does_not_happen_when_others_took_the_work_up(work: Work) -> None:
+def test_an_effect_does_not_happen_when_others_took_the_work_up(
+    work: Work, heartbeat: Starts
+) -> None:
     clock = Clock()
-    beating = heartbeat(work, clock)
+    beating = heartbeat(clock)
     assert work.declare_lost(ONE.id, 0)
     with pytest.raises(Ended):  # though by its own clock it may still act
         beating.check()
@@ -156,8 +175,8 @@ def test_who_takes_a_place_ends_the_one_before(work: Work) -> None:
     assert not work.beat(ONE.id)
 
 
-def test_a_stop_is_shown_and_ends_nothing(work: Work) -> None:
-    beating = heartbeat(work, Clock())
+def test_a_stop_is_shown_and_ends_nothing(work: Work, heartbeat: Starts) -> None:
+    beating = heartbeat(Clock())
     beating.stop()
     (shown,) = work.executors()
     assert shown.state == "stopped"

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from gateway.dicom.rawstore import _pause_reactor, _sole_reader, send_c_store_bytes
+from gateway.dicom.rawstore import _pause_reactor, send_c_store_bytes, sole_reader
 from tests.gateway.scp import (
     ARCHIVE,
     CT_IMAGE,
@@ -49,7 +49,7 @@ def test_a_slow_reactor_takes_nothing_from_who_waits() -> None:
 
         association.dimse.get_msg = watched  # type: ignore[method-assign]
         for number in range(1, 6):
-            with _sole_reader(association):
+            with sole_reader(association):
                 looked.clear()
                 assert not looked.wait(3 * SLOW_SECONDS)
             item = encoded(small(f"1.2.3.{number}"))

@@ -101,7 +101,7 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
         DBOS(config=_jobs_config(site, places, executor.id))
         listen(device, destinations)
         store = sealed_store(site, places, index, keys, patient=True)
-        sender = Sender(open_tls_of(site), Transcoder(keys, Bounds.of(site.limits)))
+        sender = Sender(open_tls_of(site), Transcoder(Bounds.of(site.limits)))
         hands = Hands(gate, heartbeat, sender)
         jobs = build_jobs(site, index, store, keys, hands)
         DBOS.launch()

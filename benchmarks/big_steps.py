@@ -29,7 +29,7 @@ from gateway.app.openers import (
     open_vault_of,
 )
 from gateway.app.places import Places
-from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.rawstore import OutboundObject, store_bytes
 from gateway.dicom.sender import Sender, Verdict
 from gateway.route.treatment import PLAIN
 from gateway.stages.export import verified_protected
@@ -135,7 +135,7 @@ def send(file: Path, port: int) -> None:
         transfer_syntax_uid=meta.transfer_syntax_uid,
         data=partial(file.open, "rb"),
     )
-    status = send_c_store_bytes(association, outbound)
+    status = store_bytes(association, outbound).status
     association.release()
     if status != 0:
         raise SystemExit(f"C-STORE: 0x{status:04X}")

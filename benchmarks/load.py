@@ -43,7 +43,7 @@ from gateway.app.openers import open_index_of, open_keys_of
 from gateway.demo.nodes import LOOPBACK
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, GatewayProcess, write_site
 from gateway.dicom.contexts import storage_classes, transfer_syntaxes
-from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.rawstore import OutboundObject, store_bytes
 from gateway.dicom.requestor import Peer, Requestor, Timeouts, requested
 from gateway.errors import AssociationLost
 
@@ -267,9 +267,9 @@ def _next(waiting: queue.Queue[int], instances: int) -> list[int]:
 def _sent(association: Association, number: int) -> int | None:
     """Send one instance; its status, or None where the association is lost."""
     try:
-        return send_c_store_bytes(
+        return store_bytes(
             association, object_of(number), message_id=number % 60000 + 1
-        )
+        ).status
     except AssociationLost:
         return None
 

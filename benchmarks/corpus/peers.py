@@ -13,7 +13,7 @@ from benchmarks.corpus.find import FoundFile
 from gateway.demo.nodes import LOOPBACK
 from gateway.demo.site import GATEWAY, MODALITY, RECOVERY, WORKSTATION
 from gateway.dicom.contexts import STUDY_ROOT_MOVE
-from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.rawstore import OutboundObject, store_bytes
 from gateway.dicom.requestor import Peer, Requestor, Timeouts, batches, requested
 from gateway.errors import NoPresentationContext
 
@@ -63,7 +63,7 @@ def _send_batch(batch: Sequence[OutboundObject], port: int) -> list[int]:
         statuses = []
         for number, one in enumerate(batch, start=1):
             try:
-                status = send_c_store_bytes(association, one, message_id=number)
+                status = store_bytes(association, one, message_id=number).status
             except NoPresentationContext:
                 status = NO_CONTEXT
             statuses.append(status)

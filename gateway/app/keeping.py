@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from config.schema import Site
 from gateway.app.openers import open_audit_of, open_vault_of
+from gateway.app.places import Places
 from gateway.dicom.restore import recovery_of
 from gateway.stages.retain import Keeper, committing
 from gateway.store.clock import utc_now
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def keeper_of(site: Site, index: Index, store: FileStore, keys: Keys) -> Keeper:
     """Return what deletes what this site does not keep."""
     vault = open_vault_of(site, keys)
+    places = Places(site.data_directory)
     return Keeper(
         index=index,
         store=store,
@@ -28,4 +30,5 @@ def keeper_of(site: Site, index: Index, store: FileStore, keys: Keys) -> Keeper:
         committing=committing(site),
         recovers=recovery_of(store, vault),
         clock=utc_now,
+        folders=(places.store, places.vault),
     )

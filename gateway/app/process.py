@@ -56,10 +56,10 @@ def sealed_store(
 ) -> FileStore:
     """Open the store; whoever starts first seals what an earlier build left clear.
 
-    A store that several machines share is tried first: it has to keep its word.
+    What a killed process of this machine left among what comes in goes, too. A store
+    that several machines share is tried first: it has to keep its word.
     """
     from gateway.app.openers import open_objects_of, open_store_of
-    from gateway.store import leftovers
     from gateway.store.convert import seal_clear_files
 
     shared = open_objects_of(site, patient=patient)
@@ -68,8 +68,8 @@ def sealed_store(
     store = open_store_of(site, keys, patient=patient)
     with only_one(places, "store"):
         seal_clear_files(store, index)
-        if left := leftovers.remove(places.store, places.vault):
-            log.get_logger("store").info("leftovers-removed", files=left)
+    if left := store.clear_incoming():
+        log.get_logger("store").info("incoming-cleared", files=left)
     return store
 
 

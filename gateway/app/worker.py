@@ -44,12 +44,13 @@ from gateway.stages.gate import Gate
 from gateway.stages.heartbeat import Heartbeat
 from gateway.stages.hours import schedules_of
 from gateway.stages.jobs_base import check_jobs
+from gateway.stages.orders import Timing
 from gateway.stages.protectors import device_of
 from gateway.stages.queues import declare_queues, jobs_config, listen
 from gateway.stages.recipes import build_protection
 from gateway.stages.rescue import Rescue
 from gateway.stages.sweep import Sweep
-from gateway.stages.workflows import Jobs, Timing
+from gateway.stages.workflows import Jobs
 from gateway.store.files import FileStore
 from gateway.store.index import Index, utc_now
 from gateway.store.private import use_private_temporary
@@ -101,7 +102,7 @@ def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> No
         DBOS(config=_jobs_config(site, places, executor.id))
         listen(device, destinations)
         store = sealed_store(site, places, index, keys, patient=True)
-        sender = Sender(open_tls_of(site), Transcoder(keys, Bounds.of(site.limits)))
+        sender = Sender(open_tls_of(site), Transcoder(Bounds.of(site.limits)))
         hands = Hands(gate, heartbeat, sender)
         jobs = build_jobs(site, index, store, keys, hands)
         DBOS.launch()

@@ -19,7 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from gateway.dicom.parse import data_set_offset
-from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.rawstore import OutboundObject, store_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +162,7 @@ def send_cases(
         raise ConnectionError(f"{called_ae} refused the association of {calling_ae}")
     try:
         return [
-            send_c_store_bytes(
+            store_bytes(
                 assoc,
                 OutboundObject(
                     sop_class_uid=case.sop_class_uid,
@@ -171,7 +171,7 @@ def send_cases(
                     data=data_set_of(case.part10),
                 ),
                 message_id=number % 65535 + 1,
-            )
+            ).status
             for number, case in enumerate(cases)
         ]
     finally:

@@ -7,8 +7,9 @@ where the node has an address for it, otherwise on the one it was made on.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from pydicom.uid import UID
@@ -20,12 +21,7 @@ from gateway.audit.log import AuditLog
 from gateway.audit.who import who
 from gateway.dicom import commitment
 from gateway.dicom.association import GatewayAssociation
-from gateway.dicom.commitment_talk import (
-    answer_action,
-    answer_event,
-    context_of,
-    report_on,
-)
+from gateway.dicom.commitment_talk import answer, context_of, report_on
 from gateway.dicom.contexts import STORAGE_COMMITMENT
 from gateway.dicom.status import CommitmentStatus, FailureReason
 from gateway.errors import (
@@ -41,6 +37,11 @@ from gateway.store.index import Index
 from gateway.store.rows import CommitmentRequest
 
 LOG = structlog.get_logger(component="commitment")
+
+Asked = TypeVar("Asked", N_ACTION, N_EVENT_REPORT)
+Done = TypeVar("Done")
+Fields = dict[str, object]
+"""What a line of the trail says of a message, beyond who sent it."""
 
 SAME_ASSOCIATION_SECONDS: Final = 120.0
 """So long a request without an address is left to the association it came on."""
@@ -121,7 +122,7 @@ class CommitmentService:
         if isinstance(message, N_ACTION):
             self._asked(association, message)
         elif isinstance(message, N_EVENT_REPORT) and message.Status is None:
-            self._reported(association, message)
+            self._answered(association, "report", message, self._take)
         else:  # an answer to nothing
             LOG.warning("unexpected message", kind=type(message).__name__)
             association.abort()
@@ -129,21 +130,9 @@ class CommitmentService:
     # asked by a modality
 
     def _asked(self, association: GatewayAssociation, action: N_ACTION) -> None:
-        try:
-            request, again = self._note(association, action)
-        except CommitmentRefused as refused:
-            self._refuse(association, "asked", refused)
-            answer_action(association, action, refused.status, str(refused))
+        request = self._answered(association, "asked", action, self._note)
+        if request is None:
             return
-        self._line(
-            association,
-            "success",
-            step="asked",
-            transaction_uid=request.transaction_uid,
-            objects=len(request.objects),
-            again=again,
-        )
-        answer_action(association, action, CommitmentStatus.SUCCESS)
         if association.caller.node.commitment is None:
             self._report_here(association, request)
         else:
@@ -151,7 +140,7 @@ class CommitmentService:
 
     def _note(
         self, association: GatewayAssociation, action: N_ACTION
-    ) -> tuple[CommitmentRequest, bool]:
+    ) -> tuple[CommitmentRequest, Fields]:
         """Make a request durable.
 
         Raises
@@ -190,7 +179,11 @@ class CommitmentService:
                 CommitmentStatus.DUPLICATE_TRANSACTION,
                 "this transaction was of other objects",
             )
-        return request, outcome == "again"
+        return request, {
+            "transaction_uid": request.transaction_uid,
+            "objects": len(request.objects),
+            "again": outcome == "again",
+        }
 
     def _report_here(
         self, association: GatewayAssociation, request: CommitmentRequest
@@ -222,26 +215,9 @@ class CommitmentService:
 
     # reported by a destination
 
-    def _reported(self, association: GatewayAssociation, event: N_EVENT_REPORT) -> None:
-        try:
-            effect = self._take(association, event)
-        except CommitmentRefused as refused:
-            self._refuse(association, "report", refused)
-            answer_event(association, event, refused.status, str(refused))
-            return
-        self._line(
-            association,
-            "success",
-            step="report",
-            destination=effect.destination,
-            committed=effect.committed,
-            again=effect.again,
-            held=effect.held,
-            strangers=effect.strangers,
-        )
-        answer_event(association, event, CommitmentStatus.SUCCESS)
-
-    def _take(self, association: GatewayAssociation, event: N_EVENT_REPORT) -> Effect:
+    def _take(
+        self, association: GatewayAssociation, event: N_EVENT_REPORT
+    ) -> tuple[Effect, Fields]:
         caller = association.caller
         if "commit" not in caller.node.roles:
             raise CommitmentRefused(
@@ -270,19 +246,40 @@ class CommitmentService:
             raise CommitmentRefused(
                 CommitmentStatus.INVALID_ARGUMENT_VALUE, "no such transaction of yours"
             )
-        return effect
+        return effect, {
+            "destination": effect.destination,
+            "committed": effect.committed,
+            "again": effect.again,
+            "held": effect.held,
+            "strangers": effect.strangers,
+        }
 
-    def _refuse(
-        self, association: GatewayAssociation, step: str, refused: CommitmentRefused
-    ) -> None:
-        LOG.warning("commitment refused", step=step, error=described(refused))
-        self._line(
-            association,
-            "refused",
-            step=step,
-            status=f"0x{refused.status:04X}",
-            message=str(refused),
-        )
+    # either
+
+    def _answered(
+        self,
+        association: GatewayAssociation,
+        step: str,
+        message: Asked,
+        take: Callable[[GatewayAssociation, Asked], tuple[Done, Fields]],
+    ) -> Done | None:
+        """Have a message taken, tell the trail, and answer; None: it was refused."""
+        try:
+            done, fields = take(association, message)
+        except CommitmentRefused as refused:
+            LOG.warning("commitment refused", step=step, error=described(refused))
+            self._line(
+                association,
+                "refused",
+                step=step,
+                status=f"0x{refused.status:04X}",
+                message=str(refused),
+            )
+            answer(association, message, refused.status, str(refused))
+            return None
+        self._line(association, "success", step=step, **fields)
+        answer(association, message, CommitmentStatus.SUCCESS)
+        return done
 
     def _line(
         self, association: GatewayAssociation, outcome: str, **fields: object

@@ -105,19 +105,15 @@ def report_on(
     raise AssociationLost("the peer does not answer the report")
 
 
-def answer_event(
-    association: Association, event: N_EVENT_REPORT, status: int, comment: str = ""
+def answer(
+    association: Association,
+    message: N_ACTION | N_EVENT_REPORT,
+    status: int,
+    comment: str = "",
 ) -> None:
-    """Answer a report."""
+    """Answer a request or a report."""
+    asked = isinstance(message, N_ACTION)
+    field = command.N_ACTION_RSP if asked else command.N_EVENT_REPORT_RSP
     context_id, _ = context_of(association)
-    answer = commitment.response(event, command.N_EVENT_REPORT_RSP, status, comment)
-    send_message(association, context_id, answer)
-
-
-def answer_action(
-    association: Association, action: N_ACTION, status: int, comment: str = ""
-) -> None:
-    """Answer a request."""
-    context_id, _ = context_of(association)
-    answer = commitment.response(action, command.N_ACTION_RSP, status, comment)
-    send_message(association, context_id, answer)
+    response = commitment.response(message, field, status, comment)
+    send_message(association, context_id, response)

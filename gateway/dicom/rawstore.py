@@ -72,19 +72,6 @@ class MoveOriginator:
     message_id: int
 
 
-def send_c_store_bytes(
-    association: Association,
-    outbound: OutboundObject,
-    *,
-    message_id: int = 1,
-    move_originator: MoveOriginator | None = None,
-) -> int:
-    """Send one object and return the status of the answer; see `store_bytes`."""
-    return store_bytes(
-        association, outbound, message_id=message_id, move_originator=move_originator
-    ).status
-
-
 def store_bytes(
     association: Association,
     outbound: OutboundObject,

@@ -13,7 +13,7 @@ from gateway.audit.personal import patients_of, patients_with
 from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
-from gateway.dicom.rawstore import MoveOriginator, send_c_store_bytes
+from gateway.dicom.rawstore import MoveOriginator, store_bytes
 from gateway.dicom.retrieve_holdings import Holdings, Offered
 from gateway.dicom.retrieve_identifier import parse_retrieve, read_identifier
 from gateway.dicom.retrieve_order import Order, Progress, respond
@@ -129,12 +129,12 @@ class SubOperations:
                 message_id=order.request.MessageID or 0,
             )
         try:
-            return send_c_store_bytes(
+            return store_bytes(
                 storage_scp,
                 item.outbound(),
                 message_id=number,
                 move_originator=originator,
-            )
+            ).status
         except (GatewayError, OSError, SQLAlchemyError) as error:
             self._record_failure(order, item, error)
             return None

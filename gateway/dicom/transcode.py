@@ -2,7 +2,7 @@
 
 What is written is read again and compared before it is used: the same pixel
 values, the same attributes. Memory holds the attributes and one frame; the object
-itself lies in a sealed file that is gone afterwards.
+itself lies in a spool that is gone afterwards.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from gateway.dicom.transcode_frames import (
 )
 from gateway.dicom.transcode_parts import Parts, read_parts, same_attributes
 from gateway.errors import InvalidObject, StoredObjectDamaged, TranscodingRefused
+from gateway.store.octets import PIECE, Joined, Octets, stream_of
 from gateway.store.part10 import FileMeta, encode_head, read_head
-from gateway.store.temporary import SealedTemporary
+from gateway.store.spool import Spool
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from gateway.dicom.rawstore import OpenPart10, OutboundObject
-    from gateway.sealing.master import Keys
 
-PIECE: Final = 1 << 20
+IN_MEMORY: Final = 1 << 20
+"""Octets of an object that lie in memory before the others go to the disk."""
 LONGEST_VALUE: Final = 0xFFFFFFFE
 SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"
 EMPTY_OFFSETS: Final = b"\xfe\xff\x00\xe0\0\0\0\0"
@@ -66,14 +67,11 @@ class Transcoder:
 
     Parameters
     ----------
-    keys
-        The master keys of the site: what is written is sealed.
     bounds
         What a deflated data set may grow to.
     """
 
-    def __init__(self, keys: Keys, bounds: Bounds = BOUNDS) -> None:
-        self._keys = keys
+    def __init__(self, bounds: Bounds = BOUNDS) -> None:
         self._bounds = bounds
 
     @contextmanager
@@ -120,10 +118,10 @@ class Transcoder:
 
     def _written(
         self, outbound: OutboundObject, target: UID, stack: ExitStack
-    ) -> SealedTemporary:
+    ) -> _Written:
         source, syntax = self._source(outbound, stack)
         parts = read_parts(source, syntax)
-        written = stack.enter_context(SealedTemporary(self._keys))
+        written = _Written()
         meta = FileMeta(
             sop_class_uid=outbound.sop_class_uid,
             sop_instance_uid=outbound.sop_instance_uid,
@@ -149,9 +147,23 @@ class Transcoder:
             read_head(stream)
         if syntax != DeflatedExplicitVRLittleEndian:
             return stream, syntax
-        inflated = stack.enter_context(SealedTemporary(self._keys))
+        inflated = _Written()
         _inflate(stream, inflated.write, self._bounds.max_inflated_bytes)
         return stack.enter_context(inflated.open()), ExplicitVRLittleEndian
+
+
+class _Written:
+    """Octets in a spool, which ends with whoever holds this or reads them."""
+
+    def __init__(self) -> None:
+        self._spool = Spool(in_memory=IN_MEMORY)
+        self._pieces: list[Octets] = []
+
+    def write(self, piece: bytes) -> None:
+        self._pieces.append(self._spool.add(piece))
+
+    def open(self) -> BinaryIO:
+        return stream_of(Joined(self._pieces))
 
 
 def _write(parts: Parts, target: UID, write: Callable[[bytes], object]) -> str:

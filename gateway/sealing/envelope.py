@@ -188,7 +188,6 @@ class EnvelopeReader(SeekableReader):
         sealed = stream.seek(0, os.SEEK_END) - self._body
         self._count = -(-sealed // (self._chunk + TAG_LENGTH))
         self.size = sealed - self._count * TAG_LENGTH
-        self._at = 0
         self._held = (-1, b"")
         last = self.size - (self._count - 1) * self._chunk
         if self._count < 1 or last < (1 if self._count > 1 else 0):
@@ -197,22 +196,13 @@ class EnvelopeReader(SeekableReader):
         self._opened = True
 
     @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}
-        if whence not in base or base[whence] + offset < 0:
-            raise ValueError("no such position in the sealed content")
-        self._at = base[whence] + offset
-        return self._at
-
-    @override
-    def tell(self) -> int:
-        return self._at
+    def _length(self) -> int:
+        return self.size
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
         """Return so many octets, fewer only at the end; all without a size."""
-        left = max(self.size - self._at, 0)
-        wanted = left if size is None or size < 0 else min(size, left)
+        wanted = self._wanted(size)
         piece = self._rest_of_chunk(wanted)
         if len(piece) == wanted:
             return piece

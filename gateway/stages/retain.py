@@ -2,20 +2,24 @@
 
 Nothing goes unless the settings say so. An original goes only after its recovery
 from key and protected object was tried there and then, where it was protected.
+What a kill left half written was never kept, and goes by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.errors import GatewayError, RecordMissing
 from gateway.log import described, get_logger
+from gateway.store import leftovers
 from gateway.store.index import Index
 from gateway.store.retention import Due, Kind, Retention, Terms
 from gateway.store.rows import Instance, Protected
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 KINDS: Final[tuple[Kind, ...]] = ("original", "protected")
 Recovers = Callable[[Instance, Protected], None]
+TIDY_SECONDS: Final = 3600.0
+"""Between two looks for leftovers: they walk the whole store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,8 @@ class Keeper:
         Raises a GatewayError where an original does not come back.
     clock
         Gives the time, aware.
+    folders
+        Of this machine, looked through for what a kill left half written.
     """
 
     index: Index
@@ -81,6 +89,7 @@ class Keeper:
     committing: frozenset[str]
     recovers: Recovers
     clock: Callable[[], datetime]
+    folders: tuple[Path, ...] = ()
 
     @property
     def rows(self) -> Retention:
@@ -89,12 +98,25 @@ class Keeper:
 
     def run(self, stop: threading.Event) -> None:
         """Go round until told to stop; a failed round is tried again."""
+        tidied = -math.inf
         while not stop.is_set():
-            try:
-                self.retain(self.clock(), self.settings.round_seconds)
-            except Exception as error:  # noqa: BLE001 - the loop outlives any failure
-                get_logger("retention").error("failed", error=described(error))
+            if time.monotonic() - tidied >= TIDY_SECONDS:
+                tidied = time.monotonic()
+                _outlived(self.tidy)
+            _outlived(lambda: self.retain(self.clock(), self.settings.round_seconds))
             stop.wait(self.settings.round_seconds)
+
+    def tidy(self) -> int:
+        """Remove what a kill left half written an hour ago; return how many files.
+
+        Raises
+        ------
+        OSError
+            A folder cannot be read.
+        """
+        if left := leftovers.remove(*self.folders):
+            get_logger("store").info("leftovers-removed", files=left)
+        return left
 
     def retain(self, now: datetime, budget: float) -> Summary:
         """Delete what is due, oldest first.
@@ -259,3 +281,10 @@ class Keeper:
 def committing(site: Site) -> frozenset[str]:
     """Return the destinations where sent is not enough: they commit."""
     return frozenset(d.name for d in site.destinations if d.commitment)
+
+
+def _outlived(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - the loop outlives any failure
+        get_logger("retention").error("failed", error=described(error))

@@ -146,10 +146,10 @@ class Sweep:
         The wait of a job ends by the clock on the wall: set back, it would be too
         long, and so it would be where settings or hours have changed since.
         """
-        longest = self.jobs.longest_wait(item.destination) + SLACK_SECONDS
+        longest = self.jobs.orders.longest_wait(item.destination) + SLACK_SECONDS
         latest = (self.clock().timestamp() + longest) * 1000
         for job in alive:
-            if self.jobs.is_gone(item.destination) and job.queue_name != EXPORT:
+            if self.jobs.orders.is_gone(item.destination) and job.queue_name != EXPORT:
                 if job.status != "PENDING":
                     DBOS.resume_workflow(job.workflow_id, queue_name=EXPORT)
             elif job.status == "DELAYED" and (job.delay_until_epoch_ms or 0) > latest:

@@ -1,4 +1,4 @@
-"""The durable jobs: DBOS workflows around the steps of `flow` and `export`.
+"""The durable jobs: DBOS workflows around the steps of `flow`, `export` and `commit`.
 
 A revision is routed, protected, and sent to each destination by a job each, never
 an instance by one. Arguments and results are row ids and names, so the jobs'
@@ -7,9 +7,7 @@ database holds nothing about a patient, not even a UID.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator
 from typing import TypedDict
 
 from dbos import (
@@ -22,30 +20,28 @@ from dbos import error as dbos_error
 
 from gateway.errors import GatewayError
 from gateway.log import get_logger
-from gateway.route.urgency import URGENT
-from gateway.stages.backoff import wait_seconds
 from gateway.stages.commit import Committer
 from gateway.stages.export import Exporter
 from gateway.stages.flow import FAILED, Flow, Ready, Routed
 from gateway.stages.gate import Gate
-from gateway.stages.guard import Check, unguarded
-from gateway.stages.hours import ALWAYS, Schedule
+from gateway.stages.orders import Later, Order, Orders, Timing, job_of
 from gateway.stages.queues import (
-    ALIVE,
     COMMIT,
     EXPORT,
     ROUTE,
-    commit_stem,
-    export_id,
     export_queue,
     protect_id,
     queue_for_protection,
     route_id,
 )
+from gateway.stages.requests import (
+    Request,
+    after_failure,
+    next_request,
+    request_job_of,
+)
 from gateway.stages.waiting import Waiting
-from gateway.store.clock import utc_now
 from gateway.store.rows import Revision
-from gateway.store.space import Space
 from gateway.store.work import Work
 
 TOGETHER = 16
@@ -55,8 +51,6 @@ STEP_ATTEMPTS = 3
 MAX_RECOVERIES = 10
 """A job during which the worker ended this often is held."""
 
-SECONDS_PER_HOUR = 3600.0
-
 
 class Plan(TypedDict):
     """What routing found; plain values, kept by the queue."""
@@ -64,76 +58,6 @@ class Plan(TypedDict):
     routed: list[Routed]
     priority: int
     queue: str
-
-
-class Order(TypedDict):
-    """One export, as its job is asked for; plain values, kept by the queue.
-
-    ``run`` is the revision's, ``number`` counts the jobs of this run, ``failures``
-    those in a row that could not send; ``since`` is when the first of them began,
-    in seconds since 1970.
-    """
-
-    revision_id: int
-    destination: str
-    run: int
-    number: int
-    failures: int
-    since: float
-    priority: int
-
-
-class Request(TypedDict):
-    """One request for commitment; plain values, kept by the queue.
-
-    ``number`` counts the jobs of a revision and destination, ``failures`` those in a
-    row that could not ask.
-    """
-
-    revision_id: int
-    destination: str
-    number: int
-    failures: int
-
-
-class Later(TypedDict):
-    """When an export goes on: after a wait in seconds, or never, and why."""
-
-    order: Order
-    wait: float
-    given_up: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """When things are done, and whether they still may be.
-
-    Attributes
-    ----------
-    schedules
-        By destination; others are always open.
-    clock
-        The time, aware.
-    check
-        Returns only while this process may act.
-    space
-        What protection waits for while the disk is nearly full; None: nothing.
-    """
-
-    schedules: Mapping[str, Schedule]
-    clock: Callable[[], datetime] = utc_now
-    check: Check = unguarded
-    space: Space | None = None
-
-    def wait_for(
-        self, destination: str, priority: int, *, urgent_at_once: bool
-    ) -> float:
-        """Return the seconds until a destination takes something; 0: now."""
-        if priority <= URGENT and urgent_at_once:
-            return 0.0
-        now = self.clock()
-        opens = self.schedules.get(destination, ALWAYS).opens(now)
-        return (opens - now).total_seconds()
 
 
 @DBOS.dbos_class("Jobs")
@@ -152,6 +76,11 @@ class Jobs(DBOSConfiguredInstance):
         When things are done.
     committer
         Asks for storage commitment; None: nobody is asked.
+
+    Attributes
+    ----------
+    orders
+        Says when exports go on.
     """
 
     def __init__(
@@ -170,6 +99,7 @@ class Jobs(DBOSConfiguredInstance):
         self._work = work
         self._timing = Timing(schedules={}) if timing is None else timing
         self._room = Waiting(self._timing.space)
+        self.orders = Orders(flow.index, exporter.destinations, self._timing)
         self._committer = committer
 
     # Route: one closed revision
@@ -281,7 +211,7 @@ class Jobs(DBOSConfiguredInstance):
             self._timing.check()
             names = self._flow.plan(revision_id, routed, ready)
             return [
-                self._first(revision_id, name, run, priority, number=1)
+                self.orders.first(revision_id, name, run, priority, number=1)
                 for name in names
             ]
 
@@ -316,7 +246,7 @@ class Jobs(DBOSConfiguredInstance):
     ) -> None:
         """Enqueue an export of a revision's run."""
         self.enqueue_export(
-            *self._first(revision_id, destination, run, priority, number)
+            *self.orders.first(revision_id, destination, run, priority, number)
         )
 
     @DBOS.workflow(name="export", max_recovery_attempts=MAX_RECOVERIES)
@@ -355,22 +285,22 @@ class Jobs(DBOSConfiguredInstance):
         An export of an earlier run leaves everything to that of the present one.
         """
         with self._gate.passing():
-            if not self._is_current(order):
+            if not self.orders.is_current(order):
                 return True
-            if self._closed_for(order) > 0.0:
+            if self.orders.closed_for(order) > 0.0:
                 return False
             again = self._exporter.attempt(
                 order["revision_id"],
                 order["destination"],
-                may_go_on=lambda: self._may_go_on(order),
+                may_go_on=lambda: self.orders.may_go_on(order),
             )
-            return not again or not self._is_current(order)
+            return not again or not self.orders.is_current(order)
 
     @DBOS.step(name="later", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def later_step(self, order: Order) -> Later:
         """Work out when an export goes on, or that it does not."""
         with self._gate.passing():
-            return self._later(order)
+            return self.orders.later(order)
 
     @DBOS.step(name="give-up", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def give_up_step(self, order: Order, why: str) -> int:
@@ -388,7 +318,7 @@ class Jobs(DBOSConfiguredInstance):
     def enqueue_export(self, order: Order, wait: float) -> None:
         """Enqueue one export, to begin after a wait in seconds."""
         name = order["destination"]
-        queue = EXPORT if self.is_gone(name) else export_queue(name)
+        queue = EXPORT if self.orders.is_gone(name) else export_queue(name)
         with (
             SetWorkflowID(job_of(order)),
             SetEnqueueOptions(priority=order["priority"], delay_seconds=wait or None),
@@ -397,10 +327,6 @@ class Jobs(DBOSConfiguredInstance):
 
     # What the sweep asks
 
-    def is_gone(self, destination: str) -> bool:
-        """Whether a destination is configured no more."""
-        return destination not in self._exporter.destinations
-
     def hold(self, revision_id: int, why: str) -> None:
         """Park a revision whose job failed, visibly."""
         self._flow.hold_revision(revision_id, why)
@@ -408,76 +334,6 @@ class Jobs(DBOSConfiguredInstance):
     def finish(self, revision_id: int) -> bool:
         """Close a revision if nothing is left to send."""
         return self._flow.finish(revision_id)
-
-    def longest_wait(self, destination: str) -> float:
-        """Return the longest wait, in seconds, that an export can have from now."""
-        settings = self._exporter.destinations.get(destination)
-        if settings is None:
-            return 0.0
-        opens = self._timing.wait_for(destination, URGENT, urgent_at_once=False)
-        return max(settings.retry_cap_seconds, opens)
-
-    def _first(
-        self, revision_id: int, destination: str, run: int, priority: int, number: int
-    ) -> tuple[Order, float]:
-        order = Order(
-            revision_id=revision_id,
-            destination=destination,
-            run=run,
-            number=number,
-            failures=0,
-            since=self._timing.clock().timestamp(),
-            priority=priority,
-        )
-        return order, self._closed_for(order)
-
-    def _may_go_on(self, order: Order) -> bool:
-        """Whether the next object may leave: asked before each."""
-        self._timing.check()
-        return self._closed_for(order) <= 0.0 and self._is_current(order)
-
-    def _is_current(self, order: Order) -> bool:
-        """Whether the revision has not begun anew, or was erased, since."""
-        revision = self._flow.index.revision(order["revision_id"])
-        return revision is not None and revision.run == order["run"]
-
-    def _closed_for(self, order: Order) -> float:
-        """Return the seconds until the destination takes this; 0: now."""
-        settings = self._exporter.destinations.get(order["destination"])
-        if settings is None:
-            return 0.0
-        return self._timing.wait_for(
-            order["destination"],
-            order["priority"],
-            urgent_at_once=settings.urgent_at_once,
-        )
-
-    def _later(self, order: Order) -> Later:
-        following = order.copy()
-        following["number"] += 1
-        settings = self._exporter.destinations.get(order["destination"])
-        closed = self._closed_for(order)
-        if settings is None or closed > 0.0:
-            return Later(order=following, wait=closed, given_up="")
-        limit = settings.give_up_after_hours
-        spent = self._timing.clock().timestamp() - order["since"]
-        if limit and spent >= limit * SECONDS_PER_HOUR:
-            why = f"could not be sent for {limit:g} hours"
-            return Later(order=order, wait=0.0, given_up=why)
-        following["failures"] += 1
-        wait = wait_seconds(
-            job_of(order),
-            following["failures"],
-            settings.retry_first_seconds,
-            settings.retry_cap_seconds,
-        )
-        get_logger("export").warning(
-            "export-later",
-            destination=order["destination"],
-            attempt=order["number"],
-            seconds=round(wait, 3),
-        )
-        return Later(order=following, wait=wait, given_up="")
 
     # Commit: what one destination was sent of one revision
 
@@ -489,20 +345,9 @@ class Jobs(DBOSConfiguredInstance):
 
     def start_commit(self, revision_id: int, destination: str) -> None:
         """Enqueue the request for commitment unless one is under way."""
-        stem = commit_stem(revision_id, destination)
-        jobs = DBOS.list_workflows(
-            workflow_id_prefix=stem, load_input=False, load_output=False
-        )
-        if any(job.status in ALIVE for job in jobs):
-            return
-        made = [int(job.workflow_id.removeprefix(stem)) for job in jobs]
-        request = Request(
-            revision_id=revision_id,
-            destination=destination,
-            number=max(made, default=0) + 1,
-            failures=0,
-        )
-        self._enqueue_commit(request, 0.0)
+        request = next_request(revision_id, destination)
+        if request is not None:
+            self._enqueue_commit(request, 0.0)
 
     @DBOS.workflow(name="commit", max_recovery_attempts=MAX_RECOVERIES)
     def commit(self, request: Request) -> None:
@@ -513,16 +358,7 @@ class Jobs(DBOSConfiguredInstance):
             again = True
         settings = self._exporter.destinations.get(request["destination"])
         if again and settings is not None:
-            following = request.copy()
-            following["number"] += 1
-            following["failures"] += 1
-            wait = wait_seconds(
-                commit_stem(request["revision_id"], request["destination"]),
-                following["failures"],
-                settings.retry_first_seconds,
-                settings.retry_cap_seconds,
-            )
-            self._enqueue_commit(following, wait)
+            self._enqueue_commit(*after_failure(request, settings))
 
     @DBOS.step(name="commit-ask", retries_allowed=True, max_attempts=STEP_ATTEMPTS)
     def commit_step(self, request: Request) -> bool:
@@ -540,19 +376,11 @@ class Jobs(DBOSConfiguredInstance):
         return True
 
     def _enqueue_commit(self, request: Request, wait: float) -> None:
-        stem = commit_stem(request["revision_id"], request["destination"])
         with (
-            SetWorkflowID(f"{stem}{request['number']}"),
+            SetWorkflowID(request_job_of(request)),
             SetEnqueueOptions(delay_seconds=wait or None),
         ):
             DBOS.enqueue_workflow(COMMIT, self.commit, request)
-
-
-def job_of(order: Order) -> str:
-    """Return the id of an export's job."""
-    return export_id(
-        order["revision_id"], order["destination"], order["run"], order["number"]
-    )
 
 
 def _batches(items: list[Routed]) -> Iterator[list[Routed]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 import secrets
 import threading
 import time
@@ -401,24 +400,16 @@ class ObjectReader(SeekableReader):
         super().__init__()
         self._fetch = fetch
         self._size = size
-        self._at = 0
         self._held_at, self._held = 0, start
         self._next = FIRST_READ
 
     @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
-        self._at = base[whence] + offset
-        return self._at
-
-    @override
-    def tell(self) -> int:
-        return self._at
+    def _length(self) -> int:
+        return self._size
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
-        left = max(self._size - self._at, 0)
-        wanted = left if size is None or size < 0 else min(size, left)
+        wanted = self._wanted(size)
         gathered = io.BytesIO()
         while wanted:
             piece = self._piece(wanted)

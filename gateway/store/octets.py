@@ -116,23 +116,15 @@ class HeldFile(SeekableReader):
         super().__init__()
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._release = weakref.finalize(self, os.close, self._descriptor)
-        self._at = 0
 
     @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        size = os.fstat(self._descriptor).st_size if whence == os.SEEK_END else 0
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: size}
-        self._at = base[whence] + offset
-        return self._at
-
-    @override
-    def tell(self) -> int:
-        return self._at
+    def _length(self) -> int:
+        return os.fstat(self._descriptor).st_size
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
-            size = os.fstat(self._descriptor).st_size
+            size = self._length()
         piece = os.pread(self._descriptor, size, self._at)
         self._at += len(piece)
         return piece
@@ -235,23 +227,13 @@ class _OctetStream(SeekableReader):
     def __init__(self, octets: Octets) -> None:
         super().__init__()
         self._octets = octets
-        self._at = 0
 
     @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._octets)}
-        if base[whence] + offset < 0:
-            raise ValueError("no such position in the octets")
-        self._at = base[whence] + offset
-        return self._at
-
-    @override
-    def tell(self) -> int:
-        return self._at
+    def _length(self) -> int:
+        return len(self._octets)
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
-        end = None if size is None or size < 0 else self._at + size
-        piece = self._octets[self._at : end]
+        piece = self._octets[self._at : self._at + self._wanted(size)]
         self._at += len(piece)
         return piece

@@ -43,8 +43,8 @@ def use_private_temporary(directory: Path) -> None:
     """Have this process, and libraries in it, make temporary files there.
 
     Those of an earlier run are removed. What the gateway writes there is sealed and
-    has no name (``gateway.store.spool``, ``gateway.store.temporary``); SQLite,
-    Python's ``tempfile`` and native libraries look at ``TMPDIR``.
+    has no name (``gateway.store.spool``); SQLite, Python's ``tempfile`` and native
+    libraries look at ``TMPDIR``.
     """
     if directory.exists():
         shutil.rmtree(directory)

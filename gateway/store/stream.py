@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from typing_extensions import override
@@ -28,12 +27,8 @@ class StoredStream(SeekableReader):
         self._file = name
 
     @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        return self._sealed.seek(offset, whence)
-
-    @override
-    def tell(self) -> int:
-        return self._sealed.tell()
+    def _length(self) -> int:
+        return self._sealed.size
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
@@ -45,9 +40,12 @@ class StoredStream(SeekableReader):
             They are not those that were stored, or cannot be read.
         """
         try:
-            return self._sealed.read(size)
+            self._sealed.seek(self._at)
+            piece = self._sealed.read(size)
         except (OSError, InvalidSeal) as error:
             raise damaged(self._file, error) from error
+        self._at += len(piece)
+        return piece
 
     @override
     def close(self) -> None:
@@ -76,23 +74,15 @@ class Beginning(SeekableReader):
         self._size = size
         self._open_whole = open_whole
         self._whole: BinaryIO | None = None
-        self._at = 0
 
     @override
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
-        self._at = max(start + offset, 0)
-        return self._at
-
-    @override
-    def tell(self) -> int:
-        return self._at
+    def _length(self) -> int:
+        return self._size
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
         """Return so many bytes, fewer only at the end."""
-        left = max(self._size - self._at, 0)
-        wanted = left if size is None or size < 0 else min(size, left)
+        wanted = self._wanted(size)
         end = self._at + wanted
         if end <= len(self._held):
             piece = self._held[self._at : end]

@@ -36,6 +36,8 @@ MOST_WAITING = 24
 """Acknowledged objects that have not arrived: with more, no new ones are made."""
 RETRIES = 4
 DRAIN_SECONDS = 600.0
+TIDY_SECONDS = 120.0
+"""For a worker to start, and to look through a small store."""
 
 
 class World:
@@ -315,12 +317,17 @@ class World:
         return report
 
     def _start_an_hour_later(self) -> None:
-        """Start anew as if an hour had passed: then nothing half written is left."""
+        """Start anew as if an hour had passed: soon nothing half written is left."""
         self.site.stop()
         for path in invariants.leftovers(self.site.data):
             os.utime(path, (path.stat().st_mtime - 7200,) * 2)
         self.site.start()
         self.site.ready()
+        self.site.wait(
+            lambda: not any(invariants.leftovers(self.site.data)),
+            TIDY_SECONDS,
+            "the removal of what was left half written",
+        )
 
     def _check_arrived(self, kept: Sequence[Item], report: Report) -> None:
         """Check that what was acknowledged went where its rule says."""

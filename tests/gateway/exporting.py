@@ -33,7 +33,7 @@ class Exports:
         self.index: Index = open_index(directory / "index.sqlite", INDEX_KEY)
         self.store: FileStore = a_store(directory / "store")
         self.audit = AuditLog(directory / "audit" / "audit.jsonl")
-        self.sender = Sender(None, Transcoder(self.store.keys))
+        self.sender = Sender(None, Transcoder())
         self.records = RecordsDouble()
         self.revision = 0
         self.at(port, **settings)

@@ -25,7 +25,7 @@ from gateway.app.openers import open_index_of, open_keys_of, open_store_of
 from gateway.audit.log import AuditLog
 from gateway.audit.sealer import AesFieldSealer
 from gateway.dicom.listener import Records, Running, start_receiver
-from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.rawstore import OutboundObject, store_bytes
 from gateway.dicom.requestor import Requestor, Timeouts
 from gateway.dicom.restore import restorer as vault_restorer
 from gateway.errors import RecordMissing
@@ -276,7 +276,7 @@ def send(port: int, *objects: OutboundObject, **options: Any) -> list[int]:
     with associated(port, contexts, **options) as association:
         assert association.is_established
         return [
-            send_c_store_bytes(association, item, message_id=number)
+            store_bytes(association, item, message_id=number).status
             for number, item in enumerate(objects, 1)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import StoredObjectDamaged, StoreFull
+from gateway.sealing.reading import SeekableReader
+from gateway.store.objects import ObjectReader
 from gateway.store.octets import (
     FileOctets,
     HeldFile,
@@ -24,6 +27,7 @@ from gateway.store.octets import (
     stream_of,
 )
 from gateway.store.spool import Spool
+from gateway.store.stream import Beginning
 
 PARTS = st.lists(st.binary(max_size=40), max_size=6)
 INDICES = st.integers(-130, 130)
@@ -138,6 +142,29 @@ def test_the_file_of_a_spool_is_closed_with_its_last_piece(tmp_path: Path) -> No
     assert not [
         p for p in Path("/proc/self/fd").iterdir() if str(tmp_path) in _target(p)
     ]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        lambda: Beginning(b"cont", 7, lambda: BytesIO(b"content")),
+        lambda: ObjectReader(lambda at, n: b"content"[at : at + n], 7, b"cont"),
+        lambda: stream_of(Joined([b"cont", b"ent"])),
+    ],
+)
+def test_streams_go_nowhere_before_the_start(
+    stream: Callable[[], SeekableReader],
+) -> None:
+    opened = stream()
+    assert opened.seek(-4, os.SEEK_END) == 3
+    assert opened.seek(1, os.SEEK_CUR) == opened.tell() == 4
+    with pytest.raises(ValueError, match="position"):
+        opened.seek(-1)
+    with pytest.raises(ValueError, match="position"):
+        opened.seek(-5, os.SEEK_CUR)
+    assert opened.read() == b"ent"
+    assert opened.seek(90) == 90
+    assert opened.read() == opened.read(1) == b""
 
 
 def test_a_held_file_closes_itself(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from gateway.dicom.rawstore import _pause_reactor, send_c_store_bytes, sole_reader
+from gateway.dicom.rawstore import _pause_reactor, sole_reader, store_bytes
 from tests.gateway.scp import (
     ARCHIVE,
     CT_IMAGE,
@@ -53,7 +53,7 @@ def test_a_slow_reactor_takes_nothing_from_who_waits() -> None:
                 looked.clear()
                 assert not looked.wait(3 * SLOW_SECONDS)
             item = encoded(small(f"1.2.3.{number}"))
-            assert send_c_store_bytes(association, item) == 0x0000
+            assert store_bytes(association, item).status == 0x0000
         assert len(archive.arrivals) == 5
 
 

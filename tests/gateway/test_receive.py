@@ -19,7 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from gateway.dicom.contexts import storage_classes, transfer_syntaxes
-from gateway.dicom.rawstore import OutboundObject, send_c_store_bytes
+from gateway.dicom.rawstore import OutboundObject, store_bytes
 from gateway.errors import AssociationLost
 from tests.gateway.scp import (
     CT_IMAGE,
@@ -364,7 +364,7 @@ def test_an_object_of_another_class_than_its_context_is_refused(
         context = association.accepted_contexts[0]
         context._abstract_syntax = OTHER_CLASS  # the peer lies in its request
         lying = replace(item, sop_class_uid=OTHER_CLASS)
-        assert send_c_store_bytes(association, lying) == 0x0122
+        assert store_bytes(association, lying).status == 0x0122
     assert_nothing_stored(running)
 
 
@@ -374,7 +374,7 @@ def test_a_request_without_data_set_is_not_stored(running: Gateway) -> None:
         # It announces a data set and sends none: a broken peer waits, and leaves.
         association.dimse_timeout = 0.5
         with pytest.raises(AssociationLost):
-            send_c_store_bytes(association, item)
+            store_bytes(association, item)
     wait_until(lambda: not stored_files(running))
     assert_nothing_stored(running)
 
@@ -398,12 +398,12 @@ def test_a_full_disk_answers_out_of_resources_and_recovers(running: Gateway) -> 
     with associated(running.port, contexts) as association:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, hard))
         try:
-            assert send_c_store_bytes(association, large) == 0xA700
+            assert store_bytes(association, large).status == 0xA700
             assert_nothing_stored(running)
-            assert send_c_store_bytes(association, good) == 0x0000
+            assert store_bytes(association, good).status == 0x0000
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert send_c_store_bytes(association, large) == 0x0000
+        assert store_bytes(association, large).status == 0x0000
     assert_stored(running, large)
 
 
@@ -417,10 +417,10 @@ def test_an_index_that_takes_no_rows_answers_out_of_resources(
         )
     first, second = encoded(small()), encoded(small("1.2.3.5"))
     with associated(running.port, [(CT_IMAGE, EXPLICIT)]) as association:
-        assert send_c_store_bytes(association, first) == 0xA700
+        assert store_bytes(association, first).status == 0xA700
         with running.index.database.write() as connection:
             connection.exec_driver_sql("DROP TRIGGER no_room")
-        assert send_c_store_bytes(association, second) == 0x0000
+        assert store_bytes(association, second).status == 0x0000
     assert running.index.instance(first.sop_instance_uid) is None
     assert len(stored_files(running)) == 1
 
@@ -602,7 +602,7 @@ with gateway(site(Path({str(tmp_path)!r}))) as running:
                 if number == 25:
                     child.kill()
                 try:
-                    assert send_c_store_bytes(association, item) == 0x0000
+                    assert store_bytes(association, item).status == 0x0000
                 except AssociationLost:
                     break
                 acknowledged.append(item)

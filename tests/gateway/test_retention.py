@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from typing_extensions import override
 
 from config.schema import Disk, Retention
 from gateway.audit.log import AuditLog
@@ -30,6 +34,29 @@ from tests.gateway.stored import INDEX_KEY, MASTER_KEY, STORE_SECRET
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 FILES = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm")
+
+
+def draft(folder: Path, name: str) -> Path:
+    """As a kill two hours ago left it."""
+    path = folder / f".{name}.miad.{'0' * 16}.tmp"
+    path.write_bytes(b"half")
+    os.utime(path, (path.stat().st_mtime - 7200,) * 2)
+    return path
+
+
+class Rounds(threading.Event):
+    """Does something after each round; after the last they stop."""
+
+    def __init__(self, *after: Callable[[], object]) -> None:
+        super().__init__()
+        self._after = list(after)
+
+    @override
+    def wait(self, timeout: float | None = None) -> bool:
+        self._after.pop(0)()
+        if not self._after:
+            self.set()
+        return self.is_set()
 
 
 class Killed(BaseException):
@@ -447,3 +474,41 @@ def test_recovery_is_tried_with_the_right_record(case: Case) -> None:
     with pytest.raises(RecoveryRefused):
         recovers(other, made)
     assert issubclass(RecoveryRefused, GatewayError)
+
+
+# What a kill left half written
+
+
+def test_leftovers_go_at_the_start_and_once_an_hour(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = case.store.root / "protected"
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = draft(folder, "a")
+
+    def next_one() -> None:
+        assert not first.exists()
+        draft(folder, "b")
+
+    def an_hour_later() -> None:
+        assert [path.name[1] for path in folder.glob(".*")] == ["b"]
+        now[0] += 3600.0
+
+    def none_left() -> None:
+        assert not list(folder.glob(".*"))
+
+    keeper = replace(case.keeper(), folders=(case.store.root,))
+    keeper.run(Rounds(next_one, an_hour_later, none_left))
+
+
+def test_what_is_due_goes_where_leftovers_cannot_be_looked_for(case: Case) -> None:
+    instance = case.put(100)
+    no_folder = case.store.root / "file"
+    no_folder.write_bytes(b"")
+    keeper = replace(case.keeper(originals={"days": 30}), folders=(no_folder,))
+
+    def gone() -> None:
+        assert not case.store.exists(instance.path)
+
+    keeper.run(Rounds(gone))

@@ -16,7 +16,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 
 from config.schema import Destination, Site, Tls
-from gateway.dicom.rawstore import send_c_store_bytes
+from gateway.dicom.rawstore import store_bytes
 from gateway.dicom.sender import SendResult, Verdict
 from gateway.tls.identity import TlsIdentity
 from tests.gateway.outside import Outside, send_objects
@@ -90,7 +90,7 @@ def with_archive(directory: Path, pki: Pki, archive: Archive, **more: Any) -> Si
 def store_and_protect(made: Gateway, pki: Pki) -> None:
     item = encoded(small())
     with called(made, calling(pki, pki.modality)) as association:
-        assert send_c_store_bytes(association, item) == 0x0000
+        assert store_bytes(association, item).status == 0x0000
     instance = made.index.instance(item.sop_instance_uid)
     assert instance is not None
     assert isinstance(item.data, bytes)
@@ -128,7 +128,7 @@ def store(made: Gateway, tls: Any, title: str | None) -> int | None:
     with called(made, tls, title or MODALITY) as association:
         if not association.is_established:
             return None
-        return send_c_store_bytes(association, encoded(other("1.2.3.99")))
+        return store_bytes(association, encoded(other("1.2.3.99"))).status
 
 
 def find(made: Gateway, tls: Any, title: str | None) -> int | None:
@@ -285,7 +285,7 @@ def test_large_objects_arrive_whole(running: Gateway, pki: Pki) -> None:
     item = encoded(big)
 
     with called(running, calling(pki, pki.modality)) as association:
-        assert send_c_store_bytes(association, item) == 0x0000
+        assert store_bytes(association, item).status == 0x0000
 
     instance = running.index.instance("1.2.3.88")
     assert instance is not None
@@ -358,13 +358,13 @@ def test_revocation_counts_at_once_for_new_associations(
 ) -> None:
     made, pki = changing
     with called(made, calling(pki, pki.modality)) as association:
-        assert send_c_store_bytes(association, encoded(other("1.2.1"))) == 0x0000
+        assert store_bytes(association, encoded(other("1.2.1"))).status == 0x0000
 
         pki.authority.revoke(pki.modality)
         wait_until(lambda: store(made, calling(pki, pki.modality), None) is None)
 
         assert whys(made) == ["certificate-revoked"]
-        assert send_c_store_bytes(association, encoded(other("1.2.2"))) == 0x0000
+        assert store_bytes(association, encoded(other("1.2.2"))).status == 0x0000
     assert len(made.audited("tls", "success")) == 1
 
 

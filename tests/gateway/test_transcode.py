@@ -23,19 +23,16 @@ from gateway.dicom.rawstore import OutboundObject
 from gateway.dicom.sender import Sender, SendResult, Verdict
 from gateway.dicom.transcode import Transcoder
 from gateway.errors import TranscodingRefused
-from gateway.sealing.master import LocalMasterKey
 from tests.gateway.object_cases import corpus_file
 from tests.gateway.outside import destination
 from tests.gateway.recipient_cases import key_pem, pem, recipient, site_signer, with_key
 from tests.gateway.scp import encoded, example, from_file, small
-from tests.gateway.stored import MASTER_KEY
 
 EXPLICIT = str(SYNTAXES["explicit-little-endian"])
 IMPLICIT = str(SYNTAXES["implicit-little-endian"])
 RLE = str(SYNTAXES["rle"])
 JPEG_LS = str(SYNTAXES["jpeg-ls-lossless"])
 JPEG_2000 = str(SYNTAXES["jpeg-2000-lossless"])
-KEYS = LocalMasterKey(MASTER_KEY)
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 MPEG_4 = "1.2.840.10008.1.2.4.102"
 PREFER_JPEG_LS = {"transfer_syntaxes": ["as-stored", "jpeg-ls-lossless"]}
@@ -56,7 +53,7 @@ FILES = (
 
 
 def written(item: OutboundObject, target: str) -> bytes:
-    with Transcoder(KEYS)(item, target) as opened, opened() as stream:
+    with Transcoder()(item, target) as opened, opened() as stream:
         return stream.read()
 
 
@@ -151,7 +148,7 @@ def test_memory_holds_a_frame_and_the_disk_nothing_in_clear(
         for target in (IMPLICIT, RLE):
             tracemalloc.reset_peak()
             before, _ = tracemalloc.get_traced_memory()
-            with Transcoder(KEYS)(item, target) as opened, opened() as stream:
+            with Transcoder()(item, target) as opened, opened() as stream:
                 stream.read(1)
                 assert list(folder.iterdir()) == []
             _, peak = tracemalloc.get_traced_memory()
@@ -190,7 +187,7 @@ def sent(
     server = entity.start_server(
         ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)]
     )
-    sender = Sender(None, Transcoder(KEYS))
+    sender = Sender(None, Transcoder())
     try:
         place = destination(server.server_address[1], **settings)
         [result] = sender.send(place, [item], "GATEWAY")

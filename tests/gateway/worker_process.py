@@ -37,10 +37,11 @@ from gateway.stages.flow import Flow
 from gateway.stages.gate import Gate
 from gateway.stages.heartbeat import Heartbeat
 from gateway.stages.hours import Schedule
+from gateway.stages.orders import Timing
 from gateway.stages.queues import declare_queues, jobs_config, listen
 from gateway.stages.rescue import Rescue
 from gateway.stages.sweep import Sweep
-from gateway.stages.workflows import Jobs, Timing
+from gateway.stages.workflows import Jobs
 from gateway.store.files import FileStore
 from gateway.store.index import Index, open_index, utc_now
 from gateway.store.rows import Executor

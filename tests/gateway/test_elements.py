@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
@@ -30,8 +31,7 @@ def data_set_of(name: str) -> tuple[bytes, UID, dict[int, bytes]]:
     path = get_testdata_file(name, read=False, download=False)
     assert path is not None
     ds = dcmread(path, stop_before_pixels=True)
-    with open(path, "rb") as stream:
-        content = stream.read()
+    content = Path(path).read_bytes()
     offset = 132 + 12 + ds.file_meta.FileMetaInformationGroupLength
     values = {}
     for tag in ds.keys():  # noqa: SIM118 - iterating converts the elements

@@ -16,10 +16,12 @@ PEERS  := dcmtk orthanc libgdcm-tools libxml2-utils openssl postgresql softhsm2 
 demo: $(VENV)/.installed-demo
 	$(BIN)/miad-gateway demo --report demo-report --json demo-report/demo.json
 
+# Many tests wait for processes they start: one more than there are cores.
+TESTERS ?= 3
 test: $(VENV)/.installed-dev peers
 	@if command -v storescu >/dev/null && PATH=$$PATH:/usr/sbin command -v Orthanc >/dev/null; \
 	then marks=; else marks="not peers"; fi; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$$marks" -n $(JOBS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$$marks" -n $(TESTERS) --dist loadfile \
 	  $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
@@ -112,7 +114,7 @@ SECURITY := $(addprefix tests/gateway/test_,tls.py tls_handshake.py tls_scan.py 
   $(addprefix tests/endtoend/test_,access.py at_rest.py attacks.py web.py) \
   tests/test_phi_scan.py tests/test_supply_chain.py
 security: $(VENV)/.installed-dev peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SECURITY) -n $(JOBS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SECURITY) -n $(TESTERS) --dist loadfile \
 	  $(PYTEST_ARGS)
 
 peers:

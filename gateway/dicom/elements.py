@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import BinaryIO
 
 from pydicom.charset import decode_bytes, python_encoding
@@ -33,6 +34,8 @@ LONG_VRS = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"}
     | {b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+ESCAPE = b"\x1b"  # to another character set (PS3.5 6.1.2.5)
+BLOCK_BYTES = 1 << 12
 NAME_DELIMITERS = {0x5E, 0x3D}  # ^ and =
 
 
@@ -54,12 +57,18 @@ class Elements:
     def text(self, keyword: str) -> str:
         """Return a text without padding and control characters."""
         value = self.raw(keyword)
-        try:
-            text = decode_bytes(value, self._encodings(), NAME_DELIMITERS)
-        except (ValueError, LookupError, Warning):
-            text = value.decode("latin_1")
-        return "".join(c for c in text if c.isprintable()).strip()
+        if value.isascii() and ESCAPE not in value:
+            text = value.decode("ascii")  # so it is in every character set
+        else:
+            try:
+                text = decode_bytes(value, self._encodings, NAME_DELIMITERS)
+            except (ValueError, LookupError, Warning):
+                text = value.decode("latin_1")
+        if not text.isprintable():
+            text = "".join(c for c in text if c.isprintable())
+        return text.strip()
 
+    @cached_property
     def _encodings(self) -> list[str]:
         """Return the Python codecs of the character sets (PS3.5 6.1)."""
         value = self.values.get(CHARACTER_SET, b"").decode("ascii", "replace")
@@ -143,12 +152,17 @@ class _Reader:
     wanted: Collection[int] | None
     max_depth: int
     count: int = 0
+    block: bytes = b""  # what was read of the stream,
+    at: int = 0  # and how far it was taken
     end: int = field(init=False)
 
     def __post_init__(self) -> None:
         start = self.stream.tell()
         self.end = self.stream.seek(0, io.SEEK_END)
         self.stream.seek(start)
+        self._tag = struct.Struct(f"{self.order}HH")
+        self._short = struct.Struct(f"{self.order}H")
+        self._long = struct.Struct(f"{self.order}L")
 
     def values_up_to(self, last_tag: int) -> dict[int, bytes]:
         values: dict[int, bytes] = {}
@@ -164,7 +178,7 @@ class _Reader:
 
     def _header(self) -> tuple[int, int] | None:
         """Read tag and length; None at the end of the data set."""
-        head = self.stream.read(8)
+        head = self._read(8)
         if not head:
             return None
         if len(head) < 8:
@@ -172,16 +186,16 @@ class _Reader:
         self.count += 1
         if self.count > MOST_ELEMENTS:
             raise InvalidObject(f"The data set has over {MOST_ELEMENTS} elements")
-        group, number = struct.unpack(f"{self.order}HH", head[:4])
+        group, number = self._tag.unpack_from(head)
         tag = group << 16 | number
         if self.implicit or group == ITEM >> 16:
-            (length,) = struct.unpack(f"{self.order}L", head[4:])
+            (length,) = self._long.unpack_from(head, 4)
         elif not (head[4:6].isalpha() and head[4:6].isupper()):
             raise InvalidObject("The data set has an element without VR")
         elif head[4:6] in LONG_VRS:
-            (length,) = struct.unpack(f"{self.order}L", self._exactly(4))
+            (length,) = self._long.unpack(self._exactly(4))
         else:
-            (length,) = struct.unpack(f"{self.order}H", head[6:])
+            (length,) = self._short.unpack_from(head, 6)
         return tag, length
 
     def _value(self, length: int, *, kept: bool) -> bytes | None:
@@ -194,11 +208,26 @@ class _Reader:
         return self._exactly(length)
 
     def _skip(self, length: int) -> None:
-        if self.stream.seek(length, io.SEEK_CUR) > self.end:
+        beyond = self.at + length - len(self.block)
+        if beyond <= 0:
+            self.at += length
+        elif self.stream.seek(beyond, io.SEEK_CUR) > self.end:
             raise InvalidObject("The data set ends within an element")
+        else:
+            self.block, self.at = b"", 0
+
+    def _read(self, length: int) -> bytes:
+        """Return so many octets, fewer only at the end."""
+        missing = self.at + length - len(self.block)
+        if missing > 0:
+            read = self.stream.read(max(missing, BLOCK_BYTES))
+            self.block, self.at = self.block[self.at :] + read, 0
+        value = self.block[self.at : self.at + length]
+        self.at += len(value)
+        return value
 
     def _exactly(self, length: int) -> bytes:
-        value = self.stream.read(length)
+        value = self._read(length)
         if len(value) < length:
             raise InvalidObject("The data set ends within an element")
         return value

@@ -2,7 +2,9 @@
 
 A commit costs a wait for the disk however many rows it holds. So whoever finds a
 commit under way leaves its row, and the first to have its turn takes all that wait
-into one transaction. Nobody waits for others to come, and no thread is needed.
+into one transaction: only once that has begun, so that rows which come while another
+process writes are in it, too. Nobody waits for others to come, and no thread is
+needed.
 """
 
 from __future__ import annotations
@@ -58,39 +60,46 @@ class Committer:
             self._waiting.append(mine)
         with self._turn:
             if not mine.done:
-                with self._lock:
-                    batch, self._waiting = self._waiting, []
-                self._commit(batch)
+                self._commit()
         if mine.failure is not None:
             raise mine.failure
         assert mine.outcome is not None
         return mine.outcome
 
-    def _commit(self, batch: list[_Waiting]) -> None:
+    def _commit(self) -> None:
         """Add all rows in one transaction; where that fails, each in its own."""
+        batch: list[_Waiting] = []
+
+        def rows() -> list[NewInstance]:
+            batch.extend(self._take())
+            return [waiting.new for waiting in batch]
+
         try:
-            if len(batch) > 1 and self._all_at_once(batch):
-                return
-            for waiting in batch:
+            self._index.add_instances(rows)
+        except SQLAlchemyError as error:
+            if not batch:  # none could begin
+                _fail(self._take(), error)
+            for waiting in batch:  # a known UID or a full disk fails the whole
                 self._alone(waiting)
         except BaseException as error:
-            for waiting in batch:
-                if not waiting.done:
-                    waiting.failure = error
+            _fail(batch or self._take(), error)
             raise
+        else:
+            for waiting in batch:
+                waiting.outcome = "stored"
 
-    def _all_at_once(self, batch: list[_Waiting]) -> bool:
-        """Add them all, or none: a known UID or a full disk fails the whole."""
-        try:
-            self._index.add_instances([waiting.new for waiting in batch])
-        except SQLAlchemyError:
-            return False
-        for waiting in batch:
-            waiting.outcome = "stored"
-        return True
+    def _take(self) -> list[_Waiting]:
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return taken
 
     def _alone(self, waiting: _Waiting) -> None:
         try:
             waiting.outcome = self._index.add_instance(waiting.new)
         except SQLAlchemyError as error:
             waiting.failure = error
+
+
+def _fail(batch: list[_Waiting], error: BaseException) -> None:
+    for waiting in batch:
+        waiting.failure = error

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from gateway.log import get_logger
 from gateway.store.cipher import connector, seal_clear_index
 from gateway.store.locks import connected, lock_number
 from gateway.store.server import DRIVER, Server
+from gateway.store.turns import Turns
 from gateway.store.upgrade import Plan, upgrade
 
 BUSY_TIMEOUT_MS = 60_000
@@ -77,9 +77,10 @@ class Database:
             except BaseException:
                 self._engine.dispose()
                 raise
-        # Threads of this process queue here, fairly; SQLite's own busy
-        # handler sleeps and starves.
-        self._writers = threading.Lock() if server is None else nullcontext()
+        self._turn: Callable[[], AbstractContextManager[None]] = nullcontext
+        if server is None:
+            path = Path(str(self._engine.url.database))
+            self._turn = Turns(path, BUSY_TIMEOUT_MS / 1000)
 
     @property
     def engine(self) -> Engine:
@@ -95,7 +96,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """Run a transaction that writes; durable when the block is left."""
         with (
-            self._writers,
+            self._turn(),
             connected(self._engine, self._patience) as connection,
             connection.begin(),
         ):

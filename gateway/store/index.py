@@ -131,8 +131,13 @@ class Index(Care):
             return outcome
         return "stored"
 
-    def add_instances(self, new: Sequence[NewInstance]) -> None:
+    def add_instances(self, new: Callable[[], Sequence[NewInstance]]) -> None:
         """Add received objects whose UIDs are new, in one transaction.
+
+        Parameters
+        ----------
+        new
+            Asked once the transaction has begun.
 
         Raises
         ------
@@ -141,7 +146,7 @@ class Index(Care):
             written. `add_instance` tells which.
         """
         with self._database.write() as connection:
-            connection.execute(insert(instances), [dict(vars(row)) for row in new])
+            connection.execute(insert(instances), [dict(vars(row)) for row in new()])
 
     def compare(
         self, sop_instance_uid: str, sha256: str, transfer_syntax_uid: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,27 +20,30 @@ GOOD, DUPLICATE, CONFLICT, BAD = "1.2.1", "1.2.2", "1.2.3", "1.2.4"
 
 
 class WatchedIndex(Index):
-    """Counts transactions, waits where it is told to, and has no room for some."""
+    """Counts what is in a transaction, and has no room for some rows."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, INDEX_KEY)
+        self.url = url
         self.together: list[int] = []
-        self.go_on = threading.Event()
-        self.entered = threading.Event()
         self.full = False
 
-    def add_instances(self, new: Sequence[NewInstance]) -> None:
-        self.together.append(len(new))
-        if self.full or any(row.sop_instance_uid == BAD for row in new):
-            raise OperationalError("insert", {}, OSError("disk full"))
-        super().add_instances(new)
+    def add_instances(self, new: Callable[[], Sequence[NewInstance]]) -> None:
+        def watched() -> Sequence[NewInstance]:
+            rows = new()
+            self.together.append(len(rows))
+            self._find_room(rows)
+            return rows
+
+        super().add_instances(watched)
 
     def add_instance(self, new: NewInstance) -> AddOutcome:
-        self.entered.set()
-        assert self.go_on.wait(60)
-        if self.full or new.sop_instance_uid == BAD:
-            raise OperationalError("insert", {}, OSError("disk full"))
+        self._find_room([new])
         return super().add_instance(new)
+
+    def _find_room(self, rows: Sequence[NewInstance]) -> None:
+        if self.full or any(row.sop_instance_uid == BAD for row in rows):
+            raise OperationalError("insert", {}, OSError("disk full"))
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def row(uid: str, sha256: str = "0" * 64) -> NewInstance:
 def add_behind_a_commit(
     index: WatchedIndex, rows: Sequence[NewInstance]
 ) -> list[AddOutcome | SQLAlchemyError | None]:
-    """Add rows while a commit is under way; what each was told."""
+    """Add rows while another process writes; what each was told."""
     committer = Committer(index)
     told: list[AddOutcome | SQLAlchemyError | None] = [None] * len(rows)
 
@@ -79,16 +83,15 @@ def add_behind_a_commit(
         except SQLAlchemyError as error:
             told[number] = error
 
-    first = threading.Thread(target=committer.add, args=(row("1.2.0"),))
-    first.start()
-    assert index.entered.wait(60)
     threads = [threading.Thread(target=add, args=(n,)) for n in range(len(rows))]
+    other = Index(index.url, INDEX_KEY)
+    with other._database.write():
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(committer._waiting) == len(rows))
     for thread in threads:
-        thread.start()
-    wait_until(lambda: len(committer._waiting) == len(rows))
-    index.go_on.set()
-    for thread in (first, *threads):
         thread.join(60)
+    other.close()
     return told
 
 
@@ -127,21 +130,30 @@ def test_two_of_one_object_in_a_transaction_are_one_and_its_duplicate(
 
 def test_where_the_database_is_full_nobody_is_told_success(index: WatchedIndex) -> None:
     index.full = True
-    index.go_on.set()
-    committer = Committer(index)
-    with pytest.raises(OperationalError):
-        committer.add(row("1.2.9"))
-    index.full = False
-    index.go_on.clear()
-    index.entered.clear()
-    original = index.add_instance
-
-    def fills_up(new: NewInstance) -> AddOutcome:
-        outcome = original(new)
-        index.full = True
-        return outcome
-
-    index.add_instance = fills_up  # type: ignore[method-assign]
     told = add_behind_a_commit(index, [row(GOOD), row("1.2.6")])
     assert all(isinstance(one, OperationalError) for one in told)
+    assert index.together == [2]
     assert index.instance(GOOD) is None
+
+
+def test_where_no_transaction_begins_all_that_wait_are_told(
+    index: WatchedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committer = Committer(index)
+    asked = threading.Semaphore(0)
+    may_fail = threading.Event()
+
+    def locked(_new: object) -> None:
+        asked.release()
+        assert may_fail.wait(60)
+        raise OperationalError("BEGIN IMMEDIATE", {}, OSError("database is locked"))
+
+    monkeypatch.setattr(index, "add_instances", locked)
+    with ThreadPoolExecutor(2) as pool:
+        told = [pool.submit(committer.add, row(uid)) for uid in (GOOD, "1.2.6")]
+        assert asked.acquire(timeout=60)
+        wait_until(lambda: len(committer._waiting) == 2)
+        may_fail.set()
+        assert all(isinstance(one.exception(60), OperationalError) for one in told)
+    assert committer._waiting == []
+    assert not asked.acquire(blocking=False)  # one wait for both

@@ -89,6 +89,7 @@ def run_corpus(
     """
     check_tools()
     start = time.monotonic()
+    directory = directory.resolve()  # settings are relative to the file they are in
     if not options.resume:
         clear(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,12 @@ class GetHandler:
         for number, item in enumerate(order.items, 1):
             if order.is_cancelled() or order.is_abandoned():
                 return RetrieveStatus.CANCEL
-            status = self._operations.send(order.association, item, order, number)
+            status = None
+            outbound = self._operations.prepare(item, order, progress)
+            if outbound is not None:
+                status = self._operations.send(
+                    order.association, item, outbound, order, number
+                )
             progress.count(item, status)
             if order.is_abandoned():
                 return RetrieveStatus.CANCEL

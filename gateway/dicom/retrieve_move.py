@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import Self
 
 import structlog
 from pydicom.uid import UID
@@ -84,35 +86,32 @@ class MoveHandler:
         self, order: Order, destination: MoveDestination, progress: Progress
     ) -> RetrieveStatus:
         for batch in batches(order.items):
-            waiting = deque(batch)
-            while waiting:
-                with self._associated(destination, batch) as peer:
-                    if peer is None:
-                        _give_up(waiting, progress)
-                    elif self._send_all(peer, waiting, order, progress):
-                        return RetrieveStatus.CANCEL
-                if order.is_abandoned():
+            with _Line(partial(self._associated, destination, batch)) as line:
+                if self._send_all(line, deque(batch), order, progress):
                     return RetrieveStatus.CANCEL
         return progress.final_status()
 
     def _send_all(
-        self,
-        peer: Association,
-        waiting: deque[Offered],
-        order: Order,
-        progress: Progress,
+        self, line: _Line, waiting: deque[Offered], order: Order, progress: Progress
     ) -> bool:
-        """Send until nothing waits or the peer is lost; True when cancelled."""
+        """Send until nothing waits or nobody is reached; True when cancelled."""
         while waiting:
             if order.is_cancelled() or order.is_abandoned():
                 return True
+            if line.peer() is None:
+                _give_up(waiting, progress)
+                break
             item, number = waiting.popleft(), len(order.items) - progress.remaining + 1
-            progress.count(item, self._operations.send(peer, item, order, number))
+            status = None
+            outbound = self._operations.prepare(item, order, progress)
+            # It may have hung up meanwhile, as DCMTK does after 60 seconds.
+            peer = line.peer() if outbound is not None else None
+            if outbound is not None and peer is not None:
+                status = self._operations.send(peer, item, outbound, order, number)
+            progress.count(item, status)
             if progress.remaining:
                 order.respond(RetrieveStatus.PENDING, progress)
-            if not peer.is_established:
-                break
-        return False
+        return order.is_abandoned()
 
     @contextmanager
     def _associated(
@@ -137,6 +136,36 @@ class MoveHandler:
                     tls=str(tls_failure(association) or ""),
                 )
             yield association if association.is_established else None
+
+
+class _Line:
+    """An association with a destination, requested again where it was lost.
+
+    Parameters
+    ----------
+    associate
+        Requests one; None where the destination cannot be reached.
+    """
+
+    def __init__(
+        self, associate: Callable[[], AbstractContextManager[Association | None]]
+    ) -> None:
+        self._associate = associate
+        self._stack = ExitStack()
+        self._peer: Association | None = None
+
+    def peer(self) -> Association | None:
+        """Return it, established; None where that cannot be."""
+        if self._peer is None or not self._peer.is_established:
+            self._stack.close()
+            self._peer = self._stack.enter_context(self._associate())
+        return self._peer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def _give_up(waiting: deque[Offered], progress: Progress) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
@@ -15,6 +18,10 @@ from gateway.dicom.retrieve_answer import encode_failed
 from gateway.dicom.retrieve_holdings import Offered
 from gateway.dicom.retrieve_identifier import Query
 from gateway.dicom.status import RetrieveStatus, is_stored
+from gateway.errors import GatewayError
+
+TOLD_SECONDS: Final = 15.0
+"""Who asks gives up after 30 (pynetdicom) or 60 seconds (DCMTK) without a word."""
 
 
 @dataclass
@@ -87,6 +94,29 @@ class Order:
             status,
             (elements, identifier),
         )
+
+    @contextmanager
+    def told_to_wait(self, progress: Progress) -> Iterator[None]:
+        """Tell who asked that it goes on, again and again, while the block lasts.
+
+        Nothing else may be sent on its association meanwhile.
+        """
+        done = threading.Event()
+
+        def tell() -> None:
+            while not done.wait(TOLD_SECONDS) and not self.is_abandoned():
+                try:
+                    self.respond(RetrieveStatus.PENDING, progress)
+                except (GatewayError, OSError):  # it has gone: seen elsewhere
+                    return
+
+        telling = threading.Thread(target=tell, name="told-to-wait", daemon=True)
+        telling.start()
+        try:
+            yield
+        finally:
+            done.set()
+            telling.join()
 
     def is_cancelled(self) -> bool:
         """Whether a C-CANCEL for this request has come."""

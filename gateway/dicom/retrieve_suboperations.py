@@ -13,7 +13,7 @@ from gateway.audit.personal import patients_of, patients_with
 from gateway.audit.who import who
 from gateway.dicom import command
 from gateway.dicom.association import GatewayAssociation
-from gateway.dicom.rawstore import MoveOriginator, store_bytes
+from gateway.dicom.rawstore import MoveOriginator, OutboundObject, store_bytes
 from gateway.dicom.retrieve_holdings import Holdings, Offered
 from gateway.dicom.retrieve_identifier import parse_retrieve, read_identifier
 from gateway.dicom.retrieve_order import Order, Progress, respond
@@ -108,14 +108,32 @@ class SubOperations:
             items=selected.items,
         )
 
+    def prepare(
+        self, item: Offered, order: Order, progress: Progress
+    ) -> OutboundObject | None:
+        """Read and verify one object, which may take minutes.
+
+        Returns
+        -------
+        OutboundObject or None
+            None where it cannot be sent; that is recorded.
+        """
+        try:
+            with order.told_to_wait(progress):
+                return item.outbound()
+        except (GatewayError, OSError, SQLAlchemyError) as error:
+            self._record_failure(order, item, error)
+            return None
+
     def send(
         self,
         storage_scp: Association,
         item: Offered,
+        outbound: OutboundObject,
         order: Order,
         number: int,
     ) -> int | None:
-        """Send one object as sub-operation ``number``, verified.
+        """Send one prepared object as sub-operation ``number``.
 
         Returns
         -------
@@ -130,10 +148,7 @@ class SubOperations:
             )
         try:
             return store_bytes(
-                storage_scp,
-                item.outbound(),
-                message_id=number,
-                move_originator=originator,
+                storage_scp, outbound, message_id=number, move_originator=originator
             ).status
         except (GatewayError, OSError, SQLAlchemyError) as error:
             self._record_failure(order, item, error)

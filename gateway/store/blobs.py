@@ -27,6 +27,7 @@ from gateway.store.durable import (
     refused_when_full,
     sync_directory,
 )
+from gateway.store.filesystem import NamesDurable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,6 +153,7 @@ class LocalBlobs(Blobs):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._names = NamesDurable()
 
     @property
     @override
@@ -175,6 +177,7 @@ class LocalBlobs(Blobs):
             try:
                 _link(path, final)
                 file.sync()
+                named = self._names.with_content(file.fileno())
             except OSError as error:
                 if error.errno not in NO_LINK:
                     raise
@@ -182,7 +185,9 @@ class LocalBlobs(Blobs):
                 # whole; and some file systems have no links.
                 file.sync()
                 path.replace(final)
-            sync_directory(final.parent)
+                named = False
+            if not named:
+                sync_directory(final.parent)
         file.close()
 
     @override

@@ -109,10 +109,12 @@ class Restorer:
 
     originals: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    takes: Callable[[], object] = lambda: None
 
     def __call__(self, instance: Instance, protected: Protected) -> bytes:
         assert protected.instance_id == instance.id
         self.asked.append(protected.sop_instance_uid)
+        self.takes()
         try:
             return self.originals[protected.sop_instance_uid]
         except KeyError:
@@ -300,6 +302,7 @@ class Archive:
         self.port = 0
         self.associations = 0
         self.leaves_at = ""
+        self.patience: float | None = 60.0
         self._answer = answer
 
     @contextmanager
@@ -310,6 +313,7 @@ class Archive:
     ) -> Iterator[None]:
         entity = AE(ARCHIVE)
         entity.maximum_pdu_size = 0
+        entity.network_timeout = self.patience
         syntaxes: dict[str, list[str]] = {}
         for sop_class, syntax in contexts:
             syntaxes.setdefault(sop_class, []).append(syntax)

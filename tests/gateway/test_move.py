@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pynetdicom import AllStoragePresentationContexts
+from pynetdicom.association import Association
 
+from gateway.dicom import retrieve_order
 from gateway.dicom.contexts import storage_classes
 from gateway.dicom.rawstore import OutboundObject
 from gateway.store.rows import Instance
@@ -481,3 +484,67 @@ def test_a_move_says_in_the_trail_what_went_where(tmp_path: Path) -> None:
     assert (start["studies"], start["instances"]) == (["1.2.3"], 1)
     assert (end["completed"], end["status"]) == (1, "0x0000")
     assert "Doe" not in text
+
+
+# Originals that take long to be rebuilt
+
+
+def test_a_destination_that_hangs_up_meanwhile_is_called_again(
+    tmp_path: Path,
+) -> None:
+    item = example("CT_small.dcm")
+    assert isinstance(item.data, bytes)
+    archive = Archive()
+    archive.patience = 0.2  # DCMTK's storescp: 60 s
+    with recovering(tmp_path, archive, [(item.sop_class_uid, EXPLICIT)]) as running:
+        instance = received(running, item)
+        running.protect(instance, item.data)
+
+        def is_connected() -> bool:
+            return any(
+                thread.is_established
+                for thread in threading.enumerate()
+                if isinstance(thread, Association)
+                and thread.ae.ae_title == "MIAD-RECOVERY"
+                and thread.is_requestor
+            )
+
+        def until_it_hung_up() -> None:
+            assert archive.associations == 1
+            wait_until(lambda: not is_connected())
+
+        running.restorer.takes = until_it_hung_up
+        statuses, failed = move(running, image(instance))
+    assert counts(statuses[-1]) == (0x0000, 1, 0, 0)
+    assert failed is None
+    assert archive.associations == 2
+    (arrival,) = archive.arrivals
+    assert arrival.data == item.data
+
+
+def test_who_asked_hears_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieve_order, "TOLD_SECONDS", 0.05)
+    item = example("CT_small.dcm")
+    assert isinstance(item.data, bytes)
+    told = threading.Semaphore(0)
+    respond = retrieve_order.Order.respond
+
+    def counted(order: Any, status: Any, progress: Any) -> None:
+        respond(order, status, progress)
+        told.release()
+
+    monkeypatch.setattr(retrieve_order.Order, "respond", counted)
+    archive = Archive()
+    with recovering(tmp_path, archive, [(item.sop_class_uid, EXPLICIT)]) as running:
+        instance = received(running, item)
+        running.protect(instance, item.data)
+        running.restorer.takes = lambda: [told.acquire(timeout=30) for _ in range(3)]
+        statuses, _ = move(running, image(instance))
+    *pending, last = statuses
+    assert len(pending) >= 3
+    for status in pending:
+        assert status.Status == 0xFF00
+        assert status.NumberOfRemainingSuboperations == 1
+    assert counts(last) == (0x0000, 1, 0, 0)

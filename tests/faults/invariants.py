@@ -59,6 +59,7 @@ MARKED_SHARE = 0.01
 """Of the pixels: a mark that is burned in changes at least so many."""
 SETTLED = ("delivered", "held")
 JOBS = "SELECT workflow_uuid, status FROM {table}"
+JOBS_THERE = "SELECT 1 FROM sqlite_master WHERE name = 'workflow_status'"
 UNFINISHED = ("ENQUEUED", "DELAYED", "PENDING")
 NOTED_SECONDS = 5.0
 """From an arrival until its sender has noted it, at most: a kill later than that is
@@ -304,6 +305,8 @@ def unfinished_jobs(site: Site) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as jobs:
+        if jobs.execute(JOBS_THERE).fetchone() is None:
+            return []  # the first worker has not come so far
         rows = jobs.execute(JOBS.format(table="workflow_status"))
         return [(job, state) for job, state in rows if state in UNFINISHED]
 

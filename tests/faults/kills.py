@@ -15,10 +15,10 @@ from tests.faults.world import World
 
 TARGETS = {
     "worker": 35,
-    "receiver": 30,
-    "all": 15,
-    "serve": 8,
-    "web": 8,
+    "receiver": 33,
+    "all": 12,
+    "web": 10,
+    "serve": 6,
     "auditor": 4,
 }
 """How often each is killed, of a hundred; ``all``: the whole group at once."""
@@ -42,11 +42,11 @@ DONE_BY = {
 }
 """Who does it: it counts from when that was killed last."""
 
-AT_WORK = 0.6
+AT_WORK = 0.5
 """So often the target is at work when its last moment is drawn; else it may as well
 be in the middle of its start."""
 
-ONE_OF_SEVERAL = 0.5
+ONE_OF_SEVERAL = 0.6
 """So often only one of several receivers or workers is killed."""
 
 LATEST_AT_WORK_SECONDS = 1.0

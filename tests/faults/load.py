@@ -24,9 +24,9 @@ ANSWER = re.compile(r"^[IWE]: Received Store Response \((.*)\)$")
 REFERENCED_SOPS, REFERENCED_UID = "00081199", "00081155"
 PAUSE_SECONDS = 0.3
 """After a failure: as a modality would, somewhat later."""
-LONGEST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 3.0
 """Between two series: with none the senders would leave the gateway no processor."""
-REPEATED = 0.4
+REPEATED = 0.5
 """So often something is sent that was taken before, as modalities do."""
 SECONDS = 60
 

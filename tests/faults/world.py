@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.gateway.buckets import Front
     from tests.gateway.postgres import Cluster
 
-MOST_WAITING: dict[Route, int] = {"protected": 24, "originals": 48}
+MOST_WAITING: dict[Route, int] = {"protected": 48, "originals": 240}
 """Acknowledged objects that have not arrived: with more, no new ones are made."""
 SENDING = ("worker", "all", "serve")
 """Whose kill may make an object arrive twice: with them ends who sends."""

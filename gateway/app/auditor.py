@@ -12,9 +12,9 @@ from gateway.audit.process import recorded
 from gateway.supervise import on_stop_signal
 
 
-def run_auditor(config: Path, lifeline: int | None = None) -> None:
+def run_auditor(config: Path) -> None:
     """Sign the trail and bring it to the collector until SIGTERM or SIGINT."""
-    site, places = begin(config, lifeline)
+    site, places = begin(config)
     keys = open_keys_of(site)
     audit = open_audit_of(site, keys)
     stop = threading.Event()

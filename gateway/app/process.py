@@ -19,7 +19,7 @@ from gateway.errors import GatewayError
 from gateway.sealing.process import harden_process
 from gateway.store.durable import write_durably
 from gateway.store.private import close_to_others
-from gateway.supervise import end_with_parent, on_stop_signal
+from gateway.supervise import on_stop_signal
 
 if TYPE_CHECKING:
     from gateway.sealing.master import Keys
@@ -31,22 +31,18 @@ if TYPE_CHECKING:
 TICK_SECONDS: Final = 30.0
 
 
-def begin(config: Path, lifeline: int | None) -> tuple[Site, Places]:
-    """Load the settings; end with the supervisor, if there is one."""
+def begin(config: Path) -> tuple[Site, Places]:
+    """Load the settings."""
     from gateway.route.rules import load_checked
 
-    return begin_with(load_checked, config, lifeline)
+    return begin_with(load_checked, config)
 
 
-def begin_with(
-    load: Callable[[Path], Site], config: Path, lifeline: int | None
-) -> tuple[Site, Places]:
+def begin_with(load: Callable[[Path], Site], config: Path) -> tuple[Site, Places]:
     """Do the same with what only loads the settings."""
     harden_process()
     site = load(config)
     log.configure(site.log.level, site.log.format)
-    if lifeline is not None:
-        end_with_parent(lifeline)
     close_to_others(site.data_directory)
     return site, Places(site.data_directory)
 

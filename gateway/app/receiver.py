@@ -39,21 +39,17 @@ if TYPE_CHECKING:
     from gateway.sealing.master import Keys
 
 
-def run_receiver(
-    config: Path, lifeline: int | None = None, sharing: Sharing | None = None
-) -> None:
+def run_receiver(config: Path, sharing: Sharing | None = None) -> None:
     """Receive and give back until SIGTERM or SIGINT, in this process.
 
     Parameters
     ----------
     config
         The site's file.
-    lifeline
-        Descriptor that closes when the parent ends.
     sharing
         What it has in common with other receiving processes; None: it is alone.
     """
-    site, places = begin(config, lifeline)
+    site, places = begin(config)
     if sharing is not None:
         _open_and_receive(site, places, sharing)
         return

@@ -34,7 +34,7 @@ STOP_SECONDS: Final = 15.0
 """Longer than a receiving process waits for its associations."""
 
 
-def run_receivers(config: Path, lifeline: int | None = None) -> None:
+def run_receivers(config: Path) -> None:
     """Receive and give back until SIGTERM or SIGINT, in as many processes as set.
 
     Raises
@@ -44,7 +44,7 @@ def run_receivers(config: Path, lifeline: int | None = None) -> None:
     SystemExit
         A process could not start; it has said why.
     """
-    site, places = begin_with(load_site, config, lifeline)
+    site, places = begin_with(load_site, config)
     processes = processes_of(site.receiver)
     if processes == 1:
         from gateway.app.receiver import run_receiver

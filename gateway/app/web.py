@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.sealing.master import Keys
 
 
-def run_web(config: Path, lifeline: int | None = None) -> None:
+def run_web(config: Path) -> None:
     """Answer over HTTPS until SIGTERM or SIGINT.
 
     Raises
@@ -42,7 +42,7 @@ def run_web(config: Path, lifeline: int | None = None) -> None:
     ConfigurationError
         There is no ``[tls]`` table, or its files cannot be used.
     """
-    site, places = begin(config, lifeline)
+    site, places = begin(config)
     with only_one(places, "web"):
         use_private_temporary(places.temporary("web"))
         keys = open_keys_of(site)

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from gateway.sealing.master import Keys
 
 
-def run_worker(config: Path, lifeline: int | None = None, slot: int = 0) -> None:
+def run_worker(config: Path, slot: int = 0) -> None:
     """Work until SIGTERM or SIGINT, then hand back what is under way.
 
     The process ends without waiting for parked steps: their jobs are durable,
@@ -73,12 +73,10 @@ def run_worker(config: Path, lifeline: int | None = None, slot: int = 0) -> None
     ----------
     config
         The site's file.
-    lifeline
-        Descriptor that closes when the parent ends.
     slot
         Which of the workers of this machine it is.
     """
-    site, places = begin(config, lifeline)
+    site, places = begin(config)
     name = f"worker-{slot}"
     with only_one(places, name):
         use_private_temporary(places.temporary(name))

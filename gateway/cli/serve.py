@@ -42,15 +42,16 @@ def receiver(
     sharing: SharingOption = None,
 ) -> None:
     """Run only the part that receives objects and gives originals back."""
+    _end_with_parent(lifeline)
     if sharing is None:
         from gateway.app.receivers import run_receivers
 
-        run_receivers(config, lifeline)
+        run_receivers(config)
         return
     from gateway.app.receiver import run_receiver
     from gateway.app.sharing import Sharing
 
-    run_receiver(config, lifeline, Sharing.decode(sharing))
+    run_receiver(config, Sharing.decode(sharing))
 
 
 def worker(
@@ -61,20 +62,31 @@ def worker(
     ] = 0,
 ) -> None:
     """Run only the part that routes, protects and sends."""
+    _end_with_parent(lifeline)
     from gateway.app.worker import run_worker
 
-    run_worker(config, lifeline, slot)
+    run_worker(config, slot)
 
 
 def web(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     """Run only the part that answers over HTTPS: console and DICOMweb."""
+    _end_with_parent(lifeline)
     from gateway.app.web import run_web
 
-    run_web(config, lifeline)
+    run_web(config)
 
 
 def auditor(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     """Run only the part that signs the audit trail and sends it on."""
+    _end_with_parent(lifeline)
     from gateway.app.auditor import run_auditor
 
-    run_auditor(config, lifeline)
+    run_auditor(config)
+
+
+def _end_with_parent(lifeline: int | None) -> None:
+    """End with the supervisor, if there is one: while this part still loads too."""
+    if lifeline is not None:
+        from gateway.supervise import end_with_parent
+
+        end_with_parent(lifeline)

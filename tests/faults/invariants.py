@@ -59,7 +59,13 @@ MARKED_SHARE = 0.01
 """Of the pixels: a mark that is burned in changes at least so many."""
 SETTLED = ("delivered", "held")
 JOBS = "SELECT workflow_uuid, status FROM {table}"
+JOBS_THERE = "SELECT 1 FROM sqlite_master WHERE name = 'workflow_status'"
 UNFINISHED = ("ENQUEUED", "DELAYED", "PENDING")
+NOTED_SECONDS = 5.0
+"""From an arrival until its sender has noted it, at most: a kill later than that is
+no reason for a second arrival."""
+ARRIVAL_SECONDS = 2.0
+"""From the end of a sender until a node has noted what it had sent, at most."""
 
 
 @dataclass
@@ -175,20 +181,37 @@ def _not_marked(ds: Dataset, originals: Mapping[str, Item]) -> Iterator[str]:
 # c
 
 
+@dataclass(frozen=True)
+class Causes:
+    """What may let an object arrive twice, by when it was; seconds since 1970.
+
+    Attributes
+    ----------
+    faults
+        Something lay on the way, for some time.
+    kills
+        What sends was killed: at one moment.
+    """
+
+    faults: Sequence[float] = ()
+    kills: Sequence[float] = ()
+
+    def explain(self, first: float, second: float) -> bool:
+        """Whether an arrival at ``first`` may have to be followed by another."""
+        latest = min(second, first + NOTED_SECONDS)
+        return any(first - 1.0 <= at <= second for at in self.faults) or any(
+            first - ARRIVAL_SECONDS <= at <= latest for at in self.kills
+        )
+
+
 def check_once(
     parts: Parts,
     receptions: Sequence[Reception],
-    disturbances: Sequence[float],
+    causes: Causes,
     report: Report,
     name: str,
 ) -> None:
-    """Check that nothing arrived twice that need not have.
-
-    Parameters
-    ----------
-    disturbances
-        When what sends was killed, or a fault lay on the way; seconds since 1970.
-    """
+    """Check that nothing arrived twice that need not have."""
     by_uid: dict[str, list[Reception]] = defaultdict(list)
     for one in receptions:
         by_uid[one.uid].append(one)
@@ -199,7 +222,7 @@ def check_once(
             report.add("c", f"{uid} arrived at {name} with different octets")
         for first, second in pairwise(own):
             report.figures[f"arrived again at {name}"] += 1
-            if not any(first.at - 1.0 <= at <= second.at for at in disturbances):
+            if not causes.explain(first.at, second.at):
                 report.add("c", f"{uid} arrived at {name} twice without a reason")
     of_original = Counter(_origin(parts, uid) for uid in by_uid)
     for origin, number in of_original.items():
@@ -282,6 +305,8 @@ def unfinished_jobs(site: Site) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as jobs:
+        if jobs.execute(JOBS_THERE).fetchone() is None:
+            return []  # the first worker has not come so far
         rows = jobs.execute(JOBS.format(table="workflow_status"))
         return [(job, state) for job, state in rows if state in UNFINISHED]
 

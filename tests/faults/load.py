@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ ANSWER = re.compile(r"^[IWE]: Received Store Response \((.*)\)$")
 REFERENCED_SOPS, REFERENCED_UID = "00081199", "00081155"
 PAUSE_SECONDS = 0.3
 """After a failure: as a modality would, somewhat later."""
+LONGEST_PAUSE_SECONDS = 3.0
+"""Between two series: with none the senders would leave the gateway no processor."""
+REPEATED = 0.5
+"""So often something is sent that was taken before, as modalities do."""
 SECONDS = 60
 
 TITLES: dict[Route, str] = {"protected": "MODALITY", "originals": "SCANNER"}
@@ -83,7 +88,7 @@ def _answered(output: str, uids: dict[str, str]) -> dict[str, str]:
 class Sender:
     """One modality: sends series until told to stop, and keeps what was not taken.
 
-    Where too much waits to be protected it sends again what was taken before.
+    Where too much waits to be delivered it only sends again what was taken before.
 
     Attributes
     ----------
@@ -91,6 +96,13 @@ class Sender:
         Whether so much is under way that nothing new is made.
     takes_up
         Whether it begins with what an earlier run left without an answer.
+    answers
+        How often it was answered Success.
+    sending
+        Whether an association or a request is open now, about.
+    worked
+        When the last association began in which something was answered Success; of
+        ``time.monotonic``.
     """
 
     route: Route
@@ -101,8 +113,9 @@ class Sender:
     random: random.Random
     sizes: tuple[int, int] = (2, 6)
     takes_up: bool = True
-    failures: int = 0
-    again: int = 0
+    answers: int = 0
+    sending: bool = False
+    worked: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     error: Exception | None = None
@@ -136,14 +149,14 @@ class Sender:
             self.error = error
 
     def _turn(self, waiting: list[Item], sent: deque[list[Item]]) -> list[Item]:
-        if not waiting and self.busy() and sent:
-            again = self.random.choice(list(sent))
-            self._note(again)
-            self.again += len(again)
-            return []
         if not waiting:
-            if self.busy():
-                self._stop.wait(PAUSE_SECONDS)
+            if self._stop.wait(self.random.uniform(0.0, LONGEST_PAUSE_SECONDS)):
+                return []
+            busy = self.busy()
+            if sent and (busy or self.random.random() < REPEATED):
+                self._note(self.random.choice(list(sent)))
+                return []
+            if busy:
                 return []
             waiting = self.factory.series(self.route, self.random.randint(*self.sizes))
             self.ledger.made(waiting)
@@ -151,7 +164,6 @@ class Sender:
         answered = self._note(waiting)
         left = [item for item in waiting if item.uid not in answered]
         if left:
-            self.failures += 1
             threading.Event().wait(PAUSE_SECONDS)
         return left
 
@@ -160,9 +172,16 @@ class Sender:
         return taken(storescu(items, self.port()))
 
     def _note(self, items: Sequence[Item]) -> set[str]:
-        answered = set(self.deliver(items))
+        self.sending, begun = True, time.monotonic()
+        try:
+            answered = set(self.deliver(items))
+        finally:
+            self.sending = False
         for uid in answered:
             self.ledger.acknowledged(uid)
+        if answered:
+            self.answers += len(answered)
+            self.worked = begun
         return answered
 
 

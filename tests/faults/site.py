@@ -289,8 +289,13 @@ class FaultSite:
                 found.setdefault(role, []).append(pid)
         return found
 
-    def kill(self, role: str) -> list[int]:
+    def kill(self, role: str, share: float | None = None) -> list[int]:
         """Kill -9 what is of a kind; ``all``: the whole process group at once.
+
+        Parameters
+        ----------
+        share
+            Given: of several of a kind only one, at this place (0 to 1) among them.
 
         Returns
         -------
@@ -309,7 +314,9 @@ class FaultSite:
             for pid in pids:
                 wait_gone(pid)
             return pids
-        pids = self.processes().get(role, [])
+        pids = sorted(self.processes().get(role, []))
+        if pids and share is not None:
+            pids = [pids[int(share * len(pids))]]
         for pid in pids:
             _kill(pid)
         return pids

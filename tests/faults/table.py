@@ -68,13 +68,18 @@ def kill_row(folder: Path, database: str) -> Row:
     figures: Mapping[str, int] = last.get("figures", {})  # type: ignore[assignment]
     again = sum(n for name, n in figures.items() if name.startswith("arrived again"))
     seconds = sum(float(str(one["seconds"])) for one in events(folder, "ran"))
+    at_work = sum(bool(one.get("at_work")) for one in rounds)
+    answers = sum(
+        int(str(one.get(n, 0))) for one in rounds for n in ("received", "web")
+    )
     seen = (
-        f"{len(rounds)} rounds in {seconds / 60:.0f} min ({killed}); "
+        f"{len(rounds)} rounds in {seconds / 60:.0f} min ({killed}; {at_work} of them "
+        f"after it was seen at work); {answers} times answered Success in them, "
         f"{figures.get('acknowledged', 0)} objects acknowledged, "
         f"{figures.get('given back', 0)} given back exactly, "
         f"{figures.get('objects at outside', 0)} marked and "
         f"{figures.get('objects at archive', 0)} other objects arrived, {again} of "
-        "them once more after a kill"
+        "them once more since their sender was killed then"
     )
     return Row(promise=promise, seen=_with(seen, last), good=not last["broken"])
 

@@ -17,7 +17,7 @@ from gateway.dicom.header import read_attributes
 from gateway.store.deposit import Deposit, Source
 from gateway.store.part10 import read_head
 from tests.faults import invariants
-from tests.faults.invariants import Parts, Report
+from tests.faults.invariants import Causes, Parts, Report
 from tests.faults.ledger import Journal, Ledger
 from tests.faults.nodes import Reception
 from tests.faults.objects import Factory, Item
@@ -103,16 +103,22 @@ def test_twice_is_seen_unless_something_happened_in_between(parts: Parts) -> Non
     path = Path()
     twice = [reception(path, "1.2.3", at=10.0), reception(path, "1.2.3", at=20.0)]
     check = invariants.check_once
-    for disturbed in ([], [5.0], [21.0]):
+    for causes in (
+        Causes(),
+        Causes(faults=[5.0]),
+        Causes(faults=[21.0]),
+        Causes(kills=[5.0, 18.0, 21.0]),
+    ):
         report = Report()
-        check(parts, twice, disturbed, report, "outside")
+        check(parts, twice, causes, report, "outside")
         assert "twice without a reason" in str(report)
-    report = Report()
-    check(parts, twice, [15.0], report, "outside")
-    assert not report.broken
-    assert report.figures["arrived again at outside"] == 1
+    for causes in (Causes(faults=[15.0]), Causes(kills=[12.0])):
+        report = Report()
+        check(parts, twice, causes, report, "outside")
+        assert not report.broken
+        assert report.figures["arrived again at outside"] == 1
     differing = [twice[0], replace(twice[1], sha256="b")]
-    check(parts, differing, [15.0], report, "outside")
+    check(parts, differing, Causes(faults=[15.0]), report, "outside")
     assert "different octets" in str(report)
 
 
@@ -123,7 +129,7 @@ def test_two_objects_of_one_original_are_seen(parts: Parts, item: Item) -> None:
     made = protect(row, parts.store, parts.index, parts.vault)
     report = Report()
     both = [reception(Path(), made.sop_instance_uid), reception(Path(), item.uid)]
-    invariants.check_once(parts, both, [], report, "outside")
+    invariants.check_once(parts, both, Causes(), report, "outside")
     assert not report.broken  # what has no protected row is its own origin
     assert report.figures["objects at outside"] == 2
 

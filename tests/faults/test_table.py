@@ -23,14 +23,15 @@ def test_rounds_are_told_with_what_they_came_to(tmp_path: Path) -> None:
     assert kill_row(tmp_path, "SQLite").good is None
     journal = Journal(tmp_path / "journal.jsonl")
     for target in ("worker", "worker", "all"):
-        journal.note("round", number=1, target=target)
+        journal.note("round", number=1, target=target, at_work=True, received=2, web=1)
     journal.note("ran", seconds=120.0)
     assert kill_row(tmp_path, "SQLite").good is None
     figures = {"acknowledged": 7, "arrived again at outside": 2}
     journal.note("result", rounds=3, broken=[], figures=figures)
     row = kill_row(tmp_path, "SQLite")
     assert row.good
-    assert "3 rounds in 2 min (worker 2, all 1); 7 objects acknowledged" in row.seen
+    assert "3 rounds in 2 min (worker 2, all 1; 3 of them after" in row.seen
+    assert "9 times answered Success in them, 7 objects acknowledged" in row.seen
     journal.note("result", rounds=3, broken=["a: lost | gone"], figures=figures)
     assert "**NOT SHOWN**" in str(kill_row(tmp_path, "SQLite"))
     assert "lost \\| gone" in str(kill_row(tmp_path, "SQLite"))

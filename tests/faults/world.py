@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from tests.gateway.buckets import Front
     from tests.gateway.postgres import Cluster
 
-MOST_WAITING = 24
+MOST_WAITING: dict[Route, int] = {"protected": 48, "originals": 240}
 """Acknowledged objects that have not arrived: with more, no new ones are made."""
+SENDING = ("worker", "all", "serve")
+"""Whose kill may make an object arrive twice: with them ends who sends."""
 RETRIES = 4
 DRAIN_SECONDS = 600.0
 TIDY_SECONDS = 120.0
@@ -164,7 +166,7 @@ class World:
             "factory": Factory(self.folder / "objects", f"{self._seed}/{name}"),
             "ledger": self.ledger,
             "port": lambda: self.site.receiver_port,
-            "busy": lambda: self.waiting(route) >= MOST_WAITING,
+            "busy": lambda: self.waiting(route) >= MOST_WAITING[route],
             "random": random.Random(f"{self._seed}/{name}"),
         }
 
@@ -247,6 +249,28 @@ class World:
         kept = sum(1 for item in self.ledger.kept() if item.route == route)
         return kept - node.count
 
+    def progress(self) -> dict[str, int]:
+        """Count what has been done so far, by where it is seen.
+
+        Answers with Success of this run, those by STOW-RS apart, and arrivals.
+        """
+        web = [sender for sender in self.senders if isinstance(sender, WebSender)]
+        return {
+            "received": sum(s.answers for s in self.senders if s not in web),
+            "web": sum(sender.answers for sender in web),
+            "outside": self.outside.count,
+            "archive": self.archive.count,
+        }
+
+    def received_since(self, since: float, *, web: bool = False) -> bool:
+        """Whether an association, or request, that began later was answered well."""
+        own = [s for s in self.senders if isinstance(s, WebSender) == web]
+        return any(sender.worked > since for sender in own)
+
+    def sending(self, *, web: bool = False) -> int:
+        """How many senders have an association, or a request, open now, about."""
+        return sum(s.sending for s in self.senders if isinstance(s, WebSender) == web)
+
     # Faults
 
     def disturb(self, kind: str, **fields: object) -> None:
@@ -254,8 +278,14 @@ class World:
         self.journal.note("disturbed", kind=kind, **fields)
 
     def disturbances(self) -> list[float]:
-        """Return when something was done that may have let an object leave twice."""
-        return [event["at"] for event in self.journal.events("disturbed")]
+        """Return when a fault lay on the way of objects; see also `kills`."""
+        events = self.journal.events("disturbed")
+        return [event["at"] for event in events if "target" not in event]
+
+    def kills(self) -> list[float]:
+        """Return when what sends was killed."""
+        events = self.journal.events("disturbed")
+        return [event["at"] for event in events if event.get("target") in SENDING]
 
     # The end
 
@@ -274,10 +304,17 @@ class World:
                 self.site.wait(
                     lambda: not self.unsettled(index), seconds, "an end of everything"
                 )
-                if not index.revisions("held"):
+                if not self.replay_held(index):
                     return
-                done = self.site.cli("jobs", "replay", "all", "--reason", "tried again")
-                assert done.returncode == 0, done.stderr
+
+    def replay_held(self, index: Index) -> int:
+        """Have what is held tried again, as a person would; how many revisions."""
+        held = index.revisions("held")
+        if held:
+            done = self.site.cli("jobs", "replay", "all", "--reason", "tried again")
+            assert done.returncode == 0, done.stderr
+            self.journal.note("replayed", why=[one.reason for one in held])
+        return len(held)
 
     def unsettled(self, index: Index) -> list[str]:
         """Return what is still under way, in words."""
@@ -305,11 +342,11 @@ class World:
         self._start_an_hour_later()
         report = self.check_running()
         kept = self.ledger.kept()
-        disturbed = self.disturbances()
+        causes = invariants.Causes(self.disturbances(), self.kills())
         with invariants.opened(self.site.site) as parts:
             for node, name in ((self.outside, "outside"), (self.archive, "archive")):
                 receptions = list(node.receptions())
-                invariants.check_once(parts, receptions, disturbed, report, name)
+                invariants.check_once(parts, receptions, causes, report, name)
             invariants.check_settled(parts, report)
             invariants.check_files(parts, report)
         self._check_arrived(kept, report)

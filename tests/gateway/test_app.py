@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pynetdicom import AE
 
+from gateway.supervise import EXIT_ORPHANED
 from tests.waiting import wait_until
 
 SITE = """\
@@ -179,3 +180,24 @@ def test_the_receiving_process_never_loads_torch(site: Path, tmp_path: Path) -> 
     modules = set(json.loads(note.read_text()))
     assert "gateway.dicom.listener" in modules
     assert not modules & {"torch", "timm", "torchvision", "dbos", "sklearn"}
+
+
+@pytest.mark.parametrize("part", ["receiver", "worker", "auditor", "web"])
+def test_a_child_ends_with_its_supervisor_before_it_loads_anything(
+    part: str, tmp_path: Path
+) -> None:
+    """Loading takes seconds; so long a part left behind would keep its lock."""
+    ours, others = os.pipe()
+    os.close(others)
+    missing = tmp_path / "missing.toml"  # would be told of by who goes on
+    command = [sys.executable, "-m", "gateway.cli.main", part]
+    options = ["--config", str(missing), "--lifeline", str(ours)]
+    ended = subprocess.run(
+        [*command, *options],
+        pass_fds=(ours,),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(ours)
+    assert ended.returncode == EXIT_ORPHANED, ended.stderr.decode()

@@ -45,7 +45,8 @@ def tell(line: str) -> None:
 
 def folder_of(work: Path | None, name: str) -> Path:
     """Return the folder of a run, made new where none is given."""
-    return work or Path(tempfile.mkdtemp(prefix=f"miad-{name}-"))
+    # In full: settings are relative to the file they are in.
+    return (work or Path(tempfile.mkdtemp(prefix=f"miad-{name}-"))).resolve()
 
 
 @app.command()

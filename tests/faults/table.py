@@ -67,7 +67,7 @@ def kill_row(folder: Path, database: str) -> Row:
     last = results[-1]
     figures: Mapping[str, int] = last.get("figures", {})  # type: ignore[assignment]
     again = sum(n for name, n in figures.items() if name.startswith("arrived again"))
-    seconds = sum(float(str(one["seconds"])) for one in events(folder, "ran"))
+    seconds = sum(float(str(one["seconds"])) for one in rounds)
     at_work = sum(bool(one.get("at_work")) for one in rounds)
     answers = sum(
         int(str(one.get(n, 0))) for one in rounds for n in ("received", "web")

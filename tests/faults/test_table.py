@@ -23,8 +23,15 @@ def test_rounds_are_told_with_what_they_came_to(tmp_path: Path) -> None:
     assert kill_row(tmp_path, "SQLite").good is None
     journal = Journal(tmp_path / "journal.jsonl")
     for target in ("worker", "worker", "all"):
-        journal.note("round", number=1, target=target, at_work=True, received=2, web=1)
-    journal.note("ran", seconds=120.0)
+        journal.note(
+            "round",
+            number=1,
+            target=target,
+            at_work=True,
+            received=2,
+            web=1,
+            seconds=40.0,
+        )
     assert kill_row(tmp_path, "SQLite").good is None
     figures = {"acknowledged": 7, "arrived again at outside": 2}
     journal.note("result", rounds=3, broken=[], figures=figures)

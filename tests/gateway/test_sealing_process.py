@@ -17,10 +17,13 @@ import pytest
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 HELD = """
-import os, resource, sys
+import os, resource, signal, sys
 from gateway.sealing.process import harden_process
 most = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+# Whoever started this in the background has it ignore some.
+for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 if sys.argv[1] == "harden":
     harden_process()
 open("made", "w").close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -43,6 +44,10 @@ def keep(deposit: Deposit, store: FileStore) -> str:
 
 class FullIndex(Index):
     """An index that cannot write a row, as on a full disk."""
+
+    def add_instances(self, new: Callable[[], Sequence[NewInstance]]) -> None:
+        new()
+        raise OperationalError("insert", {}, OSError("disk full"))
 
     def add_instance(self, _new: NewInstance) -> str:  # type: ignore[override]
         raise OperationalError("insert", {}, OSError("disk full"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 # What only the working processes need is loaded by them: their parents stay small.
 
 TICK_SECONDS: Final = 30.0
+LONGEST_STOP_SECONDS: Final = 12.0
+"""Shorter than a supervisor waits before it kills."""
 
 
 def begin(config: Path) -> tuple[Site, Places]:
@@ -84,11 +88,22 @@ def check_tls(site: Site) -> None:
 
 
 def wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
-    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass."""
+    """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass.
+
+    From the signal on the process lives `LONGEST_STOP_SECONDS` at most: what it has
+    acknowledged is durable, and its peers send the rest again.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     stop = threading.Event()
-    with on_stop_signal(stop.set):
+
+    def asked() -> None:
+        stop.set()
+        end = threading.Timer(LONGEST_STOP_SECONDS, _cut_short)
+        end.daemon = True
+        end.start()
+
+    with on_stop_signal(asked):
         ready()
         while not stop.wait(TICK_SECONDS):
             try:
@@ -97,6 +112,15 @@ def wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
                 log.get_logger("receiver").error(
                     "clock-not-kept", error=log.described(error)
                 )
+
+
+def _cut_short() -> None:
+    """End now, and leave in the log what every thread was at."""
+    log.get_logger("receiver").warning("stop-cut-short", after=LONGEST_STOP_SECONDS)
+    faulthandler.dump_traceback(all_threads=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
+import sys
+import threading
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -32,6 +35,7 @@ from gateway.app.sharing import Sharing
 from gateway.audit.process import recorded
 from gateway.dicom.counts import SharedCounts
 from gateway.dicom.listener import Parts, Share, listen
+from gateway.log import get_logger
 from gateway.store.index import Index
 from gateway.store.private import use_private_temporary
 
@@ -63,6 +67,22 @@ def _open_and_receive(site: Site, places: Places, sharing: Sharing | None) -> No
     keys = open_keys_of(site)
     with closing(open_index_of(site, keys)) as index:
         _receive(site, places, index, keys, sharing)
+    _leave_threads()
+
+
+def _leave_threads() -> None:
+    """End though an association that began in the last moment still goes on.
+
+    What it was answered Success for is durable; its peer sends the rest again. The
+    threads of its upper layer would keep the process until it is killed.
+    """
+    main = threading.main_thread()
+    left = [t for t in threading.enumerate() if t is not main and not t.daemon]
+    if left:
+        get_logger("receiver").info("associations-left", threads=len(left))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _receive(

@@ -286,8 +286,10 @@ class Running:
         _wait(associations, grace_seconds)
         for association in associations:
             if association.is_alive():
-                association.abort()
-                association.dul.to_user_queue.put(None)  # it may wait for a request
+                # In a thread: one that does not end keeps no other from it.
+                threading.Thread(
+                    target=_abort, args=(association,), daemon=True
+                ).start()
         _wait(associations, STOP_SECONDS)
         self._reporter.stop()
 
@@ -543,6 +545,11 @@ def _entity(ae_title: str, settings: Receiver) -> AE:
     entity.acse_timeout = settings.network_timeout_seconds
     entity.dimse_timeout = settings.network_timeout_seconds
     return entity
+
+
+def _abort(association: GatewayAssociation) -> None:
+    association.abort()
+    association.dul.to_user_queue.put(None)  # it may wait for a request
 
 
 def _wait(threads: list[Any], seconds: float) -> None:

@@ -118,6 +118,11 @@ def _cut_short() -> None:
     """End now, and leave in the log what every thread was at."""
     log.get_logger("receiver").warning("stop-cut-short", after=LONGEST_STOP_SECONDS)
     faulthandler.dump_traceback(all_threads=True)
+    leave()
+
+
+def leave() -> None:
+    """End now: threads that are left would keep the interpreter alive."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

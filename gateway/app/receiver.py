@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import socket
-import sys
 import threading
 from contextlib import closing
 from dataclasses import asdict
@@ -24,6 +22,7 @@ from gateway.app.places import Places
 from gateway.app.process import (
     begin,
     check_tls,
+    leave,
     only_one,
     sealed_store,
     wait_for_stop,
@@ -80,9 +79,7 @@ def _leave_threads() -> None:
     left = [t for t in threading.enumerate() if t is not main and not t.daemon]
     if left:
         get_logger("receiver").info("associations-left", threads=len(left))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        leave()
 
 
 def _receive(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -28,7 +26,7 @@ from gateway.app.openers import (
     server_of_site,
 )
 from gateway.app.places import Places
-from gateway.app.process import begin, only_one, sealed_store
+from gateway.app.process import begin, leave, only_one, sealed_store
 from gateway.audit.process import recorded
 from gateway.dicom.commitment_scu import CommitmentUser
 from gateway.dicom.parse import Bounds
@@ -86,7 +84,7 @@ def run_worker(config: Path, slot: int = 0) -> None:
             _limit_threads(site.worker.cpu_threads)
             with recorded(audit, "worker", site):
                 _work(_on_device(site, slot), places, index, keys, slot)
-            _leave()
+            leave()
 
 
 def _work(site: Site, places: Places, index: Index, keys: Keys, slot: int) -> None:
@@ -204,10 +202,3 @@ def _limit_threads(threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-def _leave() -> None:
-    """End now: threads of parked steps would keep the interpreter alive."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

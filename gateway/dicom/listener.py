@@ -382,9 +382,6 @@ class Share:
 
 def listen(site: Site, parts: Parts, share: Share) -> Running:
     """Listen on both AE titles; as `start_receiver`, in one of several processes."""
-    leftovers = parts.store.clear_incoming()
-    if leftovers:
-        LOG.info("interrupted receptions removed", files=leftovers)
     first = share.number == 0
     known = Known(
         access=parts.access,

@@ -105,8 +105,7 @@ class MoveHandler:
             status = None
             outbound = self._operations.prepare(item, order, progress)
             # It may have hung up meanwhile, as DCMTK does after 60 seconds.
-            peer = line.peer() if outbound is not None else None
-            if outbound is not None and peer is not None:
+            if outbound is not None and (peer := line.peer()) is not None:
                 status = self._operations.send(peer, item, outbound, order, number)
             progress.count(item, status)
             if progress.remaining:

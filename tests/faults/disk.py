@@ -17,16 +17,20 @@ def may_mount() -> bool:
 
 
 @contextmanager
-def mounted(folder: Path, size_mib: int) -> Iterator[Path]:
-    """Mount an empty disk of a size; needs root."""
+def mounted(folder: Path, *how: str) -> Iterator[Path]:
+    """Mount a disk, named and described as to mount(8), in a folder; needs root."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = f"size={size_mib}m,mode=0700"
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    command = ["mount", *how, str(folder)]
     subprocess.run(command, check=True, capture_output=True)
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
+
+
+def small(size_mib: int) -> tuple[str, ...]:
+    """Describe an empty disk of a size."""
+    return ("-t", "tmpfs", "-o", f"size={size_mib}m,mode=0700", "tmpfs")
 
 
 @contextmanager

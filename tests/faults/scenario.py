@@ -95,9 +95,11 @@ def play(scenario: Scenario, folder: Path, seed: str = "1") -> Outcome:
         machine = _machine(folder) if scenario.machine else None
         data = None
         if scenario.own_disk:
-            from tests.faults.disk import mounted
+            from tests.faults.disk import mounted, small
 
-            data = stack.enter_context(mounted(folder / "disk", scenario.own_disk))
+            data = stack.enter_context(
+                mounted(folder / "disk", *small(scenario.own_disk))
+            )
         world = World(
             folder,
             seed,

@@ -6,9 +6,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,19 +14,10 @@ import pytest
 from gateway.store.blobs import LocalBlobs
 from gateway.store.durable import WholeFile
 from gateway.store.filesystem import NamesDurable
+from tests.faults.disk import mounted
 
 SIZE = 100_000
 AT_ONCE = 4
-
-
-@contextmanager
-def mounted(image: Path, folder: Path) -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
@@ -39,7 +28,7 @@ def image(tmp_path: Path) -> Path:
         stream.truncate(128 << 20)
     try:
         subprocess.run(["mkfs.ext4", "-q", str(path)], check=True, capture_output=True)
-        with mounted(path, tmp_path / "tried"):
+        with mounted(tmp_path / "tried", "-o", "loop", str(path)):
             pass
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no ext4 of its own can be mounted: {error}")
@@ -67,7 +56,7 @@ def test_on_ext4_a_file_that_was_synced_has_its_name_after_a_power_cut(
     image: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut"
-    with mounted(image, tmp_path / "before") as before:
+    with mounted(tmp_path / "before", "-o", "loop", str(image)) as before:
         descriptor = os.open(before, os.O_RDONLY)
         assert NamesDurable().with_content(descriptor)  # else this proves nothing
         os.close(descriptor)
@@ -77,7 +66,7 @@ def test_on_ext4_a_file_that_was_synced_has_its_name_after_a_power_cut(
         shutil.copyfile(image, cut)  # what the disk was given up to now
         wanted = {path.relative_to(before): path.read_bytes() for path in kept}
         gone = [path.relative_to(before) for path in lost]
-    with mounted(cut, tmp_path / "after") as after:
+    with mounted(tmp_path / "after", "-o", "loop", str(cut)) as after:
         for name, content in wanted.items():
             assert (after / name).read_bytes() == content
         assert not any((after / name).exists() for name in gone)

@@ -96,7 +96,14 @@ class StorageNode:
     ) -> None:
         if self._server is not None:
             self._server.shutdown()
+            self.hang_up()
             self._server = None
+
+    def hang_up(self) -> None:
+        """Abort the associations that are open: a peer may keep them for long."""
+        assert self._server is not None
+        for association in self._server.active_associations:
+            association.abort()
 
     @property
     def port(self) -> int:

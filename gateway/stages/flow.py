@@ -95,6 +95,9 @@ class Result:
 class Protecting(Protocol):
     """What makes the protected objects of instances, durably."""
 
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """Load what the protection of these needs; never raises."""
+
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
         """Seal records, store objects, add rows; in this order.
 
@@ -172,6 +175,8 @@ class Flow:
             and instance.state != HELD
         ]
         ids = [one.instance.id for one in wanted]
+        # Models load for seconds: a worker that ends meanwhile met no object.
+        self.protection.prepare(wanted)
         try:
             with self.attempts.attempt(ids):
                 results = list(self.protection.protect(wanted))

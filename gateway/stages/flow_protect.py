@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -116,6 +117,15 @@ class Protection:
     bounds: Bounds = BOUNDS
     memory: Memory = field(default_factory=Memory)
     check: Callable[[], None] = unguarded
+
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """Load the models that these need.
+
+        What cannot be read or loaded is told of where it is asked for.
+        """
+        for one in filter(_is_picture, wanted):
+            with suppress(Exception):  # codecs and models raise anything
+                self.protectors.choose(self._attributes(one.instance))
 
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
         """Seal records, store objects, add rows; in this order.

@@ -65,7 +65,7 @@ class KeepingNode(StorageNode):
         self.count = sum(1 for _ in self.receptions())
 
     def pause(self) -> int:
-        """Stop listening; the port, which `resume` takes again."""
+        """Stop listening, hang up; the port, which `resume` takes again."""
         self._port = self.port
         self.__exit__(None, None, None)
         return self._port

@@ -299,6 +299,7 @@ def no_dns(world: World, seen: Seen) -> None:
     _ordinary(world)
     controls = world.site.controls
     controls.arm("dns:before", Order(action="gaierror", role="worker", always=True))
+    world.outside.hang_up()  # an association of before needs no name
     items = world.send("protected", 2)
     _until_tried(world, items)
     states = _states(world, items)

@@ -57,6 +57,9 @@ class MarkingDouble:
         self.crash_for = ""
         self.hold: Path | None = None
 
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """There are no models."""
+
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
         for one in wanted:
             try:

@@ -191,8 +191,40 @@ def test_what_is_dropped_by_a_rule_holds_nothing_up(stage: Stage) -> None:
 
 
 class Dropping:
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        """There are no models."""
+
     def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
         return (Result(dropped="by a rule") for _ in wanted)
+
+
+class Watching(Dropping):
+    """Notes how many attempts there are while models load, and while it protects."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.seen: list[int] = []
+
+    def prepare(self, wanted: Sequence[Wanted]) -> None:
+        self.look(wanted)
+
+    def protect(self, wanted: Sequence[Wanted]) -> Iterator[Result]:
+        self.look(wanted)
+        return super().protect(wanted)
+
+    def look(self, wanted: Sequence[Wanted]) -> None:
+        ids = [one.instance.id for one in wanted]
+        self.seen.append(len(self.work.attempts_of(ids)))
+
+
+def test_a_worker_that_ends_while_models_load_has_attempted_nothing(
+    stage: Stage,
+) -> None:
+    receive(stage.store, stage.index)
+    watching = Watching(Work(stage.index.database))
+    flow = replace(stage.flow(("true", True)), protection=watching)
+    assert stage.through(flow, stage.close()) == []
+    assert watching.seen == [0, 1]
 
 
 def test_steps_may_be_repeated(stage: Stage) -> None:

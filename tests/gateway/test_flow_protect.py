@@ -82,6 +82,15 @@ def protected(site: Site, *instances: Instance, by: Treatment = PLAIN) -> list[R
     return list(site.protection.protect(wanted))
 
 
+def test_models_are_chosen_ahead_and_faults_are_left_for_later(site: Site) -> None:
+    sound = receive(site.store, site.index)
+    broken = receive(site.store, site.index, FILES[1])
+    put_in_place(site.store, broken.path, b"nothing of use")
+    wanted = [Wanted(instance=one, treatments=(PLAIN,)) for one in (broken, sound)]
+    site.protection.prepare(wanted)
+    assert [attributes["Modality"] for attributes in site.choice.asked] == ["CT"]
+
+
 def protect(site: Site, instance: Instance, by: Treatment = PLAIN) -> None:
     """Protect one instance, or raise why it is not."""
     (result,) = protected(site, instance, by=by)

@@ -76,7 +76,7 @@ class Supervisor:
         self._stopping = False
 
     def stop(self) -> None:
-        """Ask `run` to end; may be called from a signal handler."""
+        """Ask `run` to end; may be called in any thread."""
         self._stopping = True
         self._events.put(None)
 
@@ -186,11 +186,22 @@ def end_with_parent(lifeline: int) -> None:
 
 @contextmanager
 def on_stop_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Call ``act`` at SIGTERM and SIGINT while the block lasts."""
+    """Call ``act`` at SIGTERM and SIGINT while the block lasts.
+
+    In a thread of its own: a handler interrupts the main thread anywhere, also where
+    it holds the very lock that ``act`` has to have, and would wait for itself.
+    """
+    asked: SimpleQueue[bool] = SimpleQueue()
 
     def handle(_number: int, _frame: object) -> None:
-        act()
+        asked.put(True)
 
+    def watch() -> None:
+        while asked.get():
+            act()
+
+    thread = threading.Thread(target=watch, name="stop-signal", daemon=True)
+    thread.start()
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, handle) for number in numbers]
     try:
@@ -198,3 +209,5 @@ def on_stop_signal(act: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+        asked.put(False)
+        thread.join()

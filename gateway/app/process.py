@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # What only the working processes need is loaded by them: their parents stay small.
 
+LOG = log.get_logger("process")
+
 TICK_SECONDS: Final = 30.0
 LONGEST_STOP_SECONDS: Final = 12.0
 """Shorter than a supervisor waits before it kills."""
@@ -90,33 +92,38 @@ def check_tls(site: Site) -> None:
 def wait_for_stop(ready: Callable[[], None], tick: Callable[[], None]) -> None:
     """Say that all is ready, and wait for SIGTERM or SIGINT; see the time pass.
 
+    ``tick`` has a thread of its own: a stop does not wait for what it waits for.
+
     From the signal on the process lives `LONGEST_STOP_SECONDS` at most: what it has
     acknowledged is durable, and its peers send the rest again.
     """
+    stop = threading.Event()
+    with on_stop_signal(stop.set):
+        ready()
+        threading.Thread(
+            target=_keep_time, args=(tick, stop), name="clock", daemon=True
+        ).start()
+        stop.wait()
+    end = threading.Timer(LONGEST_STOP_SECONDS, _cut_short)
+    end.daemon = True
+    end.start()
+
+
+def _keep_time(tick: Callable[[], None], stop: threading.Event) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
-    stop = threading.Event()
-
-    def asked() -> None:
-        stop.set()
-        end = threading.Timer(LONGEST_STOP_SECONDS, _cut_short)
-        end.daemon = True
-        end.start()
-
-    with on_stop_signal(asked):
-        ready()
-        while not stop.wait(TICK_SECONDS):
-            try:
-                tick()
-            except (GatewayError, SQLAlchemyError) as error:
-                log.get_logger("receiver").error(
-                    "clock-not-kept", error=log.described(error)
-                )
+    while not stop.wait(TICK_SECONDS):
+        try:
+            tick()
+        except (GatewayError, SQLAlchemyError) as error:
+            LOG.error(  # noqa: TRY400 - a traceback may quote
+                "clock-not-kept", error=log.described(error)
+            )
 
 
 def _cut_short() -> None:
     """End now, and leave in the log what every thread was at."""
-    log.get_logger("receiver").warning("stop-cut-short", after=LONGEST_STOP_SECONDS)
+    LOG.warning("stop-cut-short", after=LONGEST_STOP_SECONDS)
     faulthandler.dump_traceback(all_threads=True)
     leave()
 

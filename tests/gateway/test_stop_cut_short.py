@@ -15,6 +15,56 @@ process.wait_for_stop(lambda: print("ready", flush=True), lambda: None)
 threading.Event().wait()
 """
 
+TICKING = """
+import threading
+from gateway.app import process
+
+def tick():
+    print("ticks", flush=True)
+    threading.Event().wait()
+
+process.TICK_SECONDS = 0.01
+process.wait_for_stop(lambda: None, tick)
+"""
+
+# The signal comes while the main thread holds the lock that acting on it needs.
+HOLDING = """
+import os, signal, threading, time
+from gateway.supervise import on_stop_signal
+
+lock = threading.Lock()
+acted = threading.Event()
+
+def act():
+    with lock:
+        acted.set()
+
+with on_stop_signal(act):
+    with lock:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+    assert acted.wait(30)
+"""
+
+
+def test_a_stop_signal_does_not_wait_for_the_thread_it_interrupts() -> None:
+    subprocess.run([sys.executable, "-c", HOLDING], check=True, timeout=60)
+
+
+def test_a_stop_does_not_wait_for_the_clock() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", TICKING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ticks\n"
+        child.send_signal(signal.SIGTERM)
+        told, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert "stop-cut-short" not in told
+
 
 def test_a_stop_that_hangs_is_cut_short_and_says_where_it_hung() -> None:
     with subprocess.Popen(

@@ -8,9 +8,10 @@ from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.audit.log import AuditLog
-from gateway.dicom.association import GatewayAssociation, Incoming
+from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.commitment_scp import CommitmentService
 from gateway.dicom.contexts import FIND_MODELS, GET_MODELS, MOVE_MODELS
+from gateway.dicom.dimse import Incoming
 from gateway.dicom.handlers import IncomingObject, StorageService
 from gateway.dicom.retrieve_find import FindHandler
 from gateway.dicom.retrieve_get import GetHandler

@@ -15,9 +15,10 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AddressInformation
 
-from gateway.dicom.association import GatewayAssociation, StreamingDimse
+from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.connections import PeerLimits
 from gateway.dicom.contexts import Purpose
+from gateway.dicom.dimse import StreamingDimse
 from gateway.dicom.header import read_attributes
 from gateway.dicom.pdu_checks import check_data
 from gateway.dicom.retrieve_identifier import (
@@ -227,10 +228,9 @@ def _request() -> Entry:
 def _messages() -> Entry:
     """P-DATA into one DIMSE provider after another; the association is made once."""
     association = _new_association(AE("MIAD-GATEWAY"))
-    service: Any = association._service
 
     def enter(data: bytes) -> None:
-        association.dimse = StreamingDimse(association, service, LIMITS)
+        association.dimse = StreamingDimse(association, association, LIMITS)
         association.dul.event_queue = queue.Queue()
         at = 0
         while at + 6 <= len(data) and association.dul.event_queue.empty():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import socket
-import threading
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +21,6 @@ from gateway.app.places import Places
 from gateway.app.process import (
     begin,
     check_tls,
-    leave,
     only_one,
     sealed_store,
     wait_for_stop,
@@ -34,7 +32,6 @@ from gateway.app.sharing import Sharing
 from gateway.audit.process import recorded
 from gateway.dicom.counts import SharedCounts
 from gateway.dicom.listener import Parts, Share, listen
-from gateway.log import get_logger
 from gateway.store.index import Index
 from gateway.store.private import use_private_temporary
 
@@ -66,20 +63,6 @@ def _open_and_receive(site: Site, places: Places, sharing: Sharing | None) -> No
     keys = open_keys_of(site)
     with closing(open_index_of(site, keys)) as index:
         _receive(site, places, index, keys, sharing)
-    _leave_threads()
-
-
-def _leave_threads() -> None:
-    """End though an association that began in the last moment still goes on.
-
-    What it was answered Success for is durable; its peer sends the rest again. The
-    threads of its upper layer would keep the process until it is killed.
-    """
-    main = threading.main_thread()
-    left = [t for t in threading.enumerate() if t is not main and not t.daemon]
-    if left:
-        get_logger("receiver").info("associations-left", threads=len(left))
-        leave()
 
 
 def _receive(

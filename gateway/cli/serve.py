@@ -47,11 +47,12 @@ def receiver(
         from gateway.app.receivers import run_receivers
 
         run_receivers(config)
-        return
-    from gateway.app.receiver import run_receiver
-    from gateway.app.sharing import Sharing
+    else:
+        from gateway.app.receiver import run_receiver
+        from gateway.app.sharing import Sharing
 
-    run_receiver(config, Sharing.decode(sharing))
+        run_receiver(config, Sharing.decode(sharing))
+    _leave()
 
 
 def worker(
@@ -74,6 +75,7 @@ def web(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     from gateway.app.web import run_web
 
     run_web(config)
+    _leave()
 
 
 def auditor(config: ConfigOption, lifeline: LifelineOption = None) -> None:
@@ -82,6 +84,7 @@ def auditor(config: ConfigOption, lifeline: LifelineOption = None) -> None:
     from gateway.app.auditor import run_auditor
 
     run_auditor(config)
+    _leave()
 
 
 def _end_with_parent(lifeline: int | None) -> None:
@@ -90,3 +93,15 @@ def _end_with_parent(lifeline: int | None) -> None:
         from gateway.supervise import end_with_parent
 
         end_with_parent(lifeline)
+
+
+def _leave() -> None:
+    """End without taking the interpreter apart.
+
+    It would wait for threads of an association that began in the last moment, and for
+    locks that other threads held when they were ended. What was acknowledged is
+    durable; peers send the rest again.
+    """
+    from gateway.app.process import leave
+
+    leave()

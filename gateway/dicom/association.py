@@ -14,12 +14,13 @@ import time
 from typing import Protocol
 
 import structlog
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.acse import ACSE
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
-from pynetdicom.pdu_primitives import UserIdentityNegotiation
+from pynetdicom.pdu_primitives import A_ASSOCIATE, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 from typing_extensions import override
 
@@ -34,6 +35,11 @@ from gateway.dicom.contexts import (
     contexts_in_roles,
 )
 from gateway.dicom.dimse import LAST_COMMAND, Incoming, StreamingDimse
+from gateway.dicom.negotiation import (
+    ACCEPTED,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+    negotiate,
+)
 from gateway.dicom.upper_layer import BoundedSocket, BoundedUpperLayer
 from gateway.dicom.user_identity import identity_in
 from gateway.errors import AssociationLost
@@ -45,9 +51,10 @@ LOOK_SECONDS = 0.25
 """How long a stop of this side may go unnoticed by a thread that waits for data."""
 POLL_SECONDS = 0.001
 ABORT_SECONDS = 1.0
+APPLICATION_CONTEXT = UID("1.2.840.10008.3.1.1.1")
+"""DICOM (PS3.7 A.2.1)."""
 RELATIONAL = b"\x01"
 NOT_SUPPORTED = b"\x00"
-TRANSFER_SYNTAXES_NOT_SUPPORTED = 4  # PS3.8 Table 9-18
 
 
 class Service(Protocol):
@@ -332,6 +339,7 @@ class AdmittingACSE(ACSE):
         self._admission = admission
         self._service = service
         self._association = association
+        self._supported: list[PresentationContext] = []
 
     @override
     def negotiate_association(self) -> None:
@@ -354,6 +362,38 @@ class AdmittingACSE(ACSE):
         identity = self._association.call.identity
         return True, identity.response() if identity is not None else None
 
+    @override
+    def send_accept(self) -> None:
+        """Answer the presentation contexts, and accept (PS3.8 9.3.3)."""
+        association = self._association
+        roles = {
+            str(uid): (bool(role.scu_role), bool(role.scp_role))
+            for uid, role in self.requestor.role_selection.items()
+        }
+        answer = negotiate(association.dul.proposed, self._supported, roles)
+        for role in answer.roles:
+            self.acceptor.add_negotiation_item(role)
+        association._accepted_cx = {
+            c.context_id or 0: c for c in answer.contexts if c.result == ACCEPTED
+        }
+        association._rejected_cx = [c for c in answer.contexts if c.result != ACCEPTED]
+        association.dul.answered = answer.contexts
+        association.dul.send_pdu(self._acceptance())
+
+    def _acceptance(self) -> A_ASSOCIATE:
+        """Return what accepts, but for the contexts (PS3.8 7.1.1)."""
+        request = self.requestor.primitive
+        assert request is not None
+        primitive = A_ASSOCIATE()
+        primitive.application_context_name = APPLICATION_CONTEXT
+        primitive.calling_ae_title = request.calling_ae_title
+        primitive.called_ae_title = request.called_ae_title
+        primitive.result = 0
+        primitive.result_source = 1
+        primitive.user_information = self.acceptor.user_information
+        self.acceptor.primitive = primitive
+        return primitive
+
     def _offer(self, call: Call) -> None:
         """Support what the node that calls may use, in the roles it proposed."""
         roles = {
@@ -365,17 +405,19 @@ class AdmittingACSE(ACSE):
         if Purpose.RETRIEVE in purposes and any(role.scp for role in roles.values()):
             sent = self._service.sent_syntaxes()
         usable = contexts_for(purposes)
-        self.acceptor.supported_contexts = contexts_in_roles(usable, roles, sent)
+        self._supported = contexts_in_roles(usable, roles, sent)
+        self.acceptor.supported_contexts = self._supported
 
     def _note_declined(self, call: Call) -> None:
         """Audit what was proposed and is here, but not for this node."""
-        here = {c.abstract_syntax for c in contexts_for(self._admission.offered)}
         declined = {
             str(context.abstract_syntax)
             for context in self._association.rejected_contexts
             if context.result != TRANSFER_SYNTAXES_NOT_SUPPORTED
-            and context.abstract_syntax in here
         }
+        if declined:
+            offered = contexts_for(self._admission.offered)
+            declined &= {str(context.abstract_syntax) for context in offered}
         if declined:
             self._admission.note_declined(call, sorted(declined))
 

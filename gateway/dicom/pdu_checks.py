@@ -64,7 +64,7 @@ def check_request(body: bytes) -> None:
     if len(body) < ITEMS_AT:
         raise InvalidPdu("an association request is cut short")
     numbers: set[int] = set()
-    for kind, item in _items(body[ITEMS_AT:]):
+    for kind, item in items_of(body[ITEMS_AT:]):
         if kind == PRESENTATION_CONTEXT:
             _check_context(item, numbers)
         elif kind == USER_INFORMATION:
@@ -109,7 +109,14 @@ def values_of(pdu: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += 4 + length
 
 
-def _items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+def items_of(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and content of the items that make up something.
+
+    Raises
+    ------
+    InvalidPdu
+        Their lengths contradict each other.
+    """
     at = 0
     while at < len(encoded):
         if len(encoded) - at < 4:
@@ -127,7 +134,7 @@ def _check_context(item: bytes, numbers: set[int]) -> None:
     if item[0] in numbers or item[0] % 2 == 0:
         raise InvalidPdu("a presentation context's number is even or used twice")
     numbers.add(item[0])
-    for count, (_, uid) in enumerate(_items(item[CONTEXT_BYTES:])):
+    for count, (_, uid) in enumerate(items_of(item[CONTEXT_BYTES:])):
         if count > MOST_SYNTAXES:
             raise InvalidPdu(
                 f"a presentation context has over {MOST_SYNTAXES} syntaxes"
@@ -136,7 +143,7 @@ def _check_context(item: bytes, numbers: set[int]) -> None:
 
 
 def _check_count(item: bytes, most: int, what: str) -> None:
-    for count, _ in enumerate(_items(item), 1):
+    for count, _ in enumerate(items_of(item), 1):
         if count > most:
             raise InvalidPdu(f"an association request has over {most} {what}")
 

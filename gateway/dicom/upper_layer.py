@@ -18,15 +18,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE, StateMachine
+from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.pdu_primitives import P_DATA
 from typing_extensions import override
 
 from gateway.dicom.connections import PeerLimits
+from gateway.dicom.negotiation import Proposed, split_request, with_answers
 from gateway.dicom.pdu_checks import (
     ASSOCIATE_RQ,
     HEADER_BYTES,
@@ -46,6 +48,7 @@ from gateway.errors import InvalidPdu
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
+    from pynetdicom.presentation import PresentationContext
 
 LOG = structlog.get_logger(component="upper-layer")
 
@@ -259,6 +262,10 @@ class BoundedUpperLayer(DULServiceProvider):
 
     def __init__(self, association: Association) -> None:
         super().__init__(association)
+        self.proposed: list[Proposed] = []
+        """The presentation contexts of the request."""
+        self.answered: list[PresentationContext] = []
+        """What is sent with its acceptance."""
         self.state_machine = _Machine(self)
         self._turns = threading.Condition()
         self._wanted = False
@@ -325,6 +332,14 @@ class BoundedUpperLayer(DULServiceProvider):
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, fragment))
         self.send_pdu(primitive)
+
+    @override
+    def _send(self, pdu: Any) -> None:
+        """Send a PDU; the contexts were negotiated here."""
+        if isinstance(pdu, A_ASSOCIATE_AC) and self.socket is not None:
+            self.socket.send(with_answers(pdu.encode(), self.answered))
+        else:
+            super()._send(pdu)
 
     def _may_lend(self) -> bool:
         transfers = self.state_machine.current_state == DATA_TRANSFER
@@ -407,6 +422,8 @@ class BoundedUpperLayer(DULServiceProvider):
     def _note_pdu(self, encoded: bytes) -> None:
         """Give a PDU to the state machine."""
         try:
+            if encoded[0] == ASSOCIATE_RQ:
+                encoded, self.proposed = split_request(encoded)
             pdu, event = self._decode_pdu(encoded)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - pynetdicom raises anything
             self.refuse(f"a PDU cannot be decoded: {type(error).__name__}")

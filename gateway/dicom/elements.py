@@ -34,6 +34,11 @@ LONG_VRS = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"}
     | {b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+SHORT_VRS = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO"}
+    | {b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)
+SHORT_HEAD, LONG_HEAD = 8, 12  # octets of an element before its value
 ESCAPE = b"\x1b"  # to another character set (PS3.5 6.1.2.5)
 BLOCK_BYTES = 1 << 12
 NAME_DELIMITERS = {0x5E, 0x3D}  # ^ and =
@@ -160,8 +165,8 @@ class _Reader:
         start = self.stream.tell()
         self.end = self.stream.seek(0, io.SEEK_END)
         self.stream.seek(start)
-        self._tag = struct.Struct(f"{self.order}HH")
-        self._short = struct.Struct(f"{self.order}H")
+        self._implicit = struct.Struct(f"{self.order}HHL")
+        self._explicit = struct.Struct(f"{self.order}HH2sH")
         self._long = struct.Struct(f"{self.order}L")
 
     def values_up_to(self, last_tag: int) -> dict[int, bytes]:
@@ -178,25 +183,30 @@ class _Reader:
 
     def _header(self) -> tuple[int, int] | None:
         """Read tag and length; None at the end of the data set."""
-        head = self._read(8)
-        if not head:
-            return None
-        if len(head) < 8:
+        if len(self.block) - self.at < LONG_HEAD:
+            self._fill(LONG_HEAD)
+        block, at = self.block, self.at
+        left = len(block) - at
+        if left < SHORT_HEAD:
+            if not left:
+                return None
             raise InvalidObject("The data set ends within an element")
         self.count += 1
         if self.count > MOST_ELEMENTS:
             raise InvalidObject(f"The data set has over {MOST_ELEMENTS} elements")
-        group, number = self._tag.unpack_from(head)
-        tag = group << 16 | number
+        group, number, vr, length = self._explicit.unpack_from(block, at)
+        size = SHORT_HEAD
         if self.implicit or group == ITEM >> 16:
-            (length,) = self._long.unpack_from(head, 4)
-        elif not (head[4:6].isalpha() and head[4:6].isupper()):
+            _, _, length = self._implicit.unpack_from(block, at)
+        elif vr in LONG_VRS:
+            if left < LONG_HEAD:
+                raise InvalidObject("The data set ends within an element")
+            (length,) = self._long.unpack_from(block, at + SHORT_HEAD)
+            size = LONG_HEAD
+        elif vr not in SHORT_VRS and not (vr.isalpha() and vr.isupper()):
             raise InvalidObject("The data set has an element without VR")
-        elif head[4:6] in LONG_VRS:
-            (length,) = self._long.unpack(self._exactly(4))
-        else:
-            (length,) = self._short.unpack_from(head, 6)
-        return tag, length
+        self.at = at + size
+        return group << 16 | number, length
 
     def _value(self, length: int, *, kept: bool) -> bytes | None:
         if length == UNDEFINED:
@@ -205,7 +215,13 @@ class _Reader:
         if not kept or length > LONGEST_VALUE_BYTES:
             self._skip(length)
             return None
-        return self._exactly(length)
+        if len(self.block) - self.at < length:
+            self._fill(length)
+        value = self.block[self.at : self.at + length]
+        if len(value) < length:
+            raise InvalidObject("The data set ends within an element")
+        self.at += length
+        return value
 
     def _skip(self, length: int) -> None:
         beyond = self.at + length - len(self.block)
@@ -216,21 +232,11 @@ class _Reader:
         else:
             self.block, self.at = b"", 0
 
-    def _read(self, length: int) -> bytes:
-        """Return so many octets, fewer only at the end."""
+    def _fill(self, length: int) -> None:
+        """Have so many octets at hand, fewer only at the end."""
         missing = self.at + length - len(self.block)
-        if missing > 0:
-            read = self.stream.read(max(missing, BLOCK_BYTES))
-            self.block, self.at = self.block[self.at :] + read, 0
-        value = self.block[self.at : self.at + length]
-        self.at += len(value)
-        return value
-
-    def _exactly(self, length: int) -> bytes:
-        value = self._read(length)
-        if len(value) < length:
-            raise InvalidObject("The data set ends within an element")
-        return value
+        read = self.stream.read(max(missing, BLOCK_BYTES))
+        self.block, self.at = self.block[self.at :] + read, 0
 
     def _skip_items(self, depth: int) -> None:
         """Step over the items of a sequence of undefined length."""

@@ -7,6 +7,7 @@ or wrong identifiers do.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import BinaryIO
 
 from pydicom.datadict import tag_for_keyword
@@ -53,6 +54,12 @@ WANTED = frozenset(
     | {tag_for_keyword(keyword) or 0 for keyword in (*UIDS.values(), *TEXTS.values())}
 )
 DATES = frozenset({"patient_birth_date", "study_date"})
+WIDTHS = {
+    column: kind.length
+    for column in TEXTS
+    if isinstance(kind := instances.c[column].type, String)
+}
+LAST_TAG = tag_for_keyword(LAST_KEYWORD) or 0
 
 
 def read_attributes(
@@ -78,9 +85,9 @@ def read_attributes(
         One of them is missing.
     """
     read_head(part10)
-    last_tag = tag_for_keyword(LAST_KEYWORD) or 0
+    syntax = _syntax(transfer_syntax_uid)
     elements = read_elements(
-        part10, UID(transfer_syntax_uid), last_tag, wanted=WANTED, max_depth=max_depth
+        part10, syntax, LAST_TAG, wanted=WANTED, max_depth=max_depth
     )
     if not elements.values:
         raise InvalidObject("The bytes are no data set")
@@ -102,5 +109,10 @@ def _fit(column: str, text: str) -> str:
         text = text.replace(".", "")  # 1999.12.31 of ACR-NEMA (PS3.5 6.2)
     if column == "study_time":
         text = text.replace(":", "")
-    kind = instances.c[column].type
-    return text[: kind.length] if isinstance(kind, String) else text
+    return text[: WIDTHS.get(column)]
+
+
+@lru_cache(maxsize=256)
+def _syntax(uid: str) -> UID:
+    """Make a UID of what is always one of a few: pydicom checks each anew."""
+    return UID(uid)

@@ -77,6 +77,7 @@ class Database:
             except BaseException:
                 self._engine.dispose()
                 raise
+        self._writer: Connection | None = None
         self._turn: Callable[[], AbstractContextManager[None]] = nullcontext
         if server is None:
             path = Path(str(self._engine.url.database))
@@ -95,12 +96,25 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Run a transaction that writes; durable when the block is left."""
-        with (
-            self._turn(),
-            connected(self._engine, self._patience) as connection,
-            connection.begin(),
-        ):
+        with self._turn(), self._writing() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Connect; an SQLite file has one writer at a time, who stays connected."""
+        if self._is_shared:
+            with connected(self._engine, self._patience) as connection:
+                yield connection
+            return
+        if self._writer is None:
+            self._writer = self._engine.connect()
+        try:
+            yield self._writer
+        except BaseException:  # whatever state it is in: the next one has another
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -152,7 +166,8 @@ class Database:
             )
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that is in use, at the end of its use."""
+        self._writer = None
         self._engine.dispose()
 
 

@@ -6,7 +6,6 @@ a UID that a known object is. So names are HMACs (RFC 2104) with a secret.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from pathlib import PurePosixPath
 from typing import Final
@@ -62,7 +61,7 @@ class Names:
 
     def _mark(self, *parts: str) -> str:
         text = "\0".join(parts).encode("utf-8")
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:DIGITS]
+        return hmac.digest(self._secret, text, "sha256").hex()[:DIGITS]
 
 
 def context_of(relative: str) -> bytes:

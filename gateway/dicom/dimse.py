@@ -104,6 +104,8 @@ class StreamingDimse(DIMSEServiceProvider):
 
     def take_waiting(self) -> tuple[int, object] | None:
         """Return a request that came whole, with its presentation context."""
+        if self.msg_queue.empty():  # as it is after most PDUs: an exception costs more
+            return None
         try:
             context_id, message = self.msg_queue.get_nowait()
         except queue.Empty:

@@ -18,4 +18,5 @@ def timestamp(moment: datetime) -> str:
     moment
         An aware time of any zone.
     """
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    plain = moment.astimezone(UTC).replace(tzinfo=None)
+    return f"{plain.isoformat(timespec='microseconds')}Z"

@@ -147,4 +147,5 @@ class Deposit:
         finally:
             with self._lock:
                 self._in_hand[sha256] -= 1
-                self._in_hand += Counter()  # drops what is at zero
+                if not self._in_hand[sha256]:
+                    del self._in_hand[sha256]

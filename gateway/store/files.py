@@ -80,6 +80,7 @@ class FileStore:
         space: Space | None = None,
     ) -> None:
         self._root = root
+        self._incoming = root / INCOMING
         self._space = space
         self._keys = keys
         self._names = Names(secret)
@@ -99,6 +100,11 @@ class FileStore:
     def root(self) -> Path:
         """The directory that all relative paths start from."""
         return self._root
+
+    @property
+    def incoming(self) -> Path:
+        """Where objects lie while they come in."""
+        return self._incoming
 
     @property
     def keys(self) -> Keys:
@@ -402,7 +408,7 @@ class FileStore:
 
         What another process is writing stays.
         """
-        return sum(remove_unclaimed(path) for path in (self._root / INCOMING).iterdir())
+        return sum(remove_unclaimed(path) for path in self._incoming.iterdir())
 
 
 def label_of(relative: str) -> str:

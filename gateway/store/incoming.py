@@ -59,13 +59,15 @@ class OriginalWriter:
         self._store = store
         self._meta = meta
         self._digest = hashlib.sha256()
+        self._sha256 = ""  # once it was asked for, until more is written
         self._size_bytes = 0
-        self._path = store.root / INCOMING / f"{secrets.token_hex(16)}.part"
+        self._label = store.names.label(meta)
+        self._path = store.incoming / f"{secrets.token_hex(16)}.part"
         self._head_size = len(head)
         self._head = bytearray(head)
         self._file = ClaimedFile(self._path)
         try:
-            context = context_of_object(store.names.label(meta))
+            context = context_of_object(self._label)
             file = cast("BinaryIO", self._file)
             self._envelope = EnvelopeWriter(file, store.keys, context, chunk=CHUNK)
             self._envelope.write(head)
@@ -86,7 +88,9 @@ class OriginalWriter:
     @property
     def sha256(self) -> str:
         """The digest of the data set bytes so far."""
-        return self._digest.hexdigest()
+        if not self._sha256:
+            self._sha256 = self._digest.hexdigest()
+        return self._sha256
 
     def write(self, piece: bytes | memoryview) -> None:
         """Append to the data set.
@@ -99,6 +103,7 @@ class OriginalWriter:
         self._store.take(len(piece))
         self._envelope.write(piece)
         self._digest.update(piece)
+        self._sha256 = ""
         self._size_bytes += len(piece)
         room = HEAD_BYTES - len(self._head)
         if room > 0:
@@ -131,7 +136,7 @@ class OriginalWriter:
 
     def name_as(self, kind: str) -> str:
         """Return the name of what was written so far, as an object of a kind."""
-        return self._store.names.original(kind, self.sha256, self._meta)
+        return self._store.names.original(kind, self.sha256, self._meta, self._label)
 
     def commit(self) -> StoredFile:
         """Give the file its name, durably, and return it.

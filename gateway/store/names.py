@@ -40,13 +40,24 @@ class Names:
         """Return what stands for an object's UID and syntax in its file's name."""
         return self._mark("object", meta.sop_instance_uid, meta.transfer_syntax_uid)
 
-    def original(self, kind: str, sha256: str, meta: FileMeta) -> str:
+    def original(
+        self, kind: str, sha256: str, meta: FileMeta, label: str | None = None
+    ) -> str:
         """Return the relative path of received bytes.
 
         The same bytes of the same object in the same syntax have one name.
+
+        Parameters
+        ----------
+        kind
+            Originals or conflicts.
+        sha256, meta
+            Of the bytes, and what they are.
+        label
+            Of the object, where it is known already.
         """
         mark = self._mark("content", sha256, meta.transfer_syntax_uid)
-        return f"{kind}/{mark[:2]}/{mark}-{self.label(meta)}{SUFFIX}"
+        return f"{kind}/{mark[:2]}/{mark}-{label or self.label(meta)}{SUFFIX}"
 
     def protected(self, uid: str) -> str:
         """Return the relative path of a protected object.

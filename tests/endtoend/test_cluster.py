@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 
 from config.load import load_site
+from gateway.app.keeping import keeper_of
 from gateway.app.openers import (
     open_index_of,
     open_keys_of,
@@ -27,6 +29,7 @@ from gateway.app.openers import (
     open_store_of,
 )
 from gateway.demo.site import GATEWAY, MODALITY, OUTSIDE, RECOVERY, WORKSTATION
+from gateway.store.clock import utc_now
 from gateway.store.index import Index
 from tests.endtoend.peers import dcmtk, free_port, storescp
 from tests.endtoend.sites import plain_nodes, plain_places
@@ -304,6 +307,31 @@ def arrived(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix != ".log"]
 
 
+def give_back(site: Site, receiver: str, original: Dataset, into: Path) -> list[Path]:
+    """Ask a machine for an original by C-MOVE; what came."""
+    into.mkdir()
+    moved = dcmtk(
+        *("movescu", "-S", "-aet", WORKSTATION, "-aec", RECOVERY),
+        *("--port", str(site.move_port), "-aem", WORKSTATION),
+        *("+xa", "--bit-preserving"),  # with it, no output directory is heeded
+        *("-k", "QueryRetrieveLevel=IMAGE"),
+        *("-k", f"SOPInstanceUID={original.SOPInstanceUID}"),
+        *("-k", f"StudyInstanceUID={original.StudyInstanceUID}"),
+        *("-k", f"SeriesInstanceUID={original.SeriesInstanceUID}"),
+        *("127.0.0.1", str(site[receiver].ports["plain_recovery"])),
+        cwd=into,
+    )
+    assert moved.returncode == 0, moved.stderr + site[receiver].log[-3000:]
+    return list(into.iterdir())
+
+
+def files_of(site: Site) -> set[str]:
+    """Return the names of all files in the bucket."""
+    blobs = open_objects_of(load_site(site["web-1"].config, environ={}))
+    assert blobs is not None
+    return {name for folder in ("store", "vault") for name in blobs.names(folder)}
+
+
 def test_what_two_receivers_took_leaves_protected_and_comes_back_through_the_other(
     site: Site, files: list[Path], tmp_path: Path
 ) -> None:
@@ -321,22 +349,11 @@ def test_what_two_receivers_took_leaves_protected_and_comes_back_through_the_oth
         source = str(marked.SourceImageSequence[0].ReferencedSOPInstanceUID)
         assert marked.PixelData != dcmread(originals[source]).PixelData
 
-    back = tmp_path / "back"
-    back.mkdir()
-    for number, (uid, path) in enumerate(originals.items()):
+    back = []
+    for number, path in enumerate(originals.values()):
         other = ("receiver-2", "receiver-1", "receiver-2")[number]
-        moved = dcmtk(
-            *("movescu", "-S", "-aet", WORKSTATION, "-aec", RECOVERY),
-            *("--port", str(site.move_port), "-aem", WORKSTATION),
-            *("+xa", "--bit-preserving"),  # with it, no output directory is heeded
-            *("-k", "QueryRetrieveLevel=IMAGE", "-k", f"SOPInstanceUID={uid}"),
-            *("-k", f"StudyInstanceUID={dcmread(path).StudyInstanceUID}"),
-            *("-k", f"SeriesInstanceUID={dcmread(path).SeriesInstanceUID}"),
-            *("127.0.0.1", str(site[other].ports["plain_recovery"])),
-            cwd=back,
-        )
-        assert moved.returncode == 0, moved.stderr + site[other].log[-3000:]
-    returned = {str(dcmread(p).SOPInstanceUID): p for p in back.iterdir()}
+        back += give_back(site, other, dcmread(path), tmp_path / str(number))
+    returned = {str(dcmread(p).SOPInstanceUID): p for p in back}
     assert set(returned) == set(originals)
     for uid in originals:  # storescu may encode anew: what counts is what came
         assert data_set_of(returned[uid].read_bytes()) == data_set_of(site.stored(uid))
@@ -410,3 +427,66 @@ def test_a_restarted_database_is_waited_for(
 
     assert sent.returncode == 0, sent.stderr
     site["worker-2"].wait(lambda: len(arrived(site.outside)) > before)
+
+
+def test_originals_that_retention_took_from_the_bucket_still_come_back(
+    site: Site, files: list[Path], tmp_path: Path
+) -> None:
+    original = dcmread(files[0])
+    expected = data_set_of(site.stored(str(original.SOPInstanceUID)))
+    config = site["web-1"].folder / "retention.toml"
+    policy = "[retention]\noriginals.days = 1\n"
+    config.write_text(site["web-1"].config.read_text() + policy)
+    settings = load_site(config, environ={})
+    keys = open_keys_of(settings)
+    before = files_of(site)
+
+    with site.index() as index:
+        keeper = keeper_of(settings, index, open_store_of(settings, keys), keys)
+        done = keeper.retain(utc_now() + timedelta(days=2), 120.0)
+
+    gone = before - files_of(site)
+    assert done.originals == len(gone) >= len(files)
+    assert all(name.startswith("store/originals/") for name in gone)
+    (back,) = give_back(site, "receiver-2", original, tmp_path / "back")
+    assert data_set_of(back.read_bytes()) == expected
+
+
+def test_an_erased_study_is_gone_from_the_bucket_and_for_every_machine(
+    site: Site, files: list[Path], tmp_path: Path
+) -> None:
+    erased = dcmread(files[2])
+    uid = str(erased.SOPInstanceUID)
+    with site.index() as index:
+        instance = index.instance(uid)
+        assert instance is not None
+        protected = index.protected_of(instance.id)
+        assert protected is not None
+    before = files_of(site)
+    assert any(protected.path in name for name in before)
+
+    told = subprocess.run(
+        [
+            *(sys.executable, "-m", "gateway.cli.main", "erase"),
+            *("--config", str(site["web-1"].config), "--yes", "--json"),
+            *("--reason", "asked for by the patient"),
+            str(erased.StudyInstanceUID),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["originals"] == [uid]
+    gone = before - files_of(site)
+    assert len(gone) == 2  # the protected object and its record; the file went before
+    assert any(protected.path in name for name in gone)
+    with site.index() as index:
+        assert index.instance(uid) is None
+    assert give_back(site, "receiver-2", erased, tmp_path / "back") == []
+    trail = site["web-1"].data / "audit" / "audit.jsonl"
+    lines = [json.loads(line) for line in trail.read_text().splitlines()]
+    told_of = [one for one in lines if one["action"] == "erasure"]
+    assert {one["reason"] for one in told_of} == {"asked for by the patient"}
+    assert "success" in {one["outcome"] for one in told_of}

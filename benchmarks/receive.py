@@ -139,6 +139,7 @@ class Images:
             data = self._templates[load.large].replace(UID, uid)
             paths.append(self._directory / f"{number:05d}.dcm")
             paths[-1].write_bytes(data)
+        os.sync()  # or the disk writes them while a receiver waits for its own
         return paths
 
 

@@ -21,6 +21,7 @@ from gateway.errors import InvalidObject, InvalidSeal
 from gateway.sealing.secretfile import overwrite
 from gateway.sealing.slots import shred
 from gateway.store.durable import (
+    DIRECTORY_MODE,
     WholeFile,
     durably,
     make_directory,
@@ -154,6 +155,7 @@ class LocalBlobs(Blobs):
     def __init__(self, root: Path) -> None:
         self._root = root
         self._names = NamesDurable()
+        self._durable: set[Path] = set()  # directories whose own name is
 
     @property
     @override
@@ -187,8 +189,15 @@ class LocalBlobs(Blobs):
                 path.replace(final)
                 named = False
             if not named:
-                sync_directory(final.parent)
+                self._keep_name(final)
         file.close()
+
+    def _keep_name(self, path: Path) -> None:
+        """Make a name durable: its directory, and the name of that, once."""
+        sync_directory(path.parent)
+        if path.parent not in self._durable:
+            sync_directory(path.parent.parent)
+            self._durable.add(path.parent)
 
     @override
     def move(self, name: str, other: str) -> None:
@@ -263,13 +272,14 @@ class LocalBlobs(Blobs):
 def _link(path: Path, final: Path) -> None:
     """Give a file a second name, in a directory that is made when absent.
 
-    Before it is synced: the name then comes with the content in one
+    Before it is synced: the names then come with the content in one
     transaction of the file system. A name that is there is left alone.
     """
     try:
         os.link(path, final)
     except FileNotFoundError:
-        make_directory(final.parent)
+        make_directory(final.parent.parent)
+        final.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         os.link(path, final)
 
 

@@ -4,8 +4,8 @@
 
 One run sends the same images with DCMTK's storescu (one process per association,
 ``TCP_NODELAY=1`` at both ends) to each receiver in turn: real CT slices of 0.5 MB
-under new UIDs over 1, 4 and 32 associations, and objects of 30 MB over one. Who
-is measured:
+under new UIDs over 1, 4 and 32 associations, and objects of 30 MB over one. All
+run at once and are sent to in turn. Who is measured:
 
 - this gateway, ``miad-gateway receiver`` with default settings: sealed, fsynced
   and indexed before Success;
@@ -33,8 +33,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -267,7 +267,7 @@ def storescp(directory: Path) -> Iterator[Server]:
         yield server
 
 
-RECEIVERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+RECEIVERS: dict[str, tuple[str, Callable[[Path], AbstractContextManager[Server]]]] = {
     "gateway": ("miad-gateway", gateway),
     "orthanc": ("Orthanc", orthanc),
     "storescp": ("DCMTK storescp --fork, no fsync", storescp),
@@ -300,20 +300,24 @@ class Run:
         self.results: dict[tuple[str, str], Result] = {}
         self.rss: dict[str, float] = {}
 
-    def measure(self, name: str, server: Server) -> None:
-        """Send every load once."""
-        for load in self._loads:
-            paths = self._images.new(load)
-            before = server.cpu_seconds()
-            seconds = send(paths, server, load.associations)
-            self._note(name, load, seconds, server.cpu_seconds() - before)
-        self.rss[name] = max(self.rss.get(name, 0.0), server.rss_mib())
+    def measure(self, servers: Mapping[str, Server]) -> None:
+        """Send every load once to each, one after the other.
 
-    def measure_disk(self) -> None:
-        """Write every load once."""
-        for load in self._loads:
+        All run meanwhile: what is compared was measured within seconds. Another
+        comes first each time.
+        """
+        for turn, load in enumerate(self._loads):
+            names = [*servers]
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                server, paths = servers[name], self._images.new(load)
+                before = server.cpu_seconds()
+                seconds = send(paths, server, load.associations)
+                self._note(name, load, seconds, server.cpu_seconds() - before)
             seconds = disk(self._images.new(load), self._directory)
             self._note(DISK, load, seconds, 0.0)
+        for name, server in servers.items():
+            self.rss[name] = max(self.rss.get(name, 0.0), server.rss_mib())
 
     def _note(self, name: str, load: Load, seconds: float, cpu: float) -> None:
         result = self.results.setdefault((name, load.name), Result())
@@ -373,14 +377,17 @@ def main() -> None:
     chosen = {RECEIVERS[n][0]: RECEIVERS[n][1] for n in arguments.only.split(",")}
     with tempfile.TemporaryDirectory() as temporary:
         run = Run(Path(temporary), loads)
+        names = [*chosen]
         for repetition in range(arguments.repeat):
-            for number, (name, start) in enumerate(chosen.items()):
-                directory = Path(temporary) / f"{repetition}-{number}"
-                directory.mkdir()
-                with start(directory) as server:  # type: ignore[attr-defined]
-                    run.measure(name, server)
-                shutil.rmtree(directory)
-            run.measure_disk()
+            directory = Path(temporary) / str(repetition)
+            with ExitStack() as stack:
+                servers = {}
+                for name in names:
+                    (own := directory / str(names.index(name))).mkdir(parents=True)
+                    servers[name] = stack.enter_context(chosen[name](own))
+                run.measure(servers)
+            shutil.rmtree(directory)
+            names.append(names.pop(0))
     print(
         f"{arguments.images} CT of 0.5 MB, {arguments.large} objects of 30 MB; objects "
         f"per second, median of {arguments.repeat} (range); memory (PSS) at the end; "

@@ -1,166 +1,197 @@
-"""Presentation contexts: answered as pynetdicom answers them, from and to octets."""
+"""What is agreed before a query: classes, roles and extended negotiation."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Iterator
 
 import pytest
-from pydicom.uid import UID
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    ImplementationClassUIDNotification,
-    MaximumLengthNotification,
+from pynetdicom import build_role
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
+
+from gateway.dicom.contexts import storage_classes
+from tests.gateway.scp import (
+    CT_IMAGE,
+    EXPLICIT,
+    MODALITY,
+    WORKSTATION,
+    Gateway,
+    associated,
+    encoded,
+    gateway,
+    send,
+    site,
+    small,
 )
-from pynetdicom.presentation import (
-    PresentationContext,
-    build_context,
-    negotiate_as_acceptor,
-)
+from tests.gateway.test_find import ask, identifier
+from tests.gateway.test_readers import BOTH, READER, sections
 
-from gateway.dicom.negotiation import (
-    Proposed,
-    negotiate,
-    split_request,
-    with_answers,
-)
-from gateway.errors import InvalidPdu
-
-CLASSES = [f"1.2.840.10008.5.1.4.1.1.{number}" for number in range(1, 7)]
-SYNTAXES = [f"1.2.840.10008.1.2.{number}" for number in range(1, 6)]
-ROLES = [(scu, scp) for scu in (False, True) for scp in (False, True)]
-SEEDS = range(200)
+ROOT = "1.2.840.10008.5.1.4.1.2"
+STUDY_FIND, STUDY_MOVE, STUDY_GET = (f"{ROOT}.2.{n}" for n in (1, 2, 3))
+MODELS = {
+    *(f"{ROOT}.{model}.{service}" for model in (1, 2) for service in (1, 2, 3)),
+    f"{ROOT}.4.2",
+    f"{ROOT}.4.3",
+}
+RETIRED = {f"{ROOT}.3.{n}" for n in (1, 2, 3)}
+NOT_OFFERED = {
+    *RETIRED,
+    f"{ROOT}.5.3",  # Composite Instance Retrieve Without Bulk Data
+    "1.2.840.10008.5.1.4.31",  # Modality Worklist
+}
 
 
-def proposed_contexts(chance: random.Random) -> list[PresentationContext]:
-    contexts = []
-    numbers = chance.sample(range(1, 256, 2), chance.randint(1, 12))
-    for number in numbers:
-        chosen = chance.sample(SYNTAXES, chance.randint(1, len(SYNTAXES)))
-        context = build_context(chance.choice(CLASSES), chosen)
-        context.context_id = number
-        contexts.append(context)
-    return contexts
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    settings = site(tmp_path_factory.mktemp("negotiation"), **sections(1))
+    with gateway(settings) as listening:
+        assert send(listening.port, encoded(small("1.2.3.4"))) == [0x0000]
+        yield listening
 
 
-def supported_contexts(chance: random.Random) -> list[PresentationContext]:
-    contexts = []
-    for uid in chance.sample(CLASSES, chance.randint(1, len(CLASSES))):
-        chosen = chance.sample(SYNTAXES, chance.randint(1, len(SYNTAXES)))
-        context = build_context(uid, chosen)
-        if chance.random() < 0.6:
-            context.scu_role, context.scp_role = chance.choice(ROLES)
-        contexts.append(context)
-    return contexts
-
-
-def told(contexts: list[PresentationContext]) -> list[tuple[object, ...]]:
-    """Return what matters of contexts; a syntax only where one was accepted."""
+def ends(running: Gateway) -> list[tuple[int, str, str]]:
+    """Port, calling and called AE title of those who may ask on either AE."""
     return [
-        (
-            c.context_id,
-            str(c.abstract_syntax),
-            [str(s) for s in c.transfer_syntax] if c.result == 0 else None,
-            c.result,
-            c.as_scu if c.result == 0 else None,
-            c.as_scp if c.result == 0 else None,
-        )
-        for c in contexts
+        (running.port, READER, "MIAD-GATEWAY"),
+        (running.recovery_port, WORKSTATION, "MIAD-RECOVERY"),
     ]
 
 
-def request_with(contexts: list[PresentationContext]) -> bytes:
-    """Encode an A-ASSOCIATE-RQ as pynetdicom does."""
-    primitive = association_primitive()
-    primitive.presentation_context_definition_list = contexts
-    return bytes(A_ASSOCIATE_RQ(primitive).encode())
+@pytest.mark.parametrize("end", [0, 1], ids=["receiver", "recovery"])
+def test_the_models_are_accepted_and_the_retired_declined(
+    running: Gateway, end: int
+) -> None:
+    proposed = [(uid, EXPLICIT) for uid in sorted(MODELS | NOT_OFFERED)]
+    with associated(ends(running)[end][0], proposed, *ends(running)[end][1:]) as made:
+        accepted = {str(c.abstract_syntax) for c in made.accepted_contexts}
+        results = {c.result for c in made.rejected_contexts}
+    assert accepted == MODELS
+    assert results == {0x03}  # abstract syntax not supported
 
 
-def association_primitive() -> A_ASSOCIATE:
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = UID("1.2.840.10008.3.1.1.1")
-    primitive.calling_ae_title, primitive.called_ae_title = "THERE", "HERE"
-    longest = MaximumLengthNotification()
-    longest.maximum_length_received = 16384
-    implementation = ImplementationClassUIDNotification()
-    implementation.implementation_class_uid = UID("1.2.3")
-    primitive.user_information = [longest, implementation]
-    return primitive
+# Roles (PS3.7 D.3.3.4)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_contexts_are_answered_as_pynetdicom_answers_them(seed: int) -> None:
-    chance = random.Random(seed)
-    proposed, supported = proposed_contexts(chance), supported_contexts(chance)
-    roles = {
-        uid: chance.choice(ROLES)
-        for uid in chance.sample(CLASSES, chance.randint(0, 4))
-    }
-    _, ours = split_request(request_with(proposed))
-
-    answer = negotiate(ours, supported, roles)
-
-    contexts, replies = negotiate_as_acceptor(
-        proposed, supported, {UID(uid): role for uid, role in roles.items()}
-    )
-    assert told(answer.contexts) == told(contexts)
-    assert [
-        (str(r.sop_class_uid), bool(r.scu_role), bool(r.scp_role)) for r in answer.roles
-    ] == [(str(r.sop_class_uid), bool(r.scu_role), bool(r.scp_role)) for r in replies]
+def ct_context(association: Association) -> tuple[bool, bool] | None:
+    """Whether this side may be SCU and SCP of CT; None: not accepted."""
+    for context in association.accepted_contexts:
+        if context.abstract_syntax == CT_IMAGE:
+            return bool(context.as_scu), bool(context.as_scp)
+    return None
 
 
-@pytest.mark.parametrize("seed", SEEDS[:20])
-def test_the_pdus_are_those_of_pynetdicom(seed: int) -> None:
-    chance = random.Random(seed)
-    proposed = proposed_contexts(chance)
-    encoded = request_with(proposed)
-
-    rest, ours = split_request(encoded)
-
-    assert ours == [
-        Proposed(c.context_id or 0, str(c.abstract_syntax), tuple(c.transfer_syntax))
-        for c in proposed
-    ]
-    request = A_ASSOCIATE_RQ()
-    request.decode(rest)
-    assert request.pdu_length == len(rest) - 6
-    assert request.presentation_context == []
-    assert str(request.calling_ae_title) == "THERE"
-    assert request.user_information is not None
-
-    contexts = negotiate(ours, supported_contexts(chance), {}).contexts
-    whole = association_primitive()
-    whole.result, whole.result_source = 0, 1
-    bare = bytes(A_ASSOCIATE_AC(whole).encode())
-    whole.presentation_context_definition_results_list = contexts
-    assert with_answers(bare, contexts) == bytes(A_ASSOCIATE_AC(whole).encode())
-
-
-def test_uids_padded_as_in_a_data_set_are_known() -> None:
-    context = build_context("1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
-    context.context_id = 1
-    encoded = request_with([context])
-    # "1.2.840.10008.1.1" and a NUL, in an item that is one octet longer
-    at = encoded.index(b"1.2.840.10008.1.1\x40")
-    padded = bytearray(encoded)
-    padded[at + 17 : at + 17] = b"\0"
-    for length_at in (at - 2, at - 10):  # of the abstract syntax, of the context
-        length = int.from_bytes(padded[length_at : length_at + 2], "big")
-        padded[length_at : length_at + 2] = (length + 1).to_bytes(2, "big")
-
-    _, (found,) = split_request(bytes(padded))
-
-    assert found.abstract_syntax == "1.2.840.10008.1.1"
+@pytest.mark.parametrize(
+    ("calling", "proposed", "agreed"),
+    [
+        (READER, (False, True), (False, True)),
+        (READER, (True, True), (False, True)),
+        (READER, (True, False), None),
+        (READER, None, None),
+        (MODALITY, (False, True), (True, False)),  # no answer: the default roles
+        (MODALITY, None, (True, False)),
+        (BOTH, (True, True), (True, True)),
+        (BOTH, (False, True), (False, True)),
+        (BOTH, None, (True, False)),
+    ],
+)
+def test_roles_are_those_of_the_purposes(
+    running: Gateway,
+    calling: str,
+    proposed: tuple[bool, bool] | None,
+    agreed: tuple[bool, bool] | None,
+) -> None:
+    roles = []
+    if proposed is not None:
+        scu, scp = proposed
+        roles = [build_role(CT_IMAGE, scu_role=scu, scp_role=scp)]
+    contexts = [(CT_IMAGE, EXPLICIT), ("1.2.840.10008.1.1", EXPLICIT)]
+    with associated(running.port, contexts, calling, ext_neg=roles) as association:
+        assert association.is_established
+        assert ct_context(association) == agreed
 
 
-@pytest.mark.parametrize("missing", [0x30, 0x40])
-def test_a_context_without_a_syntax_is_none(missing: int) -> None:
-    context = build_context("1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
-    context.context_id = 1
-    encoded = bytearray(request_with([context]))
-    kinds = {0x30: b"1.2.840.10008.1.1\x40", 0x40: b"1.2.840.10008.1.2P"}
-    at = encoded.index(kinds[missing]) - 4
-    assert encoded[at] == missing
-    encoded[at] = 0x77
-    with pytest.raises(InvalidPdu, match="no syntax"):
-        split_request(bytes(encoded))
+def test_a_reader_that_sends_an_object_is_cut_off(running: Gateway) -> None:
+    """Also one that claims a role it was not given."""
+    roles = [build_role(CT_IMAGE, scp_role=True)]
+    contexts = [(CT_IMAGE, EXPLICIT)]
+    with associated(running.port, contexts, READER, ext_neg=roles) as association:
+        (context,) = association.accepted_contexts
+        context._as_scu = True
+        item = small("1.2.3.66")
+        item.ensure_file_meta()
+        item.file_meta.TransferSyntaxUID = EXPLICIT
+        assert "Status" not in association.send_c_store(item)
+    assert running.index.instance("1.2.3.66") is None
+
+
+def test_every_storage_class_can_be_got(running: Gateway) -> None:
+    classes = storage_classes()
+    for start in range(0, len(classes), 127):
+        some = classes[start : start + 127]
+        contexts = [(STUDY_GET, EXPLICIT), *((uid, EXPLICIT) for uid in some)]
+        roles = [build_role(uid, scp_role=True) for uid in some]
+        with associated(
+            running.recovery_port,
+            contexts,
+            WORKSTATION,
+            "MIAD-RECOVERY",
+            ext_neg=roles,
+        ) as association:
+            assert not association.rejected_contexts
+
+
+# Extended negotiation (PS3.4 C.5)
+
+
+def negotiate(
+    running: Gateway, sop_class: str, proposed: bytes, end: int = 1
+) -> bytes | None:
+    item = SOPClassExtendedNegotiation()
+    item.sop_class_uid = sop_class
+    item.service_class_application_information = proposed
+    port, calling, called = ends(running)[end]
+    contexts = [(sop_class, EXPLICIT), ("1.2.840.10008.1.1", EXPLICIT)]
+    with associated(port, contexts, calling, called, ext_neg=[item]) as association:
+        assert association.is_established
+        answered = association.acceptor.sop_class_extended
+        return next((v for uid, v in answered.items() if uid == sop_class), None)
+
+
+@pytest.mark.parametrize("end", [0, 1], ids=["receiver", "recovery"])
+@pytest.mark.parametrize(
+    ("sop_class", "proposed", "answered"),
+    [
+        (STUDY_FIND, b"\x01", b"\x01"),
+        (STUDY_FIND, b"\x00", b"\x00"),
+        # relational, date-time, fuzzy names, timezone, enhanced multi-frame
+        (STUDY_FIND, b"\x01\x01\x01\x01\x01", b"\x01\x00\x00\x00\x00"),
+        (STUDY_FIND, b"\x00\x01\x01", b"\x00\x00\x00"),
+        (STUDY_MOVE, b"\x01", b"\x01"),
+        (STUDY_MOVE, b"\x01\x01", b"\x01\x00"),
+        (STUDY_GET, b"\x00\x01", b"\x00\x00"),
+        (f"{ROOT}.4.3", b"\x01", None),  # has no relational retrieval
+        (f"{ROOT}.3.1", b"\x01", None),  # is not accepted at all
+    ],
+)
+def test_extended_negotiation_agrees_to_relational_only(
+    running: Gateway, sop_class: str, proposed: bytes, answered: bytes | None, end: int
+) -> None:
+    assert negotiate(running, sop_class, proposed, end) == answered
+
+
+def test_who_may_not_ask_is_answered_no_extended_negotiation(running: Gateway) -> None:
+    item = SOPClassExtendedNegotiation()
+    item.sop_class_uid = STUDY_FIND
+    item.service_class_application_information = b"\x01"
+    contexts = [(STUDY_FIND, EXPLICIT), (CT_IMAGE, EXPLICIT)]
+    with associated(running.port, contexts, MODALITY, ext_neg=[item]) as association:
+        assert association.acceptor.sop_class_extended == {}
+
+
+def test_date_time_matching_is_not_done_when_it_was_declined(running: Gateway) -> None:
+    """Date and time ranges are matched one by one, as by default (C.2.2.2.5)."""
+    with associated(
+        running.recovery_port, [(STUDY_FIND, EXPLICIT)], WORKSTATION, "MIAD-RECOVERY"
+    ) as association:
+        query = identifier("STUDY", StudyInstanceUID="", StudyDate="-20991231")
+        assert ask(association, query) == ([], 0x0000)  # the object has no date

@@ -51,32 +51,29 @@ def test_a_stop_signal_does_not_wait_for_the_thread_it_interrupts() -> None:
     subprocess.run([sys.executable, "-c", HOLDING], check=True, timeout=60)
 
 
-def test_a_stop_does_not_wait_for_the_clock() -> None:
+def stopped(script: str, first: str) -> tuple[int, str]:
+    """Ask a process to stop once it has said this; its exit code and what it told."""
     with subprocess.Popen(
-        [sys.executable, "-c", TICKING],
+        [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "ticks\n"
+        assert child.stdout.readline() == f"{first}\n"
         child.send_signal(signal.SIGTERM)
         told, _ = child.communicate(timeout=60)
-    assert child.returncode == 0
+    return child.returncode, told
+
+
+def test_a_stop_does_not_wait_for_the_clock() -> None:
+    code, told = stopped(TICKING, "ticks")
+    assert code == 0
     assert "stop-cut-short" not in told
 
 
 def test_a_stop_that_hangs_is_cut_short_and_says_where_it_hung() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", STUCK],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGTERM)
-        told, _ = child.communicate(timeout=60)
-    assert child.returncode == 0
+    code, told = stopped(STUCK, "ready")
+    assert code == 0
     assert "stop-cut-short" in told
     assert "threading.py" in told  # where the main thread was

@@ -20,7 +20,11 @@ from pynetdicom.acse import ACSE
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_ECHO, DIMSEPrimitive
-from pynetdicom.pdu_primitives import A_ASSOCIATE, UserIdentityNegotiation
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    A_RELEASE,
+    UserIdentityNegotiation,
+)
 from pynetdicom.presentation import PresentationContext
 from typing_extensions import override
 
@@ -248,8 +252,18 @@ class GatewayAssociation(Association):
         return False
 
     def _look_for_the_end(self) -> None:
-        """Release (PS3.8 7.2), or notice that it was aborted or fell silent."""
-        if self.is_established and self.acse.is_release_requested():
+        """Release (PS3.8 7.2), or notice that it was aborted or fell silent.
+
+        What was asked before the release is answered before it: where a release is
+        seen, all that came before it waits already.
+        """
+        is_next = isinstance(self.dul.peek_next_pdu(), A_RELEASE)
+        if (
+            self.is_established
+            and is_next
+            and self.dimse.msg_queue.empty()
+            and self.acse.is_release_requested()
+        ):
             # Before the answer: who was told may come again at once.
             self._admission.leave(self)
             self.acse.send_release(is_response=True)

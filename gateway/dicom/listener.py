@@ -6,20 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from socketserver import TCPServer
 from typing import Any
 
 import structlog
 from pynetdicom import AE
-from pynetdicom.transport import (
-    AddressInformation,
-    RequestHandler,
-    ThreadedAssociationServer,
-)
-from typing_extensions import override
 
 from config.schema import Receiver, Site
 from gateway.access.access import Access
@@ -28,15 +20,14 @@ from gateway.dicom.admission import Admission, Bounds
 from gateway.dicom.association import (
     GatewayAssociation,
     Service,
-    set_no_delay,
 )
 from gateway.dicom.commitment_report import Reporter
 from gateway.dicom.commitment_scp import CommitmentService, Keeping
-from gateway.dicom.connections import Guard, Passage
-from gateway.dicom.contexts import Purpose, contexts_for
+from gateway.dicom.connections import Guard
+from gateway.dicom.contexts import Purpose
 from gateway.dicom.counts import Counts
 from gateway.dicom.handlers import StorageService
-from gateway.dicom.ports import BACKLOG, Ports, addresses_of
+from gateway.dicom.ports import Ports, addresses_of
 from gateway.dicom.retrieve import ReceiverService, RetrieveService
 from gateway.dicom.retrieve_grants import for_readers, for_recovery
 from gateway.dicom.retrieve_holdings import (
@@ -46,17 +37,11 @@ from gateway.dicom.retrieve_holdings import (
     Verify,
 )
 from gateway.dicom.security import Security
-from gateway.dicom.upper_layer import (
-    BoundedSocket,
-    RequestNotTaken,
-    receive_request,
-)
-from gateway.errors import HandshakeFailed
+from gateway.dicom.server import GatewayServer
 from gateway.sealing.providers import read_secret
 from gateway.store.files import FileStore
 from gateway.store.index import Index
 from gateway.store.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from gateway.tls.certificates import PeerCertificate
 from gateway.tls.identity import TlsIdentity
 from gateway.tls.reminder import Reminder
 
@@ -65,164 +50,6 @@ LOG = structlog.get_logger(component="listener")
 NO_LIMIT = 65_535
 POLL_SECONDS = 0.05
 STOP_SECONDS = 5.0
-YIELD_SECONDS = 0.01
-"""For each connection more than the process with the fewest has."""
-LONGEST_YIELD_SECONDS = 0.03
-
-
-class GatewayServer(ThreadedAssociationServer):
-    """Listens for one AE title."""
-
-    request_queue_size = BACKLOG
-
-    def __init__(
-        self,
-        ae: AE,
-        listens: tuple[str, int] | socket.socket,
-        admission: Admission,
-        service: Service,
-        guard: Guard,
-        security: Security | None,
-    ) -> None:
-        self._inherited = listens if isinstance(listens, socket.socket) else None
-        address = (
-            listens.getsockname()[:2] if isinstance(listens, socket.socket) else listens
-        )
-        self._counts = guard.counts
-        self.admission = admission
-        self.service = service
-        self.gate = guard.gate
-        self.limits = guard.limits
-        self.security = security
-        self.passages: dict[socket.socket, Passage] = {}
-        super().__init__(
-            ae,
-            address,
-            ae.ae_title,
-            contexts_for(admission.offered),
-            request_handler=GatewayRequestHandler,
-        )
-
-    @override
-    def server_bind(self) -> None:
-        """Bind, unless the socket is one that several processes have."""
-        if self._inherited is None:
-            super().server_bind()
-            return
-        unused, self.socket = self.socket, self._inherited
-        if unused is not None:
-            unused.close()
-
-    @override
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a connection; one that has more leaves it to others first.
-
-        Raises
-        ------
-        BlockingIOError
-            Another process was faster.
-        """
-        ahead = self._counts.ahead()
-        if ahead > 0:
-            time.sleep(min(ahead * YIELD_SECONDS, LONGEST_YIELD_SECONDS))
-        connection, address = super().get_request()
-        set_no_delay(connection)
-        return connection, address
-
-    @override
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Ask the gate whether there is a place for the connection."""
-        passage = self.gate.enter(request, client_address[0])
-        if passage is not None:
-            self.passages[request] = passage
-        return passage is not None
-
-    @override
-    def service_actions(self) -> None:
-        """Do what is due while nobody connects.
-
-        Not what pynetdicom does: a collection of all garbage every few seconds
-        holds every thread up for a quarter of a second.
-        """
-        self.gate.tick()
-
-    @override
-    def shutdown(self) -> None:
-        """Stop accepting, end handshakes and close the listening socket."""
-        TCPServer.shutdown(self)
-        if self.security is not None:
-            self.security.close()
-        self.server_close()
-
-
-class GatewayRequestHandler(RequestHandler):
-    """Makes the association of an accepted connection."""
-
-    server: GatewayServer
-    certificate: PeerCertificate | None = None
-
-    @override
-    def handle(self) -> None:
-        """Secure the connection, read the association request, then start it."""
-        server = self.server
-        passage = server.passages.pop(self.request)
-        association = None
-        try:
-            self._secure(passage)
-            first = receive_request(self.request, server.limits.request_seconds)
-            association = self._association_of(first, passage)
-            association.start()
-        except RequestNotTaken as error:
-            self._dismiss(error, passage)
-        except HandshakeFailed:
-            LOG.debug("connection ended", peer_address=passage.key)  # told of already
-        finally:
-            if association is None:
-                passage.leave()
-                server.shutdown_request(self.request)
-
-    def _secure(self, passage: Passage) -> None:
-        """Shake hands if this port asks for it."""
-        security = self.server.security
-        if security is not None:
-            self.request, self.certificate = security.secure(
-                self.request, self.client_address[0], passage.carries
-            )
-
-    def _dismiss(self, error: RequestNotTaken, passage: Passage) -> None:
-        """Answer what is no association request."""
-        if not error.answer or passage.dropped:
-            LOG.debug("connection ended", peer_address=passage.key, reason=str(error))
-            return
-        self.server.gate.note(passage, str(error))
-        with suppress(OSError):
-            self.request.settimeout(1.0)
-            self.request.sendall(error.answer)
-
-    def _association_of(self, first: bytes, passage: Passage) -> GatewayAssociation:
-        server = self.server
-        association = GatewayAssociation(
-            self.ae,
-            server.admission,
-            server.service,
-            limits=server.limits,
-            passage=passage,
-        )
-        association._server = server
-        association.certificate = self.certificate
-        association.name = f"AcceptorThread@{self.client_address[0]}"
-        connection = BoundedSocket(association, self.request, first, server.limits)
-        association.set_socket(connection)
-        acceptor = association.acceptor
-        acceptor.maximum_length = self.ae.maximum_pdu_size
-        acceptor.ae_title = server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        acceptor.implementation_version_name = self.ae.implementation_version_name
-        association.requestor.address_info = AddressInformation.from_tuple(
-            self.client_address
-        )
-        return association
 
 
 class Running:

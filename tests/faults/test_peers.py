@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 from pynetdicom import AE, AllStoragePresentationContexts
+from pynetdicom.pdu import A_ASSOCIATE_AC
 
 from tests.endtoend.peers import free_port
 from tests.faults import peers
 from tests.faults.load import storescu, taken
 from tests.faults.nodes import KeepingNode
 from tests.faults.objects import Factory
+from tests.gateway.raw_peer import ACCEPT, context, pdu, raw_peer, request
 
 pytestmark = pytest.mark.peers
+
+CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2"
 
 
 def test_only_what_was_answered_with_success_counts(tmp_path: Path) -> None:
@@ -37,13 +41,15 @@ def test_only_what_was_answered_with_success_counts(tmp_path: Path) -> None:
     "behaviour", [peers.resets, peers.hangs, peers.babbles], ids=lambda b: b.__name__
 )
 def test_a_hostile_peer_takes_associations(behaviour: peers.Behaviour) -> None:
-    ae = AE()
-    ae.requested_contexts = AllStoragePresentationContexts[:3]
     port = free_port()
-    with peers.hostile(port, behaviour) as peer:
-        association = ae.associate("127.0.0.1", port)
-        assert association.is_established
-        association.abort()
+    with peers.hostile(port, behaviour) as peer, raw_peer(port) as ours:
+        ours.send(request(contexts=context(1) + context(3, CT_IMAGE)))
+        kind, body = ours.receive()
+        assert kind == ACCEPT
+        answer = A_ASSOCIATE_AC()
+        answer.decode(pdu(kind, body))
+        results = [(c.context_id, c.result) for c in answer.presentation_context]
+        assert results == [(1, 0), (3, 0)]
     assert peer.connections == 1
 
 

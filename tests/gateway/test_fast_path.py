@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from config.schema import Limits
+from gateway.dicom.association import GatewayAssociation
 from gateway.dicom.handlers import StorageService
 from tests.gateway.raw_peer import (
     ABORT,
@@ -95,6 +96,20 @@ def test_requests_that_come_at_once_are_answered_in_their_order(
             row = running.index.instance(uid)
             assert row is not None
             assert running.store.read_data_set(row.path)[0] == data_of(uid)
+
+
+def test_what_was_asked_before_a_release_is_answered_before_it(
+    running: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(association: GatewayAssociation) -> None:
+        """Look for objects only when requests and release have come."""
+        wait_until(lambda: association.dul.peek_next_pdu() is not None)
+
+    monkeypatch.setattr(GatewayAssociation, "_take_objects", late)
+    with raw_peer(running.port) as peer:
+        associated(peer)
+        peer.send(echo() + store("1.2.11.1") + RELEASE)
+        assert [peer.receive()[0] for _ in range(3)] == [4, 4, RELEASED]
 
 
 def test_a_pdu_that_comes_octet_by_octet_is_whole(running: Gateway) -> None:

@@ -146,7 +146,8 @@ def test_the_urgent_is_protected_and_sent_before_the_routine(site: Site) -> None
     assert [instance for _, instance in in_order].index(urgent.id) == 1
     mark = site.index.protected_of(urgent.id)
     assert mark is not None
-    assert outside.kept.index(mark.sop_instance_uid) == 1
+    # One of the routine may be on its way by then.
+    assert outside.kept.index(mark.sop_instance_uid) <= 1
     assert len(outside.kept) == 21
 
 

@@ -353,6 +353,7 @@ class AdmittingACSE(ACSE):
         self._admission = admission
         self._service = service
         self._association = association
+        self._roles: dict[str, Roles] = {}
         self._supported: list[PresentationContext] = []
 
     @override
@@ -380,11 +381,7 @@ class AdmittingACSE(ACSE):
     def send_accept(self) -> None:
         """Answer the presentation contexts, and accept (PS3.8 9.3.3)."""
         association = self._association
-        roles = {
-            str(uid): (bool(role.scu_role), bool(role.scp_role))
-            for uid, role in self.requestor.role_selection.items()
-        }
-        answer = negotiate(association.dul.proposed, self._supported, roles)
+        answer = negotiate(association.dul.proposed, self._supported, self._roles)
         for role in answer.roles:
             self.acceptor.add_negotiation_item(role)
         association._accepted_cx = {
@@ -410,16 +407,18 @@ class AdmittingACSE(ACSE):
 
     def _offer(self, call: Call) -> None:
         """Support what the node that calls may use, in the roles it proposed."""
-        roles = {
+        self._roles = {
             str(uid): Roles(scu=bool(role.scu_role), scp=bool(role.scp_role))
             for uid, role in self.requestor.role_selection.items()
         }
         purposes = self._admission.purposes(call)
         sent = []
-        if Purpose.RETRIEVE in purposes and any(role.scp for role in roles.values()):
+        if Purpose.RETRIEVE in purposes and any(
+            role.scp for role in self._roles.values()
+        ):
             sent = self._service.sent_syntaxes()
         usable = contexts_for(purposes)
-        self._supported = contexts_in_roles(usable, roles, sent)
+        self._supported = contexts_in_roles(usable, self._roles, sent)
         self.acceptor.supported_contexts = self._supported
 
     def _note_declined(self, call: Call) -> None:
